@@ -1,0 +1,267 @@
+r"""The selective-kernel unit: several receptive fields, mixed per channel by the input itself.
+
+Li et al., *Selective Kernel Networks*, CVPR 2019, https://arxiv.org/abs/1903.06586, Sec. 3.1.
+
+Letters are the paper's: ``M`` branches, ``G`` groups, ``r`` reduction, ``L`` minimum width of the gate.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import operator
+import re
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from edge_sk.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class Kernel:
+    """The convolution of one branch.
+
+    Args:
+        size: Taps per side, odd.
+        dilation: Distance between taps; a 3x3 of dilation 2 sees 5x5 (the paper's cheap 5x5).
+        groups: Groups of this branch; ``None`` takes the unit's.
+
+    Raises:
+        InputError: An even size, or a value below 1.
+    """
+
+    size: int = 3
+    dilation: int = 1
+    groups: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("size", "dilation", "groups"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, int) or value < 1):
+                raise InputError(f"kernel {name}={value!r} is not a whole number of at least 1")
+        if self.size % 2 == 0:
+            raise InputError(f"kernel size {self.size} is even: branches must align, use 1, 3, 5, 7, ...")
+
+    @property
+    def extent(self) -> int:
+        """Pixels per side that the kernel spans."""
+        return self.dilation * (self.size - 1) + 1
+
+    def __str__(self) -> str:
+        """Write the kernel as :meth:`parse` reads it, for instance ``3d2g64``."""
+        dilation = f"d{self.dilation}" if self.dilation > 1 else ""
+        return f"{self.size}{dilation}{f'g{self.groups}' if self.groups else ''}"
+
+    @classmethod
+    def parse(cls, text: str) -> Kernel:
+        """Read ``SIZE[dDILATION][gGROUPS]``: ``3`` is 3x3, ``3d2`` a 3x3 of dilation 2, ``5g64`` a 5x5 of 64 groups."""
+        match = re.fullmatch(r"(\d+)(?:d(\d+))?(?:g(\d+))?", text.strip())
+        if match is None:
+            raise InputError(f"kernel {text!r} is not SIZE[dDILATION][gGROUPS], for instance 3, 3d2 or 5g64")
+        size, dilation, groups = match.groups()
+        return cls(int(size), int(dilation or 1), int(groups) if groups else None)
+
+
+def parse_kernels(kernels: str | Iterable[Kernel | int | str]) -> tuple[Kernel, ...]:
+    """Read the branches of a unit.
+
+    Args:
+        kernels: ``"3+3d2"`` (see :meth:`Kernel.parse`) or a sequence whose items are kernels, sizes or such texts.
+    """
+    if isinstance(kernels, str):
+        kernels = kernels.split("+")
+    parsed: list[Kernel] = []
+    for kernel in kernels:
+        if isinstance(kernel, Kernel):
+            parsed.append(kernel)
+        else:
+            parsed.append(Kernel.parse(kernel) if isinstance(kernel, str) else Kernel(kernel))
+    return tuple(parsed)
+
+
+def gate_width(channels: int, *, reduction: int, min_width: int) -> int:
+    """Width of the gate's hidden vector: ``d = max(C / r, L)`` (Eq. 4)."""
+    return max(channels // reduction, min_width)
+
+
+@torch.fx.wrap
+def _norm_of_vector(norm: nn.BatchNorm2d, z: Tensor) -> Tensor:
+    """Batch-normalise ``(N, d, 1, 1)``, with the running statistics when the batch has one image.
+
+    The variance of one value is not defined, so batch normalisation in training refuses a batch of one. An fx leaf, so
+    that the choice is made when the graph runs.
+    """
+    one_value = norm.training and z.shape[0] * z.shape[2] * z.shape[3] == 1
+    if one_value and not isinstance(norm, nn.SyncBatchNorm):
+        return nn.functional.batch_norm(
+            z, norm.running_mean, norm.running_var, norm.weight, norm.bias, training=False, eps=norm.eps
+        )
+    return norm(z)
+
+
+class Gate(nn.Module):
+    r"""Fuse and Select: from the pooled sum of the branches to one weight per branch and channel.
+
+    :math:`z = \delta(B(W s))` (Eq. 3), :math:`a_{m,c} = \mathrm{softmax}_m(A_{m,c} z)` (Eq. 5). Neither linear map has a
+    bias (the author's released network).
+
+    Args:
+        channels: ``C``.
+        branches: ``M``.
+        width: ``d``.
+        act_layer: Activation of ``z``.
+
+    Shape:
+        - Input: ``s``, ``(N, C, 1, 1)``
+        - Output: attention, ``(N, M, C, 1, 1)``, summing to 1 over ``M``
+    """
+
+    def __init__(
+        self, channels: int, branches: int, width: int, act_layer: Callable[..., nn.Module] = nn.ReLU
+    ) -> None:
+        super().__init__()
+        self.channels = channels
+        self.num_branches = branches
+        self.reduce = nn.Conv2d(channels, width, 1, bias=False)
+        self.bn = nn.BatchNorm2d(width)
+        self.act = make_activation(act_layer)
+        self.expand = nn.Conv2d(width, branches * channels, 1, bias=False)
+        for linear in (self.reduce, self.expand):
+            # The author's released prototxt: nearly equal attention at the start.
+            nn.init.normal_(linear.weight, std=0.01)
+
+    def forward(self, s: Tensor) -> Tensor:
+        """Attention from the pooled features."""
+        z = self.act(_norm_of_vector(self.bn, self.reduce(s)))
+        logits = self.expand(z).view(-1, self.num_branches, self.channels, 1, 1)
+        # Autocast computes softmax in float32; the maps it weights keep their own dtype.
+        return torch.softmax(logits, dim=1).type_as(s)
+
+
+class SelectiveKernel(nn.Module):
+    r"""Convolution whose receptive field is chosen per channel from the input (Sec. 3.1).
+
+    - Split: :math:`U_m = \delta(B(F_m(X)))`, one convolution, batch norm and activation per branch
+    - Fuse: :math:`s = \mathrm{GAP}(\sum_m U_m)` (Eq. 1, 2), :math:`z = \delta(B(W s))`, of width ``d`` (Eq. 3, 4)
+    - Select: :math:`V_c = \sum_m a_{m,c} U_{m,c}` with :math:`a` the softmax over branches (Eq. 5, 6)
+
+    No normalisation or activation follows the selection.
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: ``C``, channels of every branch and of the output.
+        kernels: The branches, or text such as ``"3+3d2"``. At least two; one is allowed with ``select=False``.
+        stride: Stride of every branch.
+        groups: ``G`` of the branches that name none themselves; ``in_channels`` makes them depthwise.
+        reduction: ``r``.
+        min_width: ``L``; 1 for no floor.
+        select: ``False`` gives the plain sum of the branches, without a gate (rows without "SK" in Table 7).
+        act_layer: Activation of the branches and of the gate.
+
+    Raises:
+        InputError: Too few branches, or channels that the groups do not divide.
+
+    Shape:
+        - Input: ``(N, in_channels, H, W)``
+        - Output: ``(N, C, ceil(H / stride), ceil(W / stride))``
+
+    Cost:
+        ``M C H W k^2 in_channels / G`` MACs in the branches at stride 1 and ``(M + 1) C d`` in the gate.
+
+    Example:
+        >>> SelectiveKernel(64, 64, stride=2)(torch.zeros(2, 64, 29, 29)).shape
+        torch.Size([2, 64, 15, 15])
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        kernels: str | Sequence[Kernel] = (Kernel(3), Kernel(3, dilation=2)),
+        stride: int = 1,
+        groups: int = 32,
+        reduction: int = 16,
+        min_width: int = 32,
+        select: bool = True,
+        act_layer: Callable[..., nn.Module] = nn.ReLU,
+    ) -> None:
+        super().__init__()
+        kernels = parse_kernels(kernels)
+        if len(kernels) < (2 if select else 1):
+            raise InputError(
+                f"SelectiveKernel selects between branches and needs at least 2 kernels, got {len(kernels)}; "
+                "one kernel is a plain convolution: pass select=False"
+            )
+        for name, value in (("stride", stride), ("reduction", reduction), ("min_width", min_width)):
+            if not isinstance(value, int) or value < 1:
+                raise InputError(f"{name}={value!r} is not a whole number of at least 1")
+        self.in_channels = in_channels
+        self.out_channels = out_channels
+        self.kernels = kernels
+        self.stride = stride
+        self.branches = nn.ModuleList(
+            _branch(in_channels, out_channels, kernel, stride, kernel.groups or groups, act_layer)
+            for kernel in kernels
+        )
+        width = gate_width(out_channels, reduction=reduction, min_width=min_width)
+        self.gate = Gate(out_channels, len(kernels), width, act_layer) if select else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Mix the branches' outputs."""
+        maps = [branch(x) for branch in self.branches]
+        if self.gate is None:
+            return _sum(maps)
+        # Pooling is linear: the sum of the pooled maps is the pooled sum, without a full-size addition.
+        s = _sum([u.mean((2, 3), keepdim=True) for u in maps])
+        attention = self.gate(s).unbind(1)
+        return _sum([a * u for a, u in zip(attention, maps, strict=True)])
+
+    def extra_repr(self) -> str:
+        """Show the branches in short."""
+        return f"kernels={'+'.join(map(str, self.kernels))}, stride={self.stride}, select={self.gate is not None}"
+
+
+def make_activation(act_layer: Callable[..., nn.Module]) -> nn.Module:
+    """Build an activation, in place where the layer has the choice."""
+    try:
+        return act_layer(inplace=True)
+    except TypeError:
+        return act_layer()
+
+
+def _branch(
+    in_channels: int,
+    out_channels: int,
+    kernel: Kernel,
+    stride: int,
+    groups: int,
+    act_layer: Callable[..., nn.Module],
+) -> nn.Sequential:
+    if in_channels % groups or out_channels % groups:
+        raise InputError(
+            f"groups={groups} does not divide in_channels={in_channels} and out_channels={out_channels}; "
+            f"pass a common divisor, or groups={in_channels} for depthwise branches"
+        )
+    branch = nn.Sequential()
+    conv = nn.Conv2d(
+        in_channels,
+        out_channels,
+        kernel.size,
+        stride=stride,
+        padding=kernel.extent // 2,
+        dilation=kernel.dilation,
+        groups=groups,
+        bias=False,
+    )
+    nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
+    branch.add_module("conv", conv)
+    branch.add_module("bn", nn.BatchNorm2d(out_channels))
+    branch.add_module("act", make_activation(act_layer))
+    return branch
+
+
+def _sum(tensors: Sequence[Tensor]) -> Tensor:
+    return functools.reduce(operator.add, tensors)
