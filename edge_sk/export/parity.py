@@ -1,0 +1,138 @@
+"""Does the exported file compute what was trained: measured on images, held against frozen thresholds."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+from torch import Tensor
+
+from edge_sk.errors import InputError
+
+MIN_IMAGES = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class Threshold:
+    """What an exported file must reach; a field of ``None`` is recorded but not demanded.
+
+    Args:
+        relative: Largest difference, as a share of the largest reference logit.
+        sqnr_db: Smallest signal to noise, see :class:`Parity`.
+        top1_agreement: Smallest share of images with the same first class.
+    """
+
+    relative: float | None
+    sqnr_db: float
+    top1_agreement: float | None
+
+
+THRESHOLDS: dict[tuple[str, str], Threshold] = {
+    ("pte", "fp32"): Threshold(relative=1e-4, sqnr_db=80.0, top1_agreement=1.0),
+    ("pte", "fp16"): Threshold(relative=2e-2, sqnr_db=40.0, top1_agreement=0.98),
+    ("pte", "int8"): Threshold(relative=None, sqnr_db=10.0, top1_agreement=0.95),
+    ("mlpackage", "fp32"): Threshold(relative=1e-4, sqnr_db=80.0, top1_agreement=1.0),
+    ("mlpackage", "fp16"): Threshold(relative=2e-2, sqnr_db=40.0, top1_agreement=0.98),
+    ("mlpackage", "int8"): Threshold(relative=None, sqnr_db=10.0, top1_agreement=0.95),
+}
+"""Per (format, precision), frozen from a first measurement: a change needs a reason in its commit."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Parity:
+    """How far a candidate's logits are from the reference's.
+
+    Args:
+        max_abs: Largest absolute difference.
+        relative: ``max_abs`` over the largest absolute reference logit.
+        sqnr_db: Signal to quantization noise in decibels. The signal is what varies from image to image: a
+            constant output (the classifier's bias) is no evidence that the network before it was exported right.
+        top1_agreement: Share of images whose first class is the same.
+        images: Images compared.
+    """
+
+    max_abs: float
+    relative: float
+    sqnr_db: float
+    top1_agreement: float
+    images: int
+
+    def check(self, threshold: Threshold, *, what: str = "the exported file") -> None:
+        """Hold the measurement against a threshold.
+
+        Raises:
+            InputError: Too few images, or below the threshold; the message names each number that fell short.
+        """
+        if self.images < MIN_IMAGES:
+            raise InputError(
+                f"parity of {what} was measured on {self.images} images; at least {MIN_IMAGES} are needed"
+            )
+        short = []
+        # Written as "not (good)": a NaN is never good.
+        if threshold.relative is not None and not self.relative <= threshold.relative:
+            short.append(f"relative difference {self.relative:.1e} is above {threshold.relative:.0e}")
+        if not self.sqnr_db >= threshold.sqnr_db:
+            short.append(f"SQNR {self.sqnr_db:.1f} dB is below {threshold.sqnr_db:.0f} dB")
+        if threshold.top1_agreement is not None and not self.top1_agreement >= threshold.top1_agreement:
+            short.append(f"top-1 agreement {self.top1_agreement:.1%} is below {threshold.top1_agreement:.1%}")
+        if short:
+            raise InputError(
+                f"{what} does not compute what the model computes on {self.images} images: {'; '.join(short)}"
+            )
+
+    def __str__(self) -> str:
+        """One line for people."""
+        return (
+            f"{self.images} images: top-1 agreement {self.top1_agreement:.1%}, SQNR {self.sqnr_db:.1f} dB, "
+            f"max difference {self.max_abs:.1e} ({self.relative:.1e} relative)"
+        )
+
+
+def compare(reference: Tensor, candidate: Tensor) -> Parity:
+    """Measure a candidate's logits against the reference's.
+
+    Args:
+        reference: Logits of the eager model, ``(N, classes)``.
+        candidate: Logits of the exported file on the same images, ``(N, classes)``.
+
+    Raises:
+        InputError: The shapes differ.
+    """
+    if reference.shape != candidate.shape or reference.ndim != 2 or not len(reference):
+        raise InputError(
+            f"parity needs two (images, classes) tensors of one shape, got {tuple(reference.shape)} and "
+            f"{tuple(candidate.shape)}"
+        )
+    expected, got = reference.detach().double().cpu(), candidate.detach().double().cpu()
+    difference = got - expected
+    max_abs = difference.abs().max().item()
+    largest = expected.abs().max().item()
+    signal = (expected - expected.mean(0)).square().sum().item()
+    return Parity(
+        max_abs=max_abs,
+        relative=max_abs / largest if largest else math.inf if max_abs else 0.0,
+        sqnr_db=_decibels(signal, difference.square().sum().item()),
+        top1_agreement=(expected.argmax(1) == got.argmax(1)).double().mean().item(),
+        images=len(expected),
+    )
+
+
+def threshold(form: str, precision: str) -> Threshold:
+    """The frozen threshold of a format and precision."""
+    try:
+        return THRESHOLDS[form, precision]
+    except KeyError:
+        known = ", ".join(f"{a} {b}" for a, b in THRESHOLDS)
+        raise InputError(f"no parity threshold for {form} {precision}; known: {known}") from None
+
+
+def _decibels(signal: float, noise: float) -> float:
+    if not math.isfinite(signal) or not math.isfinite(noise):
+        return math.nan
+    if noise == 0.0:
+        return EXACT_DB
+    return min(EXACT_DB, 10 * math.log10(signal / noise)) if signal else -EXACT_DB
+
+
+EXACT_DB = 300.0
+"""Stands for "no difference at all": JSON has no infinity, and float32 ends near 150 dB."""

@@ -1,0 +1,177 @@
+"""One record per exported file: what it is, what was verified, what it cost; JSON beside the file."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from edge_sk.errors import InputError
+from edge_sk.export.parity import Parity, Threshold
+from edge_sk.files import atomic_write
+
+SCHEMA_VERSION = 1
+
+Format = Literal["pte", "mlpackage"]
+Precision = Literal["fp32", "fp16", "int8"]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+class InputContract(_Part):
+    """What the application must feed: everything else (normalisation) is inside the file."""
+
+    shape: list[int] = Field(description="(N, C, H, W)")
+    layout: str = Field("NCHW, RGB, float in [0, 1]", description="Order, colour and range of the values")
+    mean: list[float] = Field(description="Subtracted inside the file, per channel, of values in [0, 1]")
+    std: list[float] = Field(description="Divided by inside the file, per channel")
+    interpolation: str = Field(description="Resampling that the parity images were resized with")
+    crop_pct: float = Field(description="Share of the resized image that the centre crop keeps")
+
+
+class Leftover(_Part):
+    """Operators of one kind that the backend did not take."""
+
+    operator: str
+    count: int
+    why: str
+    remedy: str
+
+
+class Delegation(_Part):
+    """How much of the graph one backend runs."""
+
+    delegates: int
+    operators_delegated: int
+    left: list[Leftover]
+    in_float: list[str] = Field(
+        default_factory=list,
+        description="Operators of an int8 file that compute in float inside the delegate",
+    )
+
+    @property
+    def whole(self) -> bool:
+        """One delegate and nothing left outside."""
+        return self.delegates == 1 and not self.left
+
+
+class ParityEvidence(_Part):
+    """The exported file against the eager model, on images."""
+
+    max_abs: float | None
+    relative: float | None
+    sqnr_db: float | None
+    top1_agreement: float
+    images: int
+    data: str = Field(description="Which images")
+    runtime: str = Field(description="What executed the file")
+    threshold_relative: float | None
+    threshold_sqnr_db: float
+    threshold_top1_agreement: float | None
+
+    @classmethod
+    def of(cls, parity: Parity, threshold: Threshold, *, data: str, runtime: str) -> ParityEvidence:
+        """Join a measurement, what was demanded of it, and where it was made."""
+        limits = {f"threshold_{name}": value for name, value in dataclasses.asdict(threshold).items()}
+        # JSON has no NaN: None says that the output was not finite.
+        measured = {
+            name: value if math.isfinite(value) else None
+            for name, value in dataclasses.asdict(parity).items()
+        }
+        return cls(**measured, **limits, data=data, runtime=runtime)
+
+
+class Accuracy(_Part):
+    """Top-1 accuracy of the file and of the model it came from, on the same images."""
+
+    top1: float = Field(ge=0, le=1)
+    eager_top1: float = Field(ge=0, le=1)
+    images: int
+    data: str
+
+
+class Latency(_Part):
+    """One measurement of the file's speed."""
+
+    threads: int
+    p50_ms: float
+    p90_ms: float
+    min_ms: float
+    mean_ms: float
+    runs: int = Field(description="Timed forwards, over all rounds")
+    rounds: int = Field(description="Fresh processes, interleaved with those of the other files")
+    load_ms: float = Field(description="Median over rounds: load the program and its method")
+    peak_memory_mb: float | None = Field(description="Resident memory of the process that loads and runs it")
+    where: str = Field(description="'host latency' and the CPU, or the device's name")
+    runtime: str
+    date: str
+
+
+class Record(_Part):
+    """Everything known about one exported file."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    arch: str
+    file: str
+    format: Format
+    backend: str
+    precision: Precision
+    weights: str = Field(description="The run folder or pretrained tag, or 'untrained'")
+    num_classes: int
+    labels: list[str] | None
+    softmax: bool
+    input: InputContract
+    params: int
+    macs: int = Field(description="Multiply-accumulates of convolutions and linear layers, batch norm folded")
+    activations: int
+    size_bytes: int
+    rewrites: list[str] = Field(default_factory=list, description="Steps of reparameterize that applied")
+    export_seconds: float | None = None
+    delegation: Delegation | None = Field(None, description="None where the format has no delegates")
+    parity: ParityEvidence | None = None
+    accuracy: Accuracy | None = None
+    latency: list[Latency] = Field(default_factory=list)
+    notes: list[str] = Field(default_factory=list, description="What was not verified, and why")
+    manifest: dict[str, Any] = Field(
+        description="edge_sk.manifest.manifest(): command, versions, commit, host, date"
+    )
+
+
+def record_path(artifact: str | os.PathLike[str]) -> Path:
+    """Where the record of a file lies: beside it, ``NAME.pte.json``."""
+    artifact = Path(artifact)
+    return artifact.parent / f"{artifact.name}.json"
+
+
+def write_record(artifact: str | os.PathLike[str], record: Record) -> Path:
+    """Write the record beside its file, whole or not at all."""
+    path = record_path(artifact)
+    with atomic_write(path) as temporary:
+        temporary.write_text(record.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    return path
+
+
+def read_record(path: str | os.PathLike[str]) -> Record:
+    """Read and validate a record.
+
+    Raises:
+        InputError: No such file, not JSON, or not a record; the first wrong field is named.
+    """
+    path = Path(path)
+    try:
+        return Record.model_validate(json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        raise InputError(f"no record at {path}; deploy/export.py writes one beside each file") from None
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise InputError(f"{path} is not a record: {error}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"])) or "the record"
+        raise InputError(f"{path} is not a valid record: {place}: {first['msg']}") from error
