@@ -46,7 +46,7 @@ class Parity:
         max_abs: Largest absolute difference.
         relative: ``max_abs`` over the largest absolute reference logit.
         sqnr_db: Signal to quantization noise in decibels. The signal is what varies from image to image: a
-            constant output (the classifier's bias) is no evidence that the network before it was exported right.
+            constant output (the classifier's bias) proves nothing about the network before it.
         top1_agreement: Share of images whose first class is the same.
         images: Images compared.
     """
