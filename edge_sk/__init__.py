@@ -1,10 +1,38 @@
 """Selective-kernel networks for phones: build, graft, train, measure, export."""
 
+from typing import TYPE_CHECKING, Any
+
 from edge_sk.errors import InputError
+from edge_sk.models import create_model, list_models
 from edge_sk.selective_kernel import Kernel, SelectiveKernel
+
+if TYPE_CHECKING:
+    from edge_sk.models._timm import register_with_timm
+    from edge_sk.profiling import profile
+    from edge_sk.reparameterize import reparameterize
 
 __all__ = [
     "InputError",
     "Kernel",
     "SelectiveKernel",
+    "create_model",
+    "list_models",
+    "profile",
+    "register_with_timm",
+    "reparameterize",
 ]
+
+# Loaded at first use: fvcore, timm and torchvision come with them.
+_LAZY = {
+    "profile": "edge_sk.profiling",
+    "register_with_timm": "edge_sk.models._timm",
+    "reparameterize": "edge_sk.reparameterize",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'edge_sk' has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(_LAZY[name]), name)

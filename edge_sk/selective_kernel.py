@@ -8,8 +8,6 @@ Letters are the paper's: ``M`` branches, ``G`` groups, ``r`` reduction, ``L`` mi
 from __future__ import annotations
 
 import dataclasses
-import functools
-import operator
 import re
 from collections.abc import Callable, Iterable, Sequence
 
@@ -134,7 +132,10 @@ class Gate(nn.Module):
 
     def forward(self, s: Tensor) -> Tensor:
         """Attention from the pooled features."""
-        z = self.act(_norm_of_vector(self.bn, self.reduce(s)))
+        z = self.reduce(s)
+        # TorchScript cannot take a module as an argument; there a batch of one fails in training, with torch's message.
+        z = self.bn(z) if torch.jit.is_scripting() else _norm_of_vector(self.bn, z)
+        z = self.act(z)
         logits = self.expand(z).view(-1, self.num_branches, self.channels, 1, 1)
         # Autocast computes softmax in float32; the maps it weights keep their own dtype.
         return torch.softmax(logits, dim=1).type_as(s)
@@ -216,8 +217,8 @@ class SelectiveKernel(nn.Module):
             return _sum(maps)
         # Pooling is linear: the sum of the pooled maps is the pooled sum, without a full-size addition.
         s = _sum([u.mean((2, 3), keepdim=True) for u in maps])
-        attention = self.gate(s).unbind(1)
-        return _sum([a * u for a, u in zip(attention, maps, strict=True)])
+        attention = self.gate(s)  # (N, M, C, 1, 1)
+        return _sum([attention[:, m] * u for m, u in enumerate(maps)])
 
     def extra_repr(self) -> str:
         """Show the branches in short."""
@@ -263,5 +264,8 @@ def _branch(
     return branch
 
 
-def _sum(tensors: Sequence[Tensor]) -> Tensor:
-    return functools.reduce(operator.add, tensors)
+def _sum(tensors: list[Tensor]) -> Tensor:
+    total = tensors[0]
+    for tensor in tensors[1:]:
+        total = total + tensor
+    return total

@@ -1,0 +1,255 @@
+"""Names to networks."""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+import functools
+import inspect
+import re
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from edge_sk import graft
+from edge_sk.errors import InputError
+from edge_sk.models import _weights, cifar, mobilenet, resnext, shufflenetv2
+from edge_sk.models._entry import Entry
+
+DEFAULT_CFG: dict[str, Any] = {
+    "url": "",
+    "num_classes": 1000,
+    "input_size": (3, 224, 224),
+    "pool_size": (7, 7),
+    "crop_pct": 0.875,
+    "interpolation": "bilinear",
+    "mean": (0.485, 0.456, 0.406),
+    "std": (0.229, 0.224, 0.225),
+}
+
+# Options of every name; names with selective kernels have SK_OPTIONS too, ShuffleNetV2's also sk_units.
+COMMON_OPTIONS = ("drop_rate",)
+SK_OPTIONS = ("kernels", "reduction", "min_width", "select")
+
+
+@functools.cache
+def entries() -> dict[str, Entry]:
+    """The zoo, by name."""
+    families = (shufflenetv2, mobilenet, resnext, cifar)
+    zoo: dict[str, Entry] = {}
+    for entry in (entry for family in families for entry in family.entries()):
+        if entry.name in zoo:
+            raise RuntimeError(f"two networks are named {entry.name}")
+        zoo[entry.name] = entry
+    return zoo
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """Names of the zoo that match a shell-style pattern, in natural order (``sknet26`` before ``sknet101``)."""
+    names = fnmatch.filter(entries(), pattern)
+    return sorted(names, key=lambda name: [float(p) if p[:1].isdigit() else p for p in _split_numbers(name)])
+
+
+def _split_numbers(name: str) -> list[str]:
+    return re.split(r"(\d+(?:\.\d+)?)", name)
+
+
+def create_model(
+    name: str, *, num_classes: int | None = None, in_chans: int = 3, init_from: str | Path | None = None, **options: Any
+) -> nn.Module:
+    """Build a network.
+
+    Args:
+        name: A name of the zoo, ``timm:NAME`` or ``torchvision:NAME``. Options may follow an ``@``:
+            ``"sk_shufflenetv2_0.5@kernels=3+3d2,select=false"``.
+        num_classes: Classes; ``None`` takes 1000, and 10 for the CIFAR networks.
+        in_chans: Channels of the image.
+        init_from: Starting weights: ``timm:NAME.TAG``, ``torchvision:NAME.WEIGHTS``, a run folder or a file. Weights of the
+            plain network start one with selective kernels too: branches that can hold the old filter start as it.
+        options: ``drop_rate``; for names with selective kernels also ``kernels``, ``reduction`` (r), ``min_width`` (L),
+            ``select`` and, in ShuffleNetV2, ``sk_units``. Together they build every row of the paper's Tables 3, 6, 7.
+
+    Returns:
+        The network in training mode, with ``default_cfg`` (timm's form).
+
+    Raises:
+        InputError: An unknown name (the nearest are suggested), option or value, or weights that do not fit.
+    """
+    name, spelled = parse_name(name)
+    options = spelled | options
+    for prefix, build in (("timm:", _create_timm), ("torchvision:", _create_torchvision)):
+        if name.startswith(prefix):
+            model = build(name.removeprefix(prefix), num_classes or 1000, in_chans, options)
+            if init_from is not None:
+                classifier = model.default_cfg.get("classifier")
+                _weights.load(model, _weights.read_state(init_from), source=init_from, classifier=classifier)
+            return model
+    entry = find(name)
+    _check_options(entry, options)
+    cfg = default_cfg(entry)
+    if num_classes is None:
+        num_classes = cfg["num_classes"]
+    plain_args = {key: options[key] for key in COMMON_OPTIONS if key in options}
+    state = None if init_from is None else _weights.read_state(init_from)
+    model = entry.build(**entry.build_args, num_classes=num_classes, in_chans=in_chans, **plain_args)
+    classifier = cfg.get("classifier") or getattr(model, "default_cfg", {}).get("classifier")
+    from_plain = state is not None and entry.graft is not None and _weights.fits(model, state)
+    if from_plain:
+        _weights.load(model, state or {}, source=init_from, classifier=classifier)
+    if entry.graft is not None:
+        insert_units(entry, model, options, keep_weights=from_plain)
+    if state is not None and not from_plain:
+        _weights.load(model, state, source=init_from, classifier=classifier)
+    _set_cfg(model, entry, num_classes=num_classes)
+    return model
+
+
+def insert_units(
+    entry: Entry, model: nn.Module, options: dict[str, Any], *, keep_weights: bool = False
+) -> None:
+    """Put selective kernels into the plain network of an entry, in place.
+
+    Args:
+        entry: The row of the zoo.
+        model: Its plain network.
+        options: ``kernels``, ``reduction``, ``min_width``, ``select``, ``sk_units``, as far as they are given.
+        keep_weights: Let branches start from the filters that stood there.
+    """
+    recipe = entry.graft
+    assert recipe is not None
+    where = None if recipe.where is None else recipe.where(options.get("sk_units", "stride1"))
+    unit = {
+        "kernels": options.get("kernels", recipe.kernels),
+        "reduction": options.get("reduction", recipe.reduction),
+        "min_width": options.get("min_width", recipe.min_width),
+        "select": options.get("select", True),
+        "act_layer": recipe.act_layer,
+    }
+    before = {site.name: model.get_submodule(site.norm) for site in graft.find_sites(model)} if keep_weights else {}
+    for site in graft.insert(model, where=where, **unit):
+        if keep_weights:
+            norm, grafted = before[site.name], model.get_submodule(site.name)
+            assert isinstance(norm, nn.BatchNorm2d)
+            assert isinstance(grafted, graft.SelectiveKernel)
+            graft.copy_site(site, norm, grafted)
+
+
+def find(name: str) -> Entry:
+    """The row of a name.
+
+    Raises:
+        InputError: There is none; the message suggests the nearest.
+    """
+    zoo = entries()
+    if name in zoo:
+        return zoo[name]
+    near = difflib.get_close_matches(name, zoo, n=3, cutoff=0.6)
+    hint = f"did you mean {', '.join(near)}?" if near else "edge_sk.list_models() lists the names"
+    raise InputError(f"unknown model {name!r}; {hint} (timm:NAME and torchvision:NAME are accepted too)")
+
+
+def parse_name(name: str) -> tuple[str, dict[str, Any]]:
+    """Split ``"NAME@option=value,..."``; numbers, true and false are read as such.
+
+    Raises:
+        InputError: A part that is not ``option=value``.
+    """
+    name, _, rest = name.partition("@")
+    options: dict[str, Any] = {}
+    for part in filter(None, rest.split(",")):
+        key, equals, value = part.partition("=")
+        if not equals:
+            raise InputError(f"{part!r} in {name}@{rest} is not option=value")
+        options[key.strip()] = _read_value(key.strip(), value.strip())
+    return name, options
+
+
+def _read_value(key: str, text: str) -> Any:
+    if key == "kernels":
+        return text
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    for number in (int, float):
+        try:
+            return number(text)
+        except ValueError:
+            continue
+    return text
+
+
+def _check_options(entry: Entry, options: dict[str, Any]) -> None:
+    known: tuple[str, ...] = COMMON_OPTIONS
+    if entry.graft is not None:
+        known += SK_OPTIONS + (("sk_units",) if entry.graft.where is not None else ())
+    for key in options:
+        if key not in known:
+            hint = "" if entry.graft else " (it has no selective kernels)"
+            raise InputError(f"{entry.name} has no option {key!r}{hint}; it has {', '.join(known)}")
+    if "select" in options and not isinstance(options["select"], bool):
+        raise InputError(f"select={options['select']!r} is neither true nor false")
+    rate = options.get("drop_rate", 0.0)
+    if not isinstance(rate, int | float) or not 0 <= rate < 1:
+        raise InputError(f"drop_rate={rate!r} is not a probability below 1")
+
+
+def default_cfg(entry: Entry) -> dict[str, Any]:
+    """How to feed the network: timm's ``default_cfg`` (without the parts that timm fills in itself)."""
+    return DEFAULT_CFG | entry.cfg | {"architecture": entry.name}
+
+
+def _set_cfg(model: Any, entry: Entry, *, num_classes: int) -> None:
+    from_timm = {k: v for k, v in getattr(model, "default_cfg", {}).items() if k in ("classifier", "first_conv")}
+    model.default_cfg = default_cfg(entry) | from_timm | entry.cfg | {"num_classes": num_classes}
+    model.pretrained_cfg = model.default_cfg
+
+
+def _create_timm(name: str, num_classes: int, in_chans: int, options: dict[str, Any]) -> nn.Module:
+    import timm
+
+    if not timm.is_model(name):
+        near = difflib.get_close_matches(name, timm.list_models(), n=3)
+        raise InputError(f"timm has no model {name!r}" + (f"; did you mean {', '.join(near)}?" if near else ""))
+    try:
+        return timm.create_model(name, num_classes=num_classes, in_chans=in_chans, **options)
+    except TypeError as error:
+        raise InputError(f"timm:{name} does not take these options: {error}") from error
+
+
+def _create_torchvision(name: str, num_classes: int, in_chans: int, options: dict[str, Any]) -> nn.Module:
+    import torchvision
+
+    known = torchvision.models.list_models(module=torchvision.models)
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=3)
+        hint = f"; did you mean {', '.join(near)}?" if near else ""
+        raise InputError(f"torchvision has no classification model {name!r}{hint}")
+    if in_chans != 3:
+        raise InputError(f"torchvision:{name} reads 3 channels, not {in_chans}; timm's models take in_chans")
+    if "init_weights" in inspect.signature(torchvision.models.get_model_builder(name)).parameters:
+        options = {"init_weights": True} | options
+    try:
+        model = torchvision.models.get_model(name, num_classes=num_classes, **options)
+    except TypeError as error:
+        raise InputError(f"torchvision:{name} does not take these options: {error}") from error
+    linear = [path for path, module in model.named_modules() if isinstance(module, nn.Linear)]
+    cfg = DEFAULT_CFG | {"architecture": f"torchvision:{name}", "num_classes": num_classes}
+    model.default_cfg = cfg | {"classifier": linear[-1] if linear else None}
+    return model
+
+
+def default_recipe(name: str) -> str:
+    """Stem of the recipe for a name: ``light``, ``large`` or ``cifar``; names of timm and torchvision get ``large``."""
+    name, _ = parse_name(name)
+    if name.startswith(("timm:", "torchvision:")):
+        mobile = ("mobilenet", "shufflenet", "mnasnet", "efficientnet_lite", "lcnet", "ghostnet")
+        return "light" if any(word in name for word in mobile) else "large"
+    return find(name).recipe
+
+
+def input_size(name: str) -> tuple[int, int, int]:
+    """``(C, H, W)`` of the images that a network of the zoo was designed for; 3x224x224 for other libraries' names."""
+    name, _ = parse_name(name)
+    if name.startswith(("timm:", "torchvision:")):
+        return DEFAULT_CFG["input_size"]
+    return default_cfg(find(name))["input_size"]

@@ -1,0 +1,128 @@
+"""What timm expects of a classifier, for networks that are a stem, stages and a linear head."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from edge_sk.errors import InputError
+
+
+class StagedClassifier(nn.Module):
+    """Base of the networks that are ours: subclasses fill in the modules and name them.
+
+    A subclass sets ``stage_names`` (modules called in that order, the first ``num_stem`` of them the stem),
+    ``classifier_name``, ``num_features``, ``feature_info`` (timm's form) and builds the classifier with
+    :meth:`reset_classifier`.
+
+    Shape:
+        - Input: ``(N, in_chans, H, W)``
+        - Output: ``(N, num_classes)``; ``(N, num_features)`` without classifier, and unpooled with
+          ``global_pool=""``
+    """
+
+    stage_names: tuple[str, ...]
+    num_stem: int
+    classifier_name: str
+    num_features: int
+    feature_info: list[dict[str, Any]]
+    default_cfg: dict[str, Any]
+
+    def __init__(self, *, drop_rate: float = 0.0) -> None:
+        super().__init__()
+        self.drop_rate = drop_rate
+        self.grad_checkpointing = False
+
+    @property
+    def head_hidden_size(self) -> int:
+        """Width of what the classifier reads."""
+        return self.num_features
+
+    def get_classifier(self) -> nn.Module:
+        """The linear layer, or an identity without classes."""
+        return getattr(self, self.classifier_name)
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """Replace the classifier.
+
+        Args:
+            num_classes: Number of classes, 0 for none.
+            global_pool: ``"avg"``, or ``""`` to leave the feature map unpooled (no classifier then).
+        """
+        if global_pool is not None:
+            self.global_pool = global_pool
+        if self.global_pool not in ("avg", ""):
+            raise InputError(f"global_pool={self.global_pool!r} is not known here; use 'avg' or ''")
+        if num_classes and not self.global_pool:
+            raise InputError(f"global_pool='' leaves a map, which {num_classes} classes cannot be read from")
+        self.num_classes = num_classes
+        head = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
+        parameter = next(self.parameters(), None)
+        setattr(self, self.classifier_name, head if parameter is None else head.to(parameter.device))
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recompute the stages in the backward pass instead of keeping their activations."""
+        self.grad_checkpointing = enable
+
+    def _run(self, name: str, x: Tensor) -> Tensor:
+        stage = getattr(self, name)
+        if not self.grad_checkpointing or name in self.stage_names[: self.num_stem]:
+            return stage(x)
+        for block in stage:
+            x = checkpoint(block, x, use_reentrant=False)
+        return x
+
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | list[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
+        """Features of the chosen levels of ``feature_info`` (timm's protocol).
+
+        Args:
+            x: ``(N, in_chans, H, W)``.
+            indices: The last ``n`` levels if a number, these levels if a list, all if ``None``.
+            norm: No effect: every level is already normalised.
+            stop_early: Stop after the last level asked for; needs ``intermediates_only``.
+            output_fmt: Only ``"NCHW"``.
+            intermediates_only: Leave out the last features.
+
+        Returns:
+            The levels, or the output of :meth:`forward_features` and the levels.
+        """
+        from timm.models._features import feature_take_indices
+
+        if output_fmt != "NCHW":
+            raise InputError(f"output_fmt={output_fmt!r} is not offered; use 'NCHW'")
+        if stop_early and not intermediates_only:
+            raise InputError("stop_early leaves no last features: pass intermediates_only=True with it")
+        levels = [info["module"] for info in self.feature_info]
+        take, last = feature_take_indices(len(levels), indices)
+        wanted = [levels[index] for index in take]
+        intermediates: list[Tensor] = []
+        for name in self.stage_names:
+            x = self._run(name, x)
+            if name in wanted:
+                intermediates.append(x)
+            if stop_early and name == levels[last]:
+                break
+        return intermediates if intermediates_only else (x, intermediates)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """The last feature map, ``(N, num_features, H', W')``."""
+        raise NotImplementedError
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """Logits, or with ``pre_logits`` what the classifier reads, of the last feature map."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits."""
+        return self.forward_head(self.forward_features(x))

@@ -1,0 +1,127 @@
+"""Starting weights: from timm, torchvision, a run folder or a file."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from edge_sk.errors import InputError
+
+_logger = logging.getLogger(__name__)
+
+
+def read_state(source: str | Path) -> dict[str, Tensor]:
+    """Read a state dict.
+
+    Args:
+        source: ``timm:NAME.TAG`` or ``torchvision:NAME.WEIGHTS`` (both download), a run folder, a ``.safetensors`` file, or
+            a ``.pt``/``.pth`` file (read without executing anything in it).
+
+    Raises:
+        InputError: No such source, or a file that is damaged or holds no state dict.
+    """
+    text = str(source)
+    if text.startswith("timm:"):
+        return _from_timm(text.removeprefix("timm:"))
+    if text.startswith("torchvision:"):
+        return _from_torchvision(text.removeprefix("torchvision:"))
+    path = Path(source)
+    if path.is_dir():
+        path = path / "model.safetensors"
+    if not path.is_file():
+        raise InputError(
+            f"no weights at {path}; give a run folder, a .safetensors or .pt file, timm:NAME.TAG or "
+            "torchvision:NAME.WEIGHTS"
+        )
+    return _from_file(path)
+
+
+def _from_file(path: Path) -> dict[str, Tensor]:
+    if path.suffix == ".safetensors":
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            raise InputError(f"{path} is not a whole safetensors file ({error}); copy it again") from error
+    try:
+        loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        # torch raises a dozen types for a damaged or unsafe file; all mean that it cannot be used.
+        raise InputError(
+            f"{path} cannot be read as weights ({type(error).__name__}); it is damaged, or holds more than tensors"
+        ) from error
+    for key in ("state_dict", "model"):
+        if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
+            loaded = loaded[key]
+    if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
+        raise InputError(f"{path} holds no state dict (a mapping from names to tensors)")
+    return {str(name).removeprefix("module."): value for name, value in loaded.items()}
+
+
+def _from_timm(name: str) -> dict[str, Tensor]:
+    import timm
+
+    if not timm.is_model(name):
+        raise InputError(f"timm has no model {name!r}; see timm.list_models(pretrained=True)")
+    try:
+        return timm.create_model(name, pretrained=True).state_dict()
+    except Exception as error:
+        # A download fails in as many ways as a network does.
+        raise InputError(f"the weights of timm:{name} could not be had: {_first_line(error)}") from error
+
+
+def _from_torchvision(name: str) -> dict[str, Tensor]:
+    import torchvision
+
+    arch, _, tag = name.partition(".")
+    if arch not in torchvision.models.list_models():
+        raise InputError(f"torchvision has no model {arch!r}; see torchvision.models.list_models()")
+    weights = torchvision.models.get_model_weights(arch)
+    if tag and tag not in weights.__members__:
+        raise InputError(f"torchvision's {arch} has no weights {tag!r}; it has {', '.join(weights.__members__)}")
+    try:
+        return torchvision.models.get_model(arch, weights=tag or "DEFAULT").state_dict()
+    except Exception as error:
+        raise InputError(f"the weights of torchvision:{name} could not be had: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def fits(model: nn.Module, state: dict[str, Tensor]) -> bool:
+    """Whether the names agree."""
+    return set(model.state_dict()) == set(state)
+
+
+def load(model: nn.Module, state: dict[str, Tensor], *, source: object, classifier: str | None) -> None:
+    """Load ``state`` into ``model``; a classifier of another number of classes keeps its fresh weights.
+
+    Raises:
+        InputError: Names or shapes differ anywhere else.
+    """
+    own = model.state_dict()
+    missing, foreign = sorted(set(own) - set(state)), sorted(set(state) - set(own))
+    if missing or foreign:
+        examples = ", ".join([f"lacks {n}" for n in missing[:2]] + [f"has {n}" for n in foreign[:2]])
+        raise InputError(
+            f"the weights of {source} are of another network: {len(missing)} tensors missing and {len(foreign)} "
+            f"unknown ({examples})"
+        )
+    other = [name for name in own if own[name].shape != state[name].shape]
+    head = [name for name in other if classifier and name.startswith(f"{classifier}.")]
+    if set(other) - set(head):
+        name = next(name for name in other if name not in head)
+        raise InputError(
+            f"the weights of {source} do not fit: {name} is {tuple(state[name].shape)} there and "
+            f"{tuple(own[name].shape)} here"
+        )
+    if head:
+        _logger.info("%s has another number of classes: %s starts fresh", source, classifier)
+    model.load_state_dict({name: own[name] if name in head else state[name] for name in own})

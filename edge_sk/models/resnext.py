@@ -1,0 +1,83 @@
+"""ResNeXt 32x4d and what the paper's ImageNet tables compare with it: timm's networks, SK grafted in.
+
+Xie et al., *Aggregated Residual Transformations*, CVPR 2017, https://arxiv.org/abs/1611.05431. SKNet's Table 1: SKNet-50
+is ResNeXt-50 32x4d with every grouped 3x3 replaced by SK[M=2, G=32, r=16].
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from torch import nn
+
+from edge_sk.models._entry import Entry, Graft
+
+
+@dataclasses.dataclass(frozen=True)
+class _Config:
+    layers: tuple[int, int, int, int]
+    cardinality: int = 32
+    base_width: int = 4
+    attention: str | None = None
+
+
+CONFIGS = {
+    "resnext26": _Config((2, 2, 2, 2)),
+    "resnext50": _Config((3, 4, 6, 3)),
+    "resnext101": _Config((3, 4, 23, 3)),
+    # Table 3, matched complexity.
+    "resnext50_36x4d": _Config((3, 4, 6, 3), cardinality=36),
+    "senet26": _Config((2, 2, 2, 2), attention="se"),
+    "senet50": _Config((3, 4, 6, 3), attention="se"),
+    "senet101": _Config((3, 4, 23, 3), attention="se"),
+    "resnext50_bam": _Config((3, 4, 6, 3), attention="bam"),
+    "resnext101_bam": _Config((3, 4, 23, 3), attention="bam"),
+    "resnext50_cbam": _Config((3, 4, 6, 3), attention="cbam"),
+    "resnext101_cbam": _Config((3, 4, 23, 3), attention="cbam"),
+}
+SK = {"sknet26": "resnext26", "sknet50": "resnext50", "sknet101": "resnext101"}
+
+
+def _build(config: _Config, **kwargs: Any) -> nn.Module:
+    from timm.models import build_model_with_cfg
+    from timm.models.resnet import Bottleneck, ResNet
+
+    in_block = config.attention in ("se", "cbam")
+    model = build_model_with_cfg(
+        ResNet,
+        kwargs.pop("variant"),
+        kwargs.pop("pretrained", False),
+        block=Bottleneck,
+        layers=config.layers,
+        cardinality=config.cardinality,
+        base_width=config.base_width,
+        block_args={"attn_layer": config.attention} if in_block else None,
+        **kwargs,
+    )
+    if config.attention == "bam":
+        from edge_sk.gates import add_bam
+
+        add_bam(model)
+    return model
+
+
+def entries() -> list[Entry]:
+    """The rows of the zoo."""
+    cfg = {"first_conv": "conv1", "classifier": "fc", "crop_pct": 0.875}
+    rows = [
+        Entry(name=name, build=_build, build_args={"config": config, "variant": name}, recipe="large", cfg=cfg)
+        for name, config in CONFIGS.items()
+    ]
+    rows += [
+        Entry(
+            name=name,
+            build=_build,
+            build_args={"config": CONFIGS[plain], "variant": name},
+            recipe="large",
+            cfg=cfg,
+            graft=Graft(),
+        )
+        for name, plain in SK.items()
+    ]
+    return rows

@@ -1,0 +1,217 @@
+"""ShuffleNetV2: plain, with squeeze-and-excitation, and (through the graft) with selective kernels.
+
+Ma et al., *ShuffleNet V2*, ECCV 2018, https://arxiv.org/abs/1807.11164, Table 5. Modules are named as torchvision names
+them, so its weights load unchanged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from edge_sk.models._entry import Entry, Graft
+from edge_sk.models._staged import StagedClassifier
+
+# Output channels of conv1, stages 2-4 and conv5 (Table 5 of the paper).
+WIDTHS = {
+    "0.5": (24, 48, 96, 192, 1024),
+    "1.0": (24, 116, 232, 464, 1024),
+    "1.5": (24, 176, 352, 704, 1024),
+    "2.0": (24, 244, 488, 976, 2048),
+}
+STAGE_REPEATS = (4, 8, 4)
+
+
+def channel_shuffle(x: Tensor, groups: int) -> Tensor:
+    """Interleave the channels of ``groups`` equal parts, ``(N, C, H, W)`` to the same shape."""
+    n, c, h, w = x.shape
+    return x.view(n, groups, c // groups, h, w).transpose(1, 2).reshape(n, c, h, w)
+
+
+class InvertedResidual(nn.Module):
+    """The unit of the paper's Fig. 3 (c), and with stride 2 of Fig. 3 (d).
+
+    Args:
+        inp: Input channels.
+        oup: Output channels.
+        stride: 1 splits the input in halves, one of which passes through; 2 sends it down both branches.
+        attn_layer: Called with ``oup``; applied to the concatenated output before the shuffle, where the SKNet paper's
+            author puts squeeze-and-excitation (PytorchInsight, ``shufflenetv2_se.py``).
+
+    Shape:
+        - Input: ``(N, inp, H, W)``
+        - Output: ``(N, oup, ceil(H / stride), ceil(W / stride))``
+    """
+
+    def __init__(
+        self, inp: int, oup: int, stride: int, attn_layer: Callable[[int], nn.Module] | None = None
+    ) -> None:
+        super().__init__()
+        self.stride = stride
+        half = oup // 2
+        self.branch1 = nn.Sequential()
+        if stride > 1:
+            self.branch1 = nn.Sequential(
+                nn.Conv2d(inp, inp, 3, stride, 1, groups=inp, bias=False),
+                nn.BatchNorm2d(inp),
+                nn.Conv2d(inp, half, 1, bias=False),
+                nn.BatchNorm2d(half),
+                nn.ReLU(inplace=True),
+            )
+        self.branch2 = nn.Sequential(
+            nn.Conv2d(inp if stride > 1 else half, half, 1, bias=False),
+            nn.BatchNorm2d(half),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(half, half, 3, stride, 1, groups=half, bias=False),
+            nn.BatchNorm2d(half),
+            nn.Conv2d(half, half, 1, bias=False),
+            nn.BatchNorm2d(half),
+            nn.ReLU(inplace=True),
+        )
+        self.attn = attn_layer(oup) if attn_layer is not None else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Run the unit."""
+        if self.stride == 1:
+            passed, x = x.chunk(2, dim=1)
+            out = torch.cat((passed, self.branch2(x)), dim=1)
+        else:
+            out = torch.cat((self.branch1(x), self.branch2(x)), dim=1)
+        return channel_shuffle(self.attn(out), 2)
+
+
+class ShuffleNetV2(StagedClassifier):
+    """ShuffleNetV2 (Table 5 of its paper).
+
+    Args:
+        widths: Output channels of conv1, stages 2-4 and conv5.
+        num_classes: Classes, 0 for none.
+        in_chans: Channels of the image.
+        global_pool: ``"avg"``, or ``""`` for the feature map.
+        drop_rate: Dropout before the classifier.
+        attn_layer: See :class:`InvertedResidual`.
+
+    Shape:
+        - Input: ``(N, in_chans, H, W)``; the total stride is 32
+        - Output: ``(N, num_classes)``
+    """
+
+    stage_names = ("conv1", "maxpool", "stage2", "stage3", "stage4", "conv5")
+    num_stem = 2
+    classifier_name = "fc"
+
+    def __init__(
+        self,
+        widths: tuple[int, ...],
+        *,
+        num_classes: int = 1000,
+        in_chans: int = 3,
+        global_pool: str = "avg",
+        drop_rate: float = 0.0,
+        attn_layer: Callable[[int], nn.Module] | None = None,
+    ) -> None:
+        super().__init__(drop_rate=drop_rate)
+        stem, *stage_widths, last = widths
+        self.conv1 = nn.Sequential(
+            nn.Conv2d(in_chans, stem, 3, 2, 1, bias=False), nn.BatchNorm2d(stem), nn.ReLU(inplace=True)
+        )
+        self.maxpool = nn.MaxPool2d(3, 2, 1)
+        inp = stem
+        stages = []
+        for oup, repeats in zip(stage_widths, STAGE_REPEATS, strict=True):
+            units = [InvertedResidual(inp, oup, 2, attn_layer)]
+            units += [InvertedResidual(oup, oup, 1, attn_layer) for _ in range(repeats - 1)]
+            stages.append(nn.Sequential(*units))
+            inp = oup
+        self.stage2, self.stage3, self.stage4 = stages
+        self.conv5 = nn.Sequential(
+            nn.Conv2d(inp, last, 1, bias=False), nn.BatchNorm2d(last), nn.ReLU(inplace=True)
+        )
+        self.num_features = last
+        self.feature_info = [
+            {"num_chs": chs, "reduction": reduction, "module": module}
+            for chs, reduction, module in zip(
+                (stem, stem, *stage_widths), (2, 4, 8, 16, 32), self.stage_names, strict=False
+            )
+        ]
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d) and not (attn_layer and module.bias is not None):
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+        self.global_pool = global_pool
+        self.fc: nn.Module
+        self.reset_classifier(num_classes)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """The output of conv5, ``(N, 1024, H / 32, W / 32)`` (2048 channels at 2.0x)."""
+        x = self.maxpool(self.conv1(x))
+        if self.grad_checkpointing and not torch.jit.is_scripting():
+            for name in self.stage_names[self.num_stem : -1]:
+                x = self._run(name, x)
+        else:
+            x = self.stage4(self.stage3(self.stage2(x)))
+        return self.conv5(x)
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """Pool, drop, classify."""
+        if self.global_pool == "avg":
+            x = x.mean((2, 3))
+        if self.drop_rate > 0.0:
+            x = nn.functional.dropout(x, self.drop_rate, self.training)
+        return x if pre_logits else self.fc(x)
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Parameter groups from stem to head, for timm's layer-wise learning rates."""
+        return {
+            "stem": r"^conv1",
+            "blocks": r"^stage(\d+)" if coarse else r"^stage(\d+)\.(\d+)",
+        }
+
+
+def _build(width: str, *, se: bool = False, **kwargs: Any) -> nn.Module:
+    if se:
+        from timm.layers import SqueezeExcite
+
+        def attn_layer(channels: int) -> nn.Module:
+            return SqueezeExcite(channels, rd_channels=channels // 16)
+
+        kwargs["attn_layer"] = attn_layer
+    return ShuffleNetV2(WIDTHS[width], **kwargs)
+
+
+def _sites(sk_units: str) -> Callable[[Any], bool]:
+    from edge_sk.errors import InputError
+
+    wanted: dict[str, Callable[[Any], bool]] = {
+        "stride1": lambda site: site.stride == 1,
+        "main": lambda site: "branch2" in site.name,
+        "all": lambda site: True,
+    }
+    if sk_units not in wanted:
+        raise InputError(
+            f"sk_units={sk_units!r} is not known; use 'stride1' (units of stride 1), 'main' (the main branch of every "
+            "unit) or 'all' (the shortcut of stride-2 units too)"
+        )
+    return wanted[sk_units]
+
+
+def entries() -> list[Entry]:
+    """The rows of the zoo."""
+    # The depthwise convolution has no activation behind it; the SK paper's branches have ReLU.
+    graft = Graft(where=_sites, act_layer=nn.ReLU)
+    rows: list[Entry] = []
+    for width in WIDTHS:
+        name = f"shufflenetv2_{width}"
+        common: dict[str, Any] = {
+            "recipe": "light",
+            "cfg": {"first_conv": "conv1.0", "classifier": "fc"},
+            "own_class": True,
+        }
+        rows += [
+            Entry(name=name, build=_build, build_args={"width": width}, **common),
+            Entry(name=f"se_{name}", build=_build, build_args={"width": width, "se": True}, **common),
+            Entry(name=f"sk_{name}", build=_build, build_args={"width": width}, graft=graft, **common),
+        ]
+    return rows
