@@ -8,6 +8,18 @@ from typing import Any
 
 from torch import nn
 
+# What timm calls a default_cfg: how to feed the network. Entries say where they differ.
+DEFAULT_CFG: dict[str, Any] = {
+    "url": "",
+    "num_classes": 1000,
+    "input_size": (3, 224, 224),
+    "pool_size": (7, 7),
+    "crop_pct": 0.875,
+    "interpolation": "bilinear",
+    "mean": (0.485, 0.456, 0.406),
+    "std": (0.229, 0.224, 0.225),
+}
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Graft:
@@ -37,9 +49,10 @@ class Entry:
         build: Builds the plain network from ``build_args`` and timm's keyword arguments.
         build_args: Fixed arguments of ``build``.
         recipe: Stem of the recipe that trains it.
-        cfg: What differs from :data:`edge_sk.models._registry.DEFAULT_CFG`.
+        cfg: What differs from :data:`DEFAULT_CFG`.
         graft: How selective kernels go in; ``None`` for networks without.
-        own_class: ``build`` gives a class of this package, which knows nothing of timm's builder arguments.
+        timm_name: Name of the plain network in timm, whose own entry point ``build`` calls; ``None`` where ``build`` calls
+            a class.
     """
 
     name: str
@@ -48,4 +61,9 @@ class Entry:
     recipe: str
     cfg: dict[str, Any] = dataclasses.field(default_factory=dict)
     graft: Graft | None = None
-    own_class: bool = False
+    timm_name: str | None = None
+
+    @property
+    def default_cfg(self) -> dict[str, Any]:
+        """How to feed the network (timm's form)."""
+        return DEFAULT_CFG | self.cfg | {"architecture": self.name}

@@ -15,18 +15,7 @@ from torch import nn
 from edge_sk import graft
 from edge_sk.errors import InputError
 from edge_sk.models import _weights, cifar, mobilenet, resnext, shufflenetv2
-from edge_sk.models._entry import Entry
-
-DEFAULT_CFG: dict[str, Any] = {
-    "url": "",
-    "num_classes": 1000,
-    "input_size": (3, 224, 224),
-    "pool_size": (7, 7),
-    "crop_pct": 0.875,
-    "interpolation": "bilinear",
-    "mean": (0.485, 0.456, 0.406),
-    "std": (0.229, 0.224, 0.225),
-}
+from edge_sk.models._entry import DEFAULT_CFG, Entry
 
 # Options of every name; names with selective kernels have SK_OPTIONS too, ShuffleNetV2's also sk_units.
 COMMON_OPTIONS = ("drop_rate",)
@@ -56,7 +45,12 @@ def _split_numbers(name: str) -> list[str]:
 
 
 def create_model(
-    name: str, *, num_classes: int | None = None, in_chans: int = 3, init_from: str | Path | None = None, **options: Any
+    name: str,
+    *,
+    num_classes: int | None = None,
+    in_chans: int = 3,
+    init_from: str | Path | None = None,
+    **options: Any,
 ) -> nn.Module:
     """Build a network.
 
@@ -86,8 +80,8 @@ def create_model(
                 _weights.load(model, _weights.read_state(init_from), source=init_from, classifier=classifier)
             return model
     entry = find(name)
-    _check_options(entry, options)
-    cfg = default_cfg(entry)
+    check_options(entry, options)
+    cfg = entry.default_cfg
     if num_classes is None:
         num_classes = cfg["num_classes"]
     plain_args = {key: options[key] for key in COMMON_OPTIONS if key in options}
@@ -126,7 +120,11 @@ def insert_units(
         "select": options.get("select", True),
         "act_layer": recipe.act_layer,
     }
-    before = {site.name: model.get_submodule(site.norm) for site in graft.find_sites(model)} if keep_weights else {}
+    before = (
+        {site.name: model.get_submodule(site.norm) for site in graft.find_sites(model)}
+        if keep_weights
+        else {}
+    )
     for site in graft.insert(model, where=where, **unit):
         if keep_weights:
             norm, grafted = before[site.name], model.get_submodule(site.name)
@@ -178,7 +176,12 @@ def _read_value(key: str, text: str) -> Any:
     return text
 
 
-def _check_options(entry: Entry, options: dict[str, Any]) -> None:
+def check_options(entry: Entry, options: dict[str, Any]) -> None:
+    """Refuse options that the entry does not have, and values that make no sense.
+
+    Raises:
+        InputError: Names the option and the known ones.
+    """
     known: tuple[str, ...] = COMMON_OPTIONS
     if entry.graft is not None:
         known += SK_OPTIONS + (("sk_units",) if entry.graft.where is not None else ())
@@ -193,14 +196,11 @@ def _check_options(entry: Entry, options: dict[str, Any]) -> None:
         raise InputError(f"drop_rate={rate!r} is not a probability below 1")
 
 
-def default_cfg(entry: Entry) -> dict[str, Any]:
-    """How to feed the network: timm's ``default_cfg`` (without the parts that timm fills in itself)."""
-    return DEFAULT_CFG | entry.cfg | {"architecture": entry.name}
-
-
 def _set_cfg(model: Any, entry: Entry, *, num_classes: int) -> None:
-    from_timm = {k: v for k, v in getattr(model, "default_cfg", {}).items() if k in ("classifier", "first_conv")}
-    model.default_cfg = default_cfg(entry) | from_timm | entry.cfg | {"num_classes": num_classes}
+    from_timm = {
+        k: v for k, v in getattr(model, "default_cfg", {}).items() if k in ("classifier", "first_conv")
+    }
+    model.default_cfg = entry.default_cfg | from_timm | entry.cfg | {"num_classes": num_classes}
     model.pretrained_cfg = model.default_cfg
 
 
@@ -209,7 +209,9 @@ def _create_timm(name: str, num_classes: int, in_chans: int, options: dict[str, 
 
     if not timm.is_model(name):
         near = difflib.get_close_matches(name, timm.list_models(), n=3)
-        raise InputError(f"timm has no model {name!r}" + (f"; did you mean {', '.join(near)}?" if near else ""))
+        raise InputError(
+            f"timm has no model {name!r}" + (f"; did you mean {', '.join(near)}?" if near else "")
+        )
     try:
         return timm.create_model(name, num_classes=num_classes, in_chans=in_chans, **options)
     except TypeError as error:
@@ -252,4 +254,4 @@ def input_size(name: str) -> tuple[int, int, int]:
     name, _ = parse_name(name)
     if name.startswith(("timm:", "torchvision:")):
         return DEFAULT_CFG["input_size"]
-    return default_cfg(find(name))["input_size"]
+    return find(name).default_cfg["input_size"]

@@ -69,7 +69,9 @@ class CifarResNeXt(StagedClassifier):
                         inplanes,
                         planes,
                         stride=stride,
-                        downsample=downsample_conv(inplanes, planes * EXPANSION, 1, stride) if project else None,
+                        downsample=downsample_conv(inplanes, planes * EXPANSION, 1, stride)
+                        if project
+                        else None,
                         cardinality=cardinality,
                         base_width=base_width,
                         attn_layer=get_attn(attention),
@@ -121,7 +123,6 @@ def entries() -> list[Entry]:
     common: dict[str, Any] = {
         "build": CifarResNeXt,
         "recipe": "cifar",
-        "own_class": True,
         "cfg": {
             "input_size": (3, 32, 32),
             "pool_size": (8, 8),

@@ -51,17 +51,10 @@ def entries() -> list[Entry]:
     """The rows of the zoo."""
     rows: list[Entry] = []
     for name, timm_name in PLAIN.items():
-        rows.append(Entry(name=name, build=_build, build_args={"timm_name": timm_name}, recipe="light"))
-        rows.append(
-            Entry(
-                name=f"sk_{name}",
-                build=_build,
-                build_args={"timm_name": timm_name},
-                recipe="light",
-                graft=Graft(),
-            )
-        )
+        args: dict[str, Any] = {"build": _build, "recipe": "light", "timm_name": timm_name}
+        plain = {"timm_name": timm_name}
+        rows.append(Entry(name=name, build_args=plain, **args))
+        rows.append(Entry(name=f"sk_{name}", build_args=plain, graft=Graft(), **args))
         if name.startswith(("mobilenetv1", "mobilenetv2")):
-            args = {"timm_name": timm_name, "se": True}
-            rows.append(Entry(name=f"se_{name}", build=_build, build_args=args, recipe="light"))
+            rows.append(Entry(name=f"se_{name}", build_args=plain | {"se": True}, **args))
     return rows

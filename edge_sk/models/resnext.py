@@ -40,14 +40,10 @@ SK = {"sknet26": "resnext26", "sknet50": "resnext50", "sknet101": "resnext101"}
 
 
 def _build(config: _Config, **kwargs: Any) -> nn.Module:
-    from timm.models import build_model_with_cfg
     from timm.models.resnet import Bottleneck, ResNet
 
     in_block = config.attention in ("se", "cbam")
-    model = build_model_with_cfg(
-        ResNet,
-        kwargs.pop("variant"),
-        kwargs.pop("pretrained", False),
+    model = ResNet(
         block=Bottleneck,
         layers=config.layers,
         cardinality=config.cardinality,
@@ -64,16 +60,16 @@ def _build(config: _Config, **kwargs: Any) -> nn.Module:
 
 def entries() -> list[Entry]:
     """The rows of the zoo."""
-    cfg = {"first_conv": "conv1", "classifier": "fc", "crop_pct": 0.875}
+    cfg = {"first_conv": "conv1", "classifier": "fc"}
     rows = [
-        Entry(name=name, build=_build, build_args={"config": config, "variant": name}, recipe="large", cfg=cfg)
+        Entry(name=name, build=_build, build_args={"config": config}, recipe="large", cfg=cfg)
         for name, config in CONFIGS.items()
     ]
     rows += [
         Entry(
             name=name,
             build=_build,
-            build_args={"config": CONFIGS[plain], "variant": name},
+            build_args={"config": CONFIGS[plain]},
             recipe="large",
             cfg=cfg,
             graft=Graft(),

@@ -207,7 +207,6 @@ def entries() -> list[Entry]:
         common: dict[str, Any] = {
             "recipe": "light",
             "cfg": {"first_conv": "conv1.0", "classifier": "fc"},
-            "own_class": True,
         }
         rows += [
             Entry(name=name, build=_build, build_args={"width": width}, **common),

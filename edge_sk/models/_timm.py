@@ -1,0 +1,90 @@
+"""The zoo in timm's registry, under timm's spelling."""
+
+from __future__ import annotations
+
+import re
+import sys
+from typing import Any
+
+from torch import nn
+
+from edge_sk.errors import InputError
+from edge_sk.models._entry import Entry
+from edge_sk.models._registry import SK_OPTIONS, check_options, entries, insert_units
+
+# timm's registry looks these two up in the module that defines an entry point.
+__all__: list[str] = []
+default_cfgs: dict[str, Any] = {}
+
+
+def timm_name(name: str) -> str:
+    """timm's spelling: ``sk_shufflenetv2_1.0`` is ``sk_shufflenetv2_100`` (what follows a dot is a weight tag there)."""
+    return re.sub(r"_(\d+)\.(\d)$", lambda match: f"_{int(match[1] + match[2]) * 10:03d}", name)
+
+
+def register_with_timm() -> list[str]:
+    """Make ``timm.create_model`` know the zoo; calling it again changes nothing.
+
+    Names that timm already has (its own MobileNets) stay timm's.
+
+    Returns:
+        The names registered, in timm's spelling.
+    """
+    import timm
+    from timm.models import generate_default_cfgs, register_model
+
+    registered: list[str] = []
+    for entry in entries().values():
+        name = timm_name(entry.name)
+        if timm.is_model(name):
+            if getattr(timm.model_entrypoint(name), "__module__", None) == __name__:
+                registered.append(name)
+            continue
+        cfg = entry.default_cfg | {"architecture": name}
+        if entry.timm_name is not None:
+            theirs = timm.get_pretrained_cfg(entry.timm_name)
+            assert theirs is not None
+            cfg |= {key: getattr(theirs, key) for key in ("pool_size", "first_conv", "classifier")}
+        default_cfgs.update(generate_default_cfgs({name: cfg}))
+        register_model(_entry_point(entry, name))
+        registered.append(name)
+    return registered
+
+
+def _entry_point(entry: Entry, name: str) -> Any:
+    def build(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+        if pretrained:
+            raise InputError(
+                f"there are no trained weights of {name} to download; "
+                f"edge_sk.create_model({entry.name!r}, init_from=...) takes a run folder, a file, or a plain network's"
+            )
+        option_names = (*SK_OPTIONS, "sk_units") if entry.graft else ()
+        options = {key: kwargs.pop(key) for key in option_names if key in kwargs}
+        check_options(entry, options)
+        return _build(entry, name, options, kwargs)
+
+    build.__name__ = build.__qualname__ = name
+    build.__doc__ = f"{entry.name} of edge_sk."
+    build.__module__ = __name__
+    setattr(sys.modules[__name__], name, build)
+    return build
+
+
+def _build(entry: Entry, name: str, options: dict[str, Any], kwargs: dict[str, Any]) -> nn.Module:
+    from timm.models import build_model_with_cfg
+
+    def grafted(**model_args: Any) -> nn.Module:
+        model = entry.build(**entry.build_args, **model_args)
+        if entry.graft is not None:
+            insert_units(entry, model, options)
+        return model
+
+    if entry.timm_name is None:
+        return build_model_with_cfg(grafted, name, pretrained=False, **kwargs)
+    # timm's entry point applies its builder itself, and names the result after the plain network.
+    model: Any = grafted(**kwargs)
+    ours = default_cfgs[name].default.to_dict() | {"architecture": name}
+    model.pretrained_cfg = model.default_cfg = {
+        key: value if key == "num_classes" else ours.get(key) for key, value in model.pretrained_cfg.items()
+    }
+    return model
