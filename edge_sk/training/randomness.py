@@ -1,0 +1,31 @@
+"""Every random draw of a run is a function of where it happens, so a resumed run needs no generator's state."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+
+import numpy as np
+import torch
+
+
+def derive_seed(*parts: int | str) -> int:
+    """Hash ``parts`` (a seed and what it is for: an epoch, a step, a sample) to a seed below 2**63."""
+    digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
+def seed_everything(*parts: int | str) -> None:
+    """Seed Python's, NumPy's and torch's global generators (all devices) with ``derive_seed(*parts)``."""
+    seed = derive_seed(*parts)
+    random.seed(seed)
+    np.random.seed(seed & 0xFFFFFFFF)  # noqa: NPY002 timm's transforms and mixup draw from the legacy generator
+    torch.manual_seed(seed)
+
+
+def seed_sample(*parts: int | str) -> None:
+    """As ``seed_everything`` for the CPU only: cheap enough to call for every image."""
+    seed = derive_seed(*parts)
+    random.seed(seed)
+    np.random.seed(seed & 0xFFFFFFFF)  # noqa: NPY002 as above
+    torch.default_generator.manual_seed(seed)

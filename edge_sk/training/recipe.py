@@ -1,0 +1,275 @@
+"""A recipe is everything about a training run except the architecture and the data set: strict, frozen, YAML."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from edge_sk.errors import InputError
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(ge=1)]
+# YAML has lists only; the fields are tuples so that a frozen recipe is frozen to the bottom.
+Range = Annotated[tuple[float, float], Field(strict=False)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class DataRecipe(_Section):
+    """How images are read and batched."""
+
+    batch_size: Count = 256  # images per optimizer step, over all processes and accumulated parts
+    accumulation: Count = 1  # parts that a process's share of the batch is computed in, to save memory
+    eval_batch_size: Count = 256  # images per process
+    input_size: Annotated[int, Field(ge=8)] | None = None  # pixels; null: the architecture's own
+    crop_pct: Annotated[float, Field(gt=0, le=1)] | None = (
+        None  # evaluation crop / resized side; null: the architecture's
+    )
+    interpolation: Literal["bilinear", "bicubic"] | None = None  # null: the architecture's
+    num_classes: Count | None = None  # only where the data set cannot tell (WebDataset)
+    max_unreadable: Annotated[int, Field(ge=0)] = 10  # images that may be skipped before the run stops
+    root: str = "data"  # folder that torch/... and hfds/... data sets are kept in
+    download: bool = True  # fetch a torch/... data set that is not there
+    train_split: str | None = (
+        None  # hfds: a split; wds: a split of _info.json or "train-{0000..0009}.tar|10000"
+    )
+    val_split: str | None = None
+    image_key: str | None = None  # hfds: column (image); wds: extensions (jpg;png;webp)
+    label_key: str | None = None  # hfds: column (label); wds: field of the json file (null: the .cls file)
+
+
+class AugmentRecipe(_Section):
+    """What happens to a training image."""
+
+    crop: Literal["resized", "padded", "none"] = (
+        "resized"  # random area and aspect | pad and shift | resize only
+    )
+    scale: Range = (0.08, 1.0)  # resized: area, as a fraction of the image
+    ratio: Range = (3 / 4, 4 / 3)  # resized: width / height
+    padding: Annotated[int, Field(ge=0)] = 4  # padded: pixels on each side
+    hflip: Fraction = 0.5
+    rotation: NotNegative = 0.0  # degrees, either way
+    translate: Fraction = 0.0  # of the side, either way
+    zoom: Range = (1.0, 1.0)
+    color_jitter: NotNegative = 0.0  # strength of brightness, contrast and saturation
+    auto_augment: str | None = None  # timm's names, for example rand-m9-mstd0.5
+    mixup: NotNegative = 0.0  # alpha
+    cutmix: NotNegative = 0.0  # alpha
+
+    @model_validator(mode="after")
+    def _ranges(self) -> AugmentRecipe:
+        for name in ("scale", "ratio", "zoom"):
+            low, high = getattr(self, name)
+            if not 0 < low <= high:
+                raise ValueError(f"{name} must be [low, high] with 0 < low <= high, got [{low}, {high}]")
+        if self.scale[1] > 1:
+            raise ValueError(f"scale is a fraction of the image's area, at most 1, got {self.scale[1]}")
+        return self
+
+
+class OptimRecipe(_Section):
+    """The optimizer; ``name`` is one of timm's, for example ``sgd``, ``adamw``, ``rmsproptf``."""
+
+    name: str = "sgd"
+    lr: Positive = 0.1  # at the recipe's batch size; never rescaled behind your back
+    momentum: Fraction = 0.9
+    nesterov: bool = False
+    weight_decay: NotNegative = 1e-4
+    decay_norm_and_bias: bool = False
+    clip_grad_norm: Positive | None = None
+
+
+class ScheduleRecipe(_Section):
+    """Learning rate against time, set anew at every step."""
+
+    name: Literal["linear", "cosine", "step", "constant"] = "cosine"
+    epochs: Count = 100
+    warmup_epochs: NotNegative = 0.0  # linear from 0, counted inside ``epochs``
+    milestones: Annotated[
+        tuple[int, ...], Field(strict=False)
+    ] = ()  # step: epochs at which lr is multiplied by gamma
+    gamma: Fraction = 0.1
+
+    @model_validator(mode="after")
+    def _milestones(self) -> ScheduleRecipe:
+        if (self.name == "step") != bool(self.milestones):
+            raise ValueError("schedule.milestones goes with schedule.name=step, and must not be empty there")
+        if list(self.milestones) != sorted(set(self.milestones)):
+            raise ValueError(f"milestones must rise, got {list(self.milestones)}")
+        if self.warmup_epochs >= self.epochs:
+            raise ValueError(f"warmup_epochs={self.warmup_epochs} leaves nothing of epochs={self.epochs}")
+        return self
+
+
+class LossRecipe(_Section):
+    """Cross-entropy."""
+
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+
+class EmaRecipe(_Section):
+    """Moving average of the weights; when enabled it is what is evaluated and written."""
+
+    enabled: bool = False
+    decay: Annotated[float, Field(gt=0, lt=1)] = 0.9999
+    warmup: bool = False
+
+
+class RuntimeRecipe(_Section):
+    """How it is computed; changes speed and rounding, not the recipe's meaning."""
+
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # autocast; fp16 with loss scaling
+    compile: bool = False  # torch.compile
+    channels_last: bool = False
+    sync_bn: bool = False  # batch statistics over all processes
+
+
+class CheckpointRecipe(_Section):
+    """When the run is saved, besides at its end and at SIGTERM or SIGINT."""
+
+    every_minutes: NotNegative = 10.0  # 0: after every step
+
+
+class LogRecipe(_Section):
+    """What is written beside metrics.csv."""
+
+    tensorboard: bool = False
+    wandb: bool = False
+
+
+class Recipe(_Section):
+    """A whole recipe; every field has a default, the files in ``recipes/`` say what differs and why."""
+
+    data: DataRecipe = DataRecipe()
+    augment: AugmentRecipe = AugmentRecipe()
+    optim: OptimRecipe = OptimRecipe()
+    schedule: ScheduleRecipe = ScheduleRecipe()
+    loss: LossRecipe = LossRecipe()
+    ema: EmaRecipe = EmaRecipe()
+    runtime: RuntimeRecipe = RuntimeRecipe()
+    checkpoint: CheckpointRecipe = CheckpointRecipe()
+    log: LogRecipe = LogRecipe()
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2's floats: PyYAML follows 1.1 and reads ``4e-5``, which has no dot, as a string."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$"),
+    list("-+.0123456789"),
+)
+
+
+def parse_yaml(text: str, origin: str) -> Any:
+    """``yaml.safe_load`` with YAML 1.2 floats.
+
+    Raises:
+        InputError: ``text`` is not YAML; the message names ``origin`` and the line.
+    """
+    try:
+        return yaml.load(text, Loader=_Loader)  # noqa: S506 _Loader is a SafeLoader
+    except yaml.YAMLError as error:
+        raise InputError(f"{origin} is not YAML: {' '.join(str(error).split())}") from None
+
+
+def load_recipe(name: str, overrides: Sequence[str] = (), *, folder: Path) -> Recipe:
+    """Read a recipe.
+
+    Args:
+        name: A recipe of ``folder`` (``light``) or a path to a YAML file.
+        overrides: ``section.key=value`` strings, values in YAML.
+        folder: Where the named recipes are.
+
+    Raises:
+        InputError: No such recipe, an unknown key, a wrong type or value.
+    """
+    is_path = name.endswith((".yaml", ".yml")) or "/" in name
+    path = Path(name) if is_path else folder / f"{name}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(file.stem for file in folder.glob("*.yaml")))
+        raise InputError(f"no recipe {name!r}: known are {known}, or give the path of a .yaml file")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise InputError(f"{path} is not a text file: a recipe is YAML in UTF-8") from None
+    values = parse_yaml(text, str(path))
+    if values is not None and not isinstance(values, dict):
+        raise InputError(f"{path} must hold sections ({', '.join(Recipe.model_fields)}), got {values!r}")
+    return make_recipe(values or {}, overrides, origin=str(path))
+
+
+def make_recipe(values: dict[str, Any], overrides: Sequence[str] = (), *, origin: str = "recipe") -> Recipe:
+    """Validate nested ``values`` after applying ``overrides``; errors as in ``load_recipe``."""
+    merged = {key: dict(value) if isinstance(value, dict) else value for key, value in values.items()}
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        section, dot, field = key.strip().partition(".")
+        if not (equals and dot and field):
+            raise InputError(f"--set {override!r} is not section.key=value, for example optim.lr=0.1")
+        # A section that is not a mapping is left for validation to report.
+        if isinstance(merged.setdefault(section, {}), dict):
+            merged[section][field] = parse_yaml(text, f"--set {key}")
+    try:
+        return Recipe.model_validate(merged)
+    except ValidationError as error:
+        problems = "; ".join(_explain(dict(problem)) for problem in error.errors())
+        raise InputError(f"{origin}: {problems}") from None
+
+
+def recipe_keys() -> list[str]:
+    """Every dotted key a recipe may set."""
+    return [
+        f"{section}.{key}"
+        for section, field in Recipe.model_fields.items()
+        for key in field.default.__class__.model_fields
+    ]
+
+
+def differing_keys(a: Recipe, b: Recipe) -> list[str]:
+    """Dotted keys at which two recipes differ, as ``key: a -> b``."""
+    left, right = a.model_dump(mode="json"), b.model_dump(mode="json")
+    return [
+        f"{section}.{key}: {left[section][key]} -> {right[section][key]}"
+        for section in left
+        for key in left[section]
+        if left[section][key] != right[section][key]
+    ]
+
+
+def recipe_to_yaml(recipe: Recipe) -> str:
+    """The resolved recipe, every field, in an order a reader knows."""
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
+
+
+def _explain(problem: dict[str, Any]) -> str:
+    where = ".".join(str(part) for part in problem["loc"] if not isinstance(part, int))
+    if problem["type"] == "extra_forbidden":
+        keys = recipe_keys()
+        sections = list(Recipe.model_fields)
+        if "." not in where:
+            # A forgotten section (lr for optim.lr) is the commonest mistake.
+            nearest = [key for key in keys if key.split(".")[1] == where]
+            nearest = nearest or difflib.get_close_matches(where, sections, n=1)
+            known = sections
+        else:
+            section = where.split(".")[0]
+            known = [key for key in keys if key.startswith(f"{section}.")]
+            nearest = difflib.get_close_matches(where, keys, n=1) or [
+                key for key in keys if key.split(".")[1] == where.split(".")[1]
+            ]
+        hint = f" (did you mean {nearest[0]}?)" if nearest else ""
+        return f"unknown key {where}{hint}; known: {', '.join(known)}"
+    message = str(problem["msg"]).removeprefix("Value error, ")
+    return f"{where}: {message} (got {problem['input']!r})" if where else message

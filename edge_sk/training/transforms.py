@@ -1,0 +1,82 @@
+"""Image transforms: PIL image in, uint8 ``(C, H, W)`` out; the normalisation is done in batches, on the device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from PIL import Image
+from torch import Tensor
+from torchvision import transforms
+from torchvision.transforms import InterpolationMode
+
+from edge_sk.errors import InputError
+from edge_sk.training.recipe import AugmentRecipe
+
+Transform = Callable[[Image.Image], Tensor]
+
+
+def evaluation_transform(input_size: tuple[int, int, int], crop_pct: float, interpolation: str) -> Transform:
+    """Resize the shorter side to ``size / crop_pct`` and cut the centre (timm's evaluation transform)."""
+    from timm.data import create_transform
+
+    resize_and_crop = create_transform(
+        input_size, is_training=False, crop_pct=crop_pct, interpolation=interpolation, normalize=False
+    )
+    return transforms.Compose([_ToMode(input_size[0]), resize_and_crop])
+
+
+def training_transform(
+    augment: AugmentRecipe, input_size: tuple[int, int, int], interpolation: str
+) -> Transform:
+    """The recipe's random transform; draws from the global generators, which the caller seeds per sample."""
+    channels, height, width = input_size
+    mode = InterpolationMode(interpolation)
+    steps: list[Callable] = [_ToMode(channels)]
+    if augment.crop == "resized":
+        steps.append(
+            transforms.RandomResizedCrop((height, width), augment.scale, augment.ratio, interpolation=mode)
+        )
+    else:
+        steps.append(transforms.Resize((height, width), interpolation=mode))
+    if augment.crop == "padded":
+        steps.append(transforms.RandomCrop((height, width), padding=augment.padding))
+    if augment.rotation or augment.translate or augment.zoom != (1.0, 1.0):
+        steps.append(
+            transforms.RandomAffine(
+                degrees=augment.rotation,
+                translate=(augment.translate, augment.translate),
+                scale=augment.zoom,
+                interpolation=InterpolationMode.BILINEAR,
+            )
+        )
+    if augment.hflip:
+        steps.append(transforms.RandomHorizontalFlip(augment.hflip))
+    if augment.auto_augment:
+        steps.append(_auto_augment(augment.auto_augment, min(height, width)))
+    if augment.color_jitter:
+        steps.append(transforms.ColorJitter(*[augment.color_jitter] * 3))
+    return transforms.Compose([*steps, transforms.PILToTensor()])
+
+
+class _ToMode:
+    """Bring any image (grey, palette, RGBA, CMYK, 16 bit) to the network's channels."""
+
+    def __init__(self, channels: int) -> None:
+        if channels not in (1, 3):
+            raise InputError(f"images have 1 or 3 channels, the network wants {channels}")
+        self.mode = "RGB" if channels == 3 else "L"
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        return image if image.mode == self.mode else image.convert(self.mode)
+
+
+def _auto_augment(name: str, size: int) -> Callable:
+    from timm.data.auto_augment import auto_augment_transform, rand_augment_transform
+
+    build = rand_augment_transform if name.startswith("rand") else auto_augment_transform
+    try:
+        return build(name, {"translate_const": int(size * 0.45)})
+    except (AssertionError, KeyError, ValueError) as error:
+        raise InputError(
+            f"augment.auto_augment={name!r} is not one of timm's ({error}); try rand-m9-mstd0.5"
+        ) from None
