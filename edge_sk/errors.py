@@ -29,9 +29,7 @@ def require(module: str, *, extra: str, needed_for: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as missing:
-        raise InputError(
-            f'{needed_for} needs {module} ({missing}): pip install "edge-sk[{extra}]"'
-        ) from missing
+        raise InputError(f'{needed_for} needs {module} ({missing}): pip install "edge-sk[{extra}]"') from missing
 
 
 def script(main: Callable[[Sequence[str] | None], int]) -> Callable[[Sequence[str] | None], int]:

@@ -26,7 +26,10 @@ class BAM(nn.Module):
         super().__init__()
         width = max(channels // reduction, 1)
         self.channel = nn.Sequential(
-            nn.Conv2d(channels, width, 1), nn.BatchNorm2d(width), nn.ReLU(inplace=True), nn.Conv2d(width, channels, 1)
+            nn.Conv2d(channels, width, 1),
+            nn.BatchNorm2d(width),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(width, channels, 1),
         )
         spatial: list[nn.Module] = [
             nn.Conv2d(channels, width, 1),

@@ -116,9 +116,7 @@ class Gate(nn.Module):
         - Output: attention, ``(N, M, C, 1, 1)``, summing to 1 over ``M``
     """
 
-    def __init__(
-        self, channels: int, branches: int, width: int, act_layer: Callable[..., nn.Module] = nn.ReLU
-    ) -> None:
+    def __init__(self, channels: int, branches: int, width: int, act_layer: Callable[..., nn.Module] = nn.ReLU) -> None:
         super().__init__()
         self.channels = channels
         self.num_branches = branches
@@ -204,8 +202,7 @@ class SelectiveKernel(nn.Module):
         self.kernels = kernels
         self.stride = stride
         self.branches = nn.ModuleList(
-            _branch(in_channels, out_channels, kernel, stride, kernel.groups or groups, act_layer)
-            for kernel in kernels
+            _branch(in_channels, out_channels, kernel, stride, kernel.groups or groups, act_layer) for kernel in kernels
         )
         width = gate_width(out_channels, reduction=reduction, min_width=min_width)
         self.gate = Gate(out_channels, len(kernels), width, act_layer) if select else None

@@ -82,11 +82,10 @@ def create_model(
     entry = find(name)
     check_options(entry, options)
     cfg = entry.default_cfg
-    if num_classes is None:
-        num_classes = cfg["num_classes"]
+    classes: int = cfg["num_classes"] if num_classes is None else num_classes
     plain_args = {key: options[key] for key in COMMON_OPTIONS if key in options}
     state = None if init_from is None else _weights.read_state(init_from)
-    model = entry.build(**entry.build_args, num_classes=num_classes, in_chans=in_chans, **plain_args)
+    model = entry.build(**entry.build_args, num_classes=classes, in_chans=in_chans, **plain_args)
     classifier = cfg.get("classifier") or getattr(model, "default_cfg", {}).get("classifier")
     from_plain = state is not None and entry.graft is not None and _weights.fits(model, state)
     if from_plain:
@@ -95,13 +94,11 @@ def create_model(
         insert_units(entry, model, options, keep_weights=from_plain)
     if state is not None and not from_plain:
         _weights.load(model, state, source=init_from, classifier=classifier)
-    _set_cfg(model, entry, num_classes=num_classes)
+    _set_cfg(model, entry, num_classes=classes)
     return model
 
 
-def insert_units(
-    entry: Entry, model: nn.Module, options: dict[str, Any], *, keep_weights: bool = False
-) -> None:
+def insert_units(entry: Entry, model: nn.Module, options: dict[str, Any], *, keep_weights: bool = False) -> None:
     """Put selective kernels into the plain network of an entry, in place.
 
     Args:
@@ -120,11 +117,7 @@ def insert_units(
         "select": options.get("select", True),
         "act_layer": recipe.act_layer,
     }
-    before = (
-        {site.name: model.get_submodule(site.norm) for site in graft.find_sites(model)}
-        if keep_weights
-        else {}
-    )
+    before = {site.name: model.get_submodule(site.norm) for site in graft.find_sites(model)} if keep_weights else {}
     for site in graft.insert(model, where=where, **unit):
         if keep_weights:
             norm, grafted = before[site.name], model.get_submodule(site.name)
@@ -197,28 +190,24 @@ def check_options(entry: Entry, options: dict[str, Any]) -> None:
 
 
 def _set_cfg(model: Any, entry: Entry, *, num_classes: int) -> None:
-    from_timm = {
-        k: v for k, v in getattr(model, "default_cfg", {}).items() if k in ("classifier", "first_conv")
-    }
+    from_timm = {k: v for k, v in getattr(model, "default_cfg", {}).items() if k in ("classifier", "first_conv")}
     model.default_cfg = entry.default_cfg | from_timm | entry.cfg | {"num_classes": num_classes}
     model.pretrained_cfg = model.default_cfg
 
 
-def _create_timm(name: str, num_classes: int, in_chans: int, options: dict[str, Any]) -> nn.Module:
+def _create_timm(name: str, num_classes: int, in_chans: int, options: dict[str, Any]) -> Any:
     import timm
 
     if not timm.is_model(name):
         near = difflib.get_close_matches(name, timm.list_models(), n=3)
-        raise InputError(
-            f"timm has no model {name!r}" + (f"; did you mean {', '.join(near)}?" if near else "")
-        )
+        raise InputError(f"timm has no model {name!r}" + (f"; did you mean {', '.join(near)}?" if near else ""))
     try:
         return timm.create_model(name, num_classes=num_classes, in_chans=in_chans, **options)
     except TypeError as error:
         raise InputError(f"timm:{name} does not take these options: {error}") from error
 
 
-def _create_torchvision(name: str, num_classes: int, in_chans: int, options: dict[str, Any]) -> nn.Module:
+def _create_torchvision(name: str, num_classes: int, in_chans: int, options: dict[str, Any]) -> Any:
     import torchvision
 
     known = torchvision.models.list_models(module=torchvision.models)
@@ -231,7 +220,7 @@ def _create_torchvision(name: str, num_classes: int, in_chans: int, options: dic
     if "init_weights" in inspect.signature(torchvision.models.get_model_builder(name)).parameters:
         options = {"init_weights": True} | options
     try:
-        model = torchvision.models.get_model(name, num_classes=num_classes, **options)
+        model: Any = torchvision.models.get_model(name, num_classes=num_classes, **options)
     except TypeError as error:
         raise InputError(f"torchvision:{name} does not take these options: {error}") from error
     linear = [path for path, module in model.named_modules() if isinstance(module, nn.Linear)]

@@ -84,15 +84,11 @@ def _from_torchvision(name: str) -> dict[str, Tensor]:
         raise InputError(f"torchvision has no model {arch!r}; see torchvision.models.list_models()")
     weights = torchvision.models.get_model_weights(arch)
     if tag and tag not in weights.__members__:
-        raise InputError(
-            f"torchvision's {arch} has no weights {tag!r}; it has {', '.join(weights.__members__)}"
-        )
+        raise InputError(f"torchvision's {arch} has no weights {tag!r}; it has {', '.join(weights.__members__)}")
     try:
         return torchvision.models.get_model(arch, weights=tag or "DEFAULT").state_dict()
     except Exception as error:
-        raise InputError(
-            f"the weights of torchvision:{name} could not be had: {_first_line(error)}"
-        ) from error
+        raise InputError(f"the weights of torchvision:{name} could not be had: {_first_line(error)}") from error
 
 
 def _first_line(error: Exception) -> str:

@@ -24,7 +24,7 @@ class CifarResNeXt(StagedClassifier):
     Args:
         cardinality: Groups of the 3x3 convolutions.
         base_width: Channels of one group in the first stage.
-        attention: ``"se"`` for squeeze-and-excitation (r = 16) in every block.
+        se: Squeeze-and-excitation (r = 16) in every block.
         num_classes: Classes, 0 for none.
         in_chans: Channels of the image.
         global_pool: ``"avg"``, or ``""`` for the feature map.
@@ -44,13 +44,13 @@ class CifarResNeXt(StagedClassifier):
         cardinality: int,
         base_width: int,
         *,
-        attention: str | None = None,
+        se: bool = False,
         num_classes: int = 10,
         in_chans: int = 3,
         global_pool: str = "avg",
         drop_rate: float = 0.0,
     ) -> None:
-        from timm.layers import get_attn
+        from timm.layers import SqueezeExcite
         from timm.models.resnet import Bottleneck, downsample_conv
 
         super().__init__(drop_rate=drop_rate)
@@ -69,12 +69,10 @@ class CifarResNeXt(StagedClassifier):
                         inplanes,
                         planes,
                         stride=stride,
-                        downsample=downsample_conv(inplanes, planes * EXPANSION, 1, stride)
-                        if project
-                        else None,
+                        downsample=downsample_conv(inplanes, planes * EXPANSION, 1, stride) if project else None,
                         cardinality=cardinality,
                         base_width=base_width,
-                        attn_layer=get_attn(attention),
+                        attn_layer=SqueezeExcite if se else None,
                     )
                 )
                 inplanes = planes * EXPANSION
@@ -143,9 +141,7 @@ def entries() -> list[Entry]:
         for cardinality, width in ((16, 32), (8, 64), (16, 64))
     ]
     # The table's 35.0M parameters are those of SE on 8x64d (on 16x32d it would be 25.8M).
-    se = {"cardinality": 8, "base_width": 64, "attention": "se"}
+    se = {"cardinality": 8, "base_width": 64, "se": True}
     rows.append(Entry(name="senet29", build_args=se, **common))
-    rows.append(
-        Entry(name="sknet29", build_args={"cardinality": 16, "base_width": 32}, graft=graft, **common)
-    )
+    rows.append(Entry(name="sknet29", build_args={"cardinality": 16, "base_width": 32}, graft=graft, **common))
     return rows

@@ -46,9 +46,7 @@ class InvertedResidual(nn.Module):
         - Output: ``(N, oup, ceil(H / stride), ceil(W / stride))``
     """
 
-    def __init__(
-        self, inp: int, oup: int, stride: int, attn_layer: Callable[[int], nn.Module] | None = None
-    ) -> None:
+    def __init__(self, inp: int, oup: int, stride: int, attn_layer: Callable[[int], nn.Module] | None = None) -> None:
         super().__init__()
         self.stride = stride
         half = oup // 2
@@ -127,9 +125,7 @@ class ShuffleNetV2(StagedClassifier):
             stages.append(nn.Sequential(*units))
             inp = oup
         self.stage2, self.stage3, self.stage4 = stages
-        self.conv5 = nn.Sequential(
-            nn.Conv2d(inp, last, 1, bias=False), nn.BatchNorm2d(last), nn.ReLU(inplace=True)
-        )
+        self.conv5 = nn.Sequential(nn.Conv2d(inp, last, 1, bias=False), nn.BatchNorm2d(last), nn.ReLU(inplace=True))
         self.num_features = last
         self.feature_info = [
             {"num_chs": chs, "reduction": reduction, "module": module}
