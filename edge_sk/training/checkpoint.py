@@ -136,6 +136,4 @@ def check_same_weights(model: nn.Module, state: dict[str, Tensor], *, origin: st
         if name not in state or name not in expected or state[name].shape != expected[name].shape:
             here = tuple(state[name].shape) if name in state else "nothing"
             there = tuple(expected[name].shape) if name in expected else "nothing"
-            raise InputError(
-                f"{origin} does not hold the weights of {arch}: at {name} it has {here}, not {there}"
-            )
+            raise InputError(f"{origin} does not hold the weights of {arch}: at {name} it has {here}, not {there}")

@@ -86,9 +86,7 @@ def _collate(samples: list[_Sample]) -> Batch:
     images = [sample.image for sample in samples if sample.image is not None]
     return Batch(
         images=torch.stack(images) if images else torch.empty(0, dtype=torch.uint8),
-        labels=torch.tensor(
-            [sample.label for sample in samples if sample.image is not None], dtype=torch.int64
-        ),
+        labels=torch.tensor([sample.label for sample in samples if sample.image is not None], dtype=torch.int64),
         unreadable=tuple(name for sample in samples for name in sample.unreadable),
     )
 

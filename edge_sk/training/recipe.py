@@ -40,9 +40,7 @@ class DataRecipe(_Section):
     max_unreadable: Annotated[int, Field(ge=0)] = 10  # images that may be skipped before the run stops
     root: str = "data"  # folder that torch/... and hfds/... data sets are kept in
     download: bool = True  # fetch a torch/... data set that is not there
-    train_split: str | None = (
-        None  # hfds: a split; wds: a split of _info.json or "train-{0000..0009}.tar|10000"
-    )
+    train_split: str | None = None  # hfds: a split; wds: a split of _info.json or "train-{0000..0009}.tar|10000"
     val_split: str | None = None
     image_key: str | None = None  # hfds: column (image); wds: extensions (jpg;png;webp)
     label_key: str | None = None  # hfds: column (label); wds: field of the json file (null: the .cls file)
@@ -51,9 +49,7 @@ class DataRecipe(_Section):
 class AugmentRecipe(_Section):
     """What happens to a training image."""
 
-    crop: Literal["resized", "padded", "none"] = (
-        "resized"  # random area and aspect | pad and shift | resize only
-    )
+    crop: Literal["resized", "padded", "none"] = "resized"  # random area and aspect | pad and shift | resize only
     scale: Range = (0.08, 1.0)  # resized: area, as a fraction of the image
     ratio: Range = (3 / 4, 4 / 3)  # resized: width / height
     padding: Annotated[int, Field(ge=0)] = 4  # padded: pixels on each side
@@ -95,15 +91,13 @@ class ScheduleRecipe(_Section):
     name: Literal["linear", "cosine", "step", "constant"] = "cosine"
     epochs: Count = 100
     warmup_epochs: NotNegative = 0.0  # linear from 0, counted inside ``epochs``
-    milestones: Annotated[
-        tuple[int, ...], Field(strict=False)
-    ] = ()  # step: epochs at which lr is multiplied by gamma
+    milestones: Annotated[tuple[int, ...], Field(strict=False)] = ()  # step: epochs at which lr is multiplied by gamma
     gamma: Fraction = 0.1
 
     @model_validator(mode="after")
     def _milestones(self) -> ScheduleRecipe:
         if (self.name == "step") != bool(self.milestones):
-            raise ValueError("schedule.milestones goes with schedule.name=step, and must not be empty there")
+            raise ValueError("milestones goes with name=step, and must not be empty there")
         if list(self.milestones) != sorted(set(self.milestones)):
             raise ValueError(f"milestones must rise, got {list(self.milestones)}")
         if self.warmup_epochs >= self.epochs:
@@ -179,7 +173,7 @@ def parse_yaml(text: str, origin: str) -> Any:
         InputError: ``text`` is not YAML; the message names ``origin`` and the line.
     """
     try:
-        return yaml.load(text, Loader=_Loader)  # noqa: S506 _Loader is a SafeLoader
+        return yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
         raise InputError(f"{origin} is not YAML: {' '.join(str(error).split())}") from None
 
@@ -271,5 +265,7 @@ def _explain(problem: dict[str, Any]) -> str:
             ]
         hint = f" (did you mean {nearest[0]}?)" if nearest else ""
         return f"unknown key {where}{hint}; known: {', '.join(known)}"
-    message = str(problem["msg"]).removeprefix("Value error, ")
+    message = str(problem["msg"])
+    if problem["type"] == "value_error":
+        return f"{where}: {message.removeprefix('Value error, ')}"
     return f"{where}: {message} (got {problem['input']!r})" if where else message

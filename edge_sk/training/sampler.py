@@ -91,9 +91,7 @@ def part_size(batch_size: int, *, world_size: int, accumulation: int) -> int:
 class ShardSampler(Sampler[Key]):
     """Every ``world_size``-th image from ``rank`` on: no padding, so no image is counted twice."""
 
-    def __init__(
-        self, source: Sized, *, rank: int = 0, world_size: int = 1, limit: int | None = None
-    ) -> None:
+    def __init__(self, source: Sized, *, rank: int = 0, world_size: int = 1, limit: int | None = None) -> None:
         total = len(source) if limit is None else min(limit, len(source))
         self._indices = range(rank, total, world_size)
 

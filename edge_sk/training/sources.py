@@ -216,9 +216,7 @@ def _find_split(root: Path, names: tuple[str, ...]) -> Path:
         if (root / name).is_dir():
             return root / name
     inside = ", ".join(sorted(entry.name for entry in os.scandir(root))[:5]) or "nothing"
-    raise InputError(
-        f"{root} has no folder {names[0]!r} (it holds {inside}); expected {root}/train and {root}/val"
-    )
+    raise InputError(f"{root} has no folder {names[0]!r} (it holds {inside}); expected {root}/train and {root}/val")
 
 
 def _torch_names() -> str:

@@ -25,17 +25,13 @@ def evaluation_transform(input_size: tuple[int, int, int], crop_pct: float, inte
     return transforms.Compose([_ToMode(input_size[0]), resize_and_crop])
 
 
-def training_transform(
-    augment: AugmentRecipe, input_size: tuple[int, int, int], interpolation: str
-) -> Transform:
+def training_transform(augment: AugmentRecipe, input_size: tuple[int, int, int], interpolation: str) -> Transform:
     """The recipe's random transform; draws from the global generators, which the caller seeds per sample."""
     channels, height, width = input_size
     mode = InterpolationMode(interpolation)
     steps: list[Callable] = [_ToMode(channels)]
     if augment.crop == "resized":
-        steps.append(
-            transforms.RandomResizedCrop((height, width), augment.scale, augment.ratio, interpolation=mode)
-        )
+        steps.append(transforms.RandomResizedCrop((height, width), augment.scale, augment.ratio, interpolation=mode))
     else:
         steps.append(transforms.Resize((height, width), interpolation=mode))
     if augment.crop == "padded":
@@ -77,6 +73,4 @@ def _auto_augment(name: str, size: int) -> Callable:
     try:
         return build(name, {"translate_const": int(size * 0.45)})
     except (AssertionError, KeyError, ValueError) as error:
-        raise InputError(
-            f"augment.auto_augment={name!r} is not one of timm's ({error}); try rand-m9-mstd0.5"
-        ) from None
+        raise InputError(f"augment.auto_augment={name!r} is not one of timm's ({error}); try rand-m9-mstd0.5") from None

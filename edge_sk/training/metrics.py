@@ -1,0 +1,116 @@
+"""What a run reports: a CSV, a picture of the curves, TensorBoard and Weights & Biases if asked for."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from edge_sk.errors import require
+from edge_sk.files import atomic_write
+from edge_sk.training.recipe import LogRecipe
+
+CSV = "metrics.csv"
+CURVES = "curves.png"
+
+COLUMNS = (
+    "epoch",  # finished epochs
+    "step",  # optimizer steps
+    "lr",  # of the last step
+    "train_loss",  # mean over the epoch, as the loss is trained: smoothed, augmented
+    "test_loss",
+    "test_top1",  # per cent
+    "test_top5",  # per cent
+    "test_images",
+    "images_per_second",  # training, all processes together
+    "data_wait",  # fraction of the training time spent waiting for the loader
+    "seconds",  # since the run began, pauses not counted
+)
+
+Row = dict[str, float]
+
+
+def write_csv(folder: Path, history: Sequence[Row]) -> None:
+    """Write ``metrics.csv`` whole: after a resume it holds no row of the lost steps."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    for row in history:
+        writer.writerow({name: f"{value:.6g}" if isinstance(value, float) else value for name, value in row.items()})
+    with atomic_write(folder / CSV) as temporary:
+        temporary.write_text(text.getvalue(), encoding="utf-8")
+
+
+def plot_curves(folder: Path, history: Sequence[Row], *, title: str) -> None:
+    """Draw ``curves.png``: loss, top-1 and learning rate against the epoch."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(12, 3.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    loss, accuracy, rate = figure.subplots(1, 3)
+    epochs = [row["epoch"] for row in history]
+    marker = "o" if len(history) == 1 else ""
+    loss.plot(epochs, [row["train_loss"] for row in history], marker=marker, label="train")
+    loss.plot(epochs, [row["test_loss"] for row in history], marker=marker, label="test")
+    loss.set_ylabel("loss")
+    loss.set_ylim(bottom=0)
+    loss.legend()
+    accuracy.plot(epochs, [row["test_top1"] for row in history], marker=marker, color="tab:orange")
+    accuracy.set_ylabel("test top-1 (%)")
+    accuracy.annotate(
+        f"{history[-1]['test_top1']:.2f} %",
+        (epochs[-1], history[-1]["test_top1"]),
+        xytext=(-4, -14),
+        textcoords="offset points",
+        horizontalalignment="right",
+    )
+    rate.plot(epochs, [row["lr"] for row in history], marker=marker, color="tab:green")
+    rate.set_ylabel("learning rate")
+    for axes in (loss, accuracy, rate):
+        axes.set_xlabel("epoch")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.grid(alpha=0.3)
+    figure.suptitle(title)
+    with atomic_write(folder / CURVES) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)
+
+
+class Reporters:
+    """TensorBoard and Weights & Biases, as far as the recipe asks for them.
+
+    Raises:
+        InputError: One is asked for and not installed.
+    """
+
+    def __init__(self, recipe: LogRecipe, folder: Path, *, name: str, config: dict[str, Any], step: int) -> None:
+        self._board: Any = None
+        self._wandb: Any = None
+        if recipe.tensorboard:
+            module = require("torch.utils.tensorboard", extra="train", needed_for="log.tensorboard=true")
+            # Rows after the step resumed from were lost with their checkpoint: TensorBoard hides them.
+            self._board = module.SummaryWriter(str(folder / "tensorboard"), purge_step=step)
+        if recipe.wandb:
+            module = require("wandb", extra="train", needed_for="log.wandb=true")
+            self._wandb = module.init(
+                project="edge_sk", name=name, id=name, dir=str(folder), config=config, resume="allow"
+            )
+
+    def log(self, row: Row) -> None:
+        """Report one epoch."""
+        values = {name: value for name, value in row.items() if name not in ("epoch", "step")}
+        if self._board is not None:
+            for name, value in values.items():
+                self._board.add_scalar(name.replace("_", "/", 1), value, row["step"])
+            self._board.flush()
+        if self._wandb is not None:
+            self._wandb.log(values, step=int(row["step"]))
+
+    def close(self) -> None:
+        """Finish what was opened."""
+        if self._board is not None:
+            self._board.close()
+        if self._wandb is not None:
+            self._wandb.finish()

@@ -1,0 +1,52 @@
+"""Optimizer and learning-rate schedule of a recipe, both timm's."""
+
+from __future__ import annotations
+
+import torch
+from timm.optim import create_optimizer_v2
+from timm.scheduler import CosineLRScheduler, MultiStepLRScheduler, PolyLRScheduler
+from timm.scheduler.scheduler import Scheduler
+from torch import nn
+
+from edge_sk.errors import InputError
+from edge_sk.training.recipe import OptimRecipe, ScheduleRecipe
+
+
+def make_optimizer(model: nn.Module, recipe: OptimRecipe) -> torch.optim.Optimizer:
+    """The optimizer; weight decay on weights of two or more dimensions only, unless the recipe says otherwise.
+
+    Raises:
+        InputError: timm has no optimizer of that name.
+    """
+    name = recipe.name.lower()
+    if name == "sgd" and not recipe.nesterov:
+        # timm's "sgd" is Nesterov's.
+        name = "momentum"
+    elif recipe.nesterov and name != "sgd":
+        raise InputError(f"optim.nesterov goes with optim.name=sgd, not {recipe.name}")
+    try:
+        return create_optimizer_v2(
+            model,
+            opt=name,
+            lr=recipe.lr,
+            weight_decay=recipe.weight_decay,
+            momentum=recipe.momentum,
+            filter_bias_and_bn=not recipe.decay_norm_and_bias,
+        )
+    except (ValueError, KeyError, AssertionError) as error:
+        raise InputError(f"optim.name={recipe.name!r} is not usable ({error}); try sgd, adamw or rmsproptf") from None
+
+
+def make_scheduler(optimizer: torch.optim.Optimizer, recipe: ScheduleRecipe, *, steps_per_epoch: int) -> Scheduler:
+    """A schedule with ``step_update(step)``: the learning rates of a step depend on its number alone."""
+    total = recipe.epochs * steps_per_epoch
+    warmup = round(recipe.warmup_epochs * steps_per_epoch)
+    lr = float(optimizer.param_groups[0]["lr"])
+    # The first step of a warm-up is not wasted on a rate of 0.
+    common = {"t_in_epochs": False, "warmup_t": warmup, "warmup_lr_init": lr / warmup if warmup else 0.0}
+    if recipe.name == "linear":
+        return PolyLRScheduler(optimizer, t_initial=total - warmup, power=1.0, warmup_prefix=True, **common)
+    if recipe.name == "cosine":
+        return CosineLRScheduler(optimizer, t_initial=total - warmup, warmup_prefix=True, **common)
+    milestones = [milestone * steps_per_epoch for milestone in recipe.milestones]
+    return MultiStepLRScheduler(optimizer, decay_t=milestones, decay_rate=recipe.gamma, **common)

@@ -1,0 +1,241 @@
+"""Starting and resuming runs: from what the user asked for to a ``Trainer`` and its folder."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+import edge_sk
+from edge_sk.errors import InputError
+from edge_sk.files import atomic_write
+from edge_sk.manifest import manifest
+from edge_sk.training import checkpoint, snapshot
+from edge_sk.training.distributed import World
+from edge_sk.training.engine import Trainer
+from edge_sk.training.feed import Format, describe, open_feed
+from edge_sk.training.randomness import seed_everything
+from edge_sk.training.recipe import Recipe, load_recipe, make_recipe, parse_yaml, recipe_to_yaml
+
+RECIPE = "recipe.yaml"
+MANIFEST = "manifest.json"
+
+# Recipe keys that a resumed run may change: they alter where, how fast and how safely it computes, not what.
+FREE_KEYS = {
+    "data.accumulation",
+    "data.eval_batch_size",
+    "data.max_unreadable",
+    "data.root",
+    "data.download",
+    "runtime.compile",
+    "checkpoint.every_minutes",
+    "log.tensorboard",
+    "log.wandb",
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run as asked for, defaults filled in."""
+
+    arch: str
+    recipe: Recipe
+    recipe_name: str
+    data: str
+    seed: int
+    folder: Path
+    resume: bool
+
+    @property
+    def title(self) -> str:
+        """Name of the run in pictures and logs."""
+        return f"{self.arch} {self.recipe_name} seed {self.seed}"
+
+
+def make_plan(
+    arch: str,
+    *,
+    recipe: str | None = None,
+    data: str | None = None,
+    output: str | None = None,
+    overrides: Sequence[str] = (),
+    seed: int | None = None,
+    resume: bool = False,
+    recipes: Path,
+) -> Plan:
+    """Fill in what was not given: from the run folder when resuming, else from the architecture.
+
+    Args:
+        arch: A name that ``edge_sk.create_model`` takes.
+        recipe: Name or path; ``None``: ``digits`` without ``data``, else the architecture's family's.
+        data: ``--data``; ``None``: the digits.
+        output: Run folder; ``None``: ``runs/ARCH-RECIPE-seedN``.
+        overrides: ``section.key=value``.
+        seed: ``None``: 0.
+        resume: Continue the run in the folder.
+        recipes: Folder of the named recipes.
+
+    Raises:
+        InputError: The recipe is unknown or wrong, or there is nothing to resume.
+    """
+    name = recipe or ("digits" if data in (None, "digits") else edge_sk.models.default_recipe(arch))
+    if output is None:
+        stem = Path(name).stem if name.endswith((".yaml", ".yml")) else name
+        output = os.path.join("runs", f"{re.sub(r'[^A-Za-z0-9._+=,@-]', '-', arch)}-{stem}-seed{seed or 0}")
+    folder = Path(output)
+    elastic_restart = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+    if resume and not folder.is_dir():
+        raise InputError(f"nothing to resume: {folder} does not exist; start the run without --resume")
+    resume = resume or elastic_restart
+    saved = folder / RECIPE
+    if resume and recipe is None and saved.is_file():
+        values = parse_yaml(saved.read_text(encoding="utf-8"), str(saved))
+        chosen = make_recipe(values, overrides, origin=str(saved))
+        config = checkpoint.load_config(folder)
+        name, data = config.recipe, data or config.data
+        seed = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["seed"] if seed is None else seed
+    else:
+        chosen = load_recipe(name, overrides, folder=recipes)
+    return Plan(arch, chosen, name, data or "digits", seed or 0, folder, resume)
+
+
+def build_model(plan: Plan, num_classes: int) -> tuple[nn.Module, dict[str, Any], Format]:
+    """The network with the plan's seed, its ``default_cfg``, and how images are given to it.
+
+    Raises:
+        InputError: Unknown architecture or option.
+    """
+    seed_everything(plan.seed, "weights")
+    model = edge_sk.create_model(plan.arch, num_classes=num_classes)
+    cfg: dict[str, Any] = dict(model.default_cfg)  # type: ignore[arg-type]
+    data = plan.recipe.data
+    channels, height, width = cfg["input_size"]
+    if data.input_size is not None:
+        height = width = data.input_size
+    form = Format(
+        input_size=(channels, height, width),
+        crop_pct=data.crop_pct or cfg["crop_pct"],
+        interpolation=data.interpolation or cfg["interpolation"],
+    )
+    return model, cfg, form
+
+
+def dry_run(plan: Plan) -> str:
+    """What the run would be: recipe, parameters, MACs, steps."""
+    from edge_sk.profiling import profile
+
+    images, num_classes = describe(plan.data, plan.recipe.data)
+    model, _, form = build_model(plan, num_classes)
+    cost = profile(model, input_size=(1, *form.input_size))
+    batch = plan.recipe.data.batch_size
+    if batch > images:
+        raise InputError(f"data.batch_size={batch} is larger than the training set of {images} images")
+    steps, epochs = images // batch, plan.recipe.schedule.epochs
+    return (
+        f"{recipe_to_yaml(plan.recipe)}\n"
+        f"arch        {plan.arch}\n"
+        f"data        {plan.data}: {images:,} training images, {num_classes:,} classes\n"
+        f"input       {' x '.join(map(str, form.input_size))}\n"
+        f"parameters  {cost.params:,}\n"
+        f"MACs        {cost.macs:,}\n"
+        f"steps       {steps * epochs:,} ({epochs} epochs of {steps:,} steps of {batch} images)\n"
+        f"run folder  {plan.folder}"
+    )
+
+
+def start(plan: Plan, world: World, *, workers: int | None = None, argv: Sequence[str] | None = None) -> Trainer:
+    """Open the data, build the network, make or check the run folder, and resume if asked to.
+
+    Raises:
+        InputError: Bad data, architecture or folder, or a checkpoint that is not this run's.
+    """
+    if world.is_main:
+        _claim_folder(plan)
+    _, num_classes = describe(plan.data, plan.recipe.data)
+    model, cfg, form = build_model(plan, num_classes)
+    feed = open_feed(
+        plan.data,
+        plan.recipe,
+        form,
+        seed=plan.seed,
+        workers=workers,
+        rank=world.rank,
+        world_size=world.size,
+        pin_memory=world.device.type == "cuda",
+    )
+    config = checkpoint.RunConfig(
+        arch=plan.arch,
+        num_classes=num_classes,
+        classes=feed.classes,
+        in_chans=form.input_size[0],
+        input_size=form.input_size,
+        mean=tuple(cfg["mean"]),
+        std=tuple(cfg["std"]),
+        interpolation=form.interpolation,
+        crop_pct=form.crop_pct,
+        recipe=plan.recipe_name,
+        data=plan.data,
+        edge_sk_version=importlib.metadata.version("edge-sk"),
+    )
+    trainer = Trainer(
+        model,
+        plan.recipe,
+        feed,
+        folder=plan.folder,
+        world=world,
+        mean=config.mean,
+        std=config.std,
+        identity=_identity(plan, train_images=feed.train_images, num_classes=num_classes),
+        title=plan.title,
+    )
+    if plan.resume:
+        warning = trainer.resume()
+        if warning and world.is_main:
+            print(f"warning: {warning}; continuing from the one before it")
+    if world.is_main:
+        _describe_run(plan, config, argv)
+    return trainer
+
+
+def _identity(plan: Plan, *, train_images: int, num_classes: int) -> dict[str, Any]:
+    # Not the data set's path: data may be moved between the parts of a run.
+    recipe = {
+        f"{section}.{key}": value
+        for section, fields in plan.recipe.model_dump(mode="json").items()
+        for key, value in fields.items()
+        if f"{section}.{key}" not in FREE_KEYS
+    }
+    return {"arch": plan.arch, "seed": plan.seed, "train images": train_images, "classes": num_classes, **recipe}
+
+
+def _claim_folder(plan: Plan) -> None:
+    folder = plan.folder
+    if plan.resume:
+        return
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"--output {folder} is a file; give a folder")
+    if folder.is_dir() and any(folder.iterdir()):
+        remedy = "--resume continues it" if (folder / snapshot.CURRENT).exists() else "it is not empty"
+        raise InputError(f"{folder} exists already: {remedy}, another --output starts a new run")
+
+
+def _describe_run(plan: Plan, config: checkpoint.RunConfig, argv: Sequence[str] | None) -> None:
+    plan.folder.mkdir(parents=True, exist_ok=True)
+    record = manifest(argv, seed=plan.seed)
+    path = plan.folder / MANIFEST
+    if plan.resume and path.is_file():
+        first = json.loads(path.read_text(encoding="utf-8"))
+        record = first | {"resumed": [*first.get("resumed", []), record]}
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    checkpoint.save_config(plan.folder, config)
+    # Last: where it is, the folder can be resumed.
+    with atomic_write(plan.folder / RECIPE) as temporary:
+        temporary.write_text(f"# The resolved recipe of {plan.title}\n" + recipe_to_yaml(plan.recipe), encoding="utf-8")

@@ -1,0 +1,82 @@
+"""Train a network: ``python recipes/train.py --arch sk_shufflenetv2_1.0``."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from edge_sk.errors import script
+
+RECIPES = Path(__file__).resolve().parent
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog="Everything else is a field of the recipe: --dry-run lists them."
+    )
+    parser.add_argument("--arch", required=True, help="a name of the zoo, timm:NAME or torchvision:NAME")
+    parser.add_argument("--recipe", help="digits, light, large, cifar or a .yaml file (default: by data and arch)")
+    parser.add_argument("--data", help="digits, FOLDER with train/ and val/, torch/NAME, hfds/NAME, wds/FOLDER")
+    parser.add_argument("--output", metavar="DIR", help="run folder (default: runs/ARCH-RECIPE-seedN)")
+    parser.add_argument("--set", metavar="K=V", nargs="+", action="extend", default=[], help="recipe fields")
+    parser.add_argument("--seed", type=int, help="(default: 0)")
+    parser.add_argument("--device", help="cpu, cuda, cuda:N or mps (default: the best there is)")
+    parser.add_argument("--resume", action="store_true", help="continue the run in the run folder")
+    parser.add_argument("--workers", type=int, metavar="N", help="loader processes (default: by data and cores)")
+    parser.add_argument("--dry-run", action="store_true", help="print recipe, parameters, MACs and steps")
+    return parser.parse_args(argv)
+
+
+@script
+def main(argv: Sequence[str] | None = None) -> int:
+    """Train; returns the exit code."""
+    args = parse(argv)
+    from edge_sk.training.distributed import join_world
+    from edge_sk.training.runs import dry_run, make_plan, start
+
+    plan = make_plan(
+        args.arch,
+        recipe=args.recipe,
+        data=args.data,
+        output=args.output,
+        overrides=args.set,
+        seed=args.seed,
+        resume=args.resume,
+        recipes=RECIPES,
+    )
+    if args.dry_run:
+        print(dry_run(plan))
+        return 0
+    with join_world(args.device) as world:
+        trainer = start(plan, world, workers=args.workers, argv=None if argv is None else ["recipes/train.py", *argv])
+        outcome = trainer.run()
+        if not world.is_main:
+            return 0 if outcome.signal is None else 128 + outcome.signal
+    folder = shlex.quote(str(plan.folder))
+    if outcome.signal is not None:
+        print(f"\nstopped by {signal.Signals(outcome.signal).name} at step {outcome.step}; saved. Continue with:")
+        resume = shlex.join(["--arch", plan.arch, "--output", str(plan.folder), "--resume"])
+        print(f"  python {_script('recipes/train.py')} {resume}")
+        return 128 + outcome.signal
+    assert outcome.metrics is not None
+    print(f"\ntop-1 {outcome.metrics.top1:.2f} % on {outcome.metrics.images:,} test images. Run folder: {plan.folder}")
+    print("Next:")
+    print(f"  python {_script('recipes/evaluate.py')} --checkpoint {folder}")
+    exports = shlex.quote(os.path.join("exports", plan.folder.name))
+    print(f"  python {_script('deploy/export.py')} --checkpoint {folder} --output {exports}")
+    return 0
+
+
+def _script(name: str) -> str:
+    """A script's path as the user can type it from where they are."""
+    return shlex.quote(os.path.relpath(RECIPES.parent / name))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
