@@ -4,12 +4,12 @@ from typing import TYPE_CHECKING, Any
 
 from edge_sk.errors import InputError
 from edge_sk.models import create_model, list_models
+from edge_sk.reparameterize import reparameterize
 from edge_sk.selective_kernel import Kernel, SelectiveKernel
 
 if TYPE_CHECKING:
     from edge_sk.models._timm import register_with_timm
     from edge_sk.profiling import profile
-    from edge_sk.reparameterize import reparameterize
 
 __all__ = [
     "InputError",
@@ -26,7 +26,6 @@ __all__ = [
 _LAZY = {
     "profile": "edge_sk.profiling",
     "register_with_timm": "edge_sk.models._timm",
-    "reparameterize": "edge_sk.reparameterize",
 }
 
 

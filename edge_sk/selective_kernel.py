@@ -102,8 +102,8 @@ def _norm_of_vector(norm: nn.BatchNorm2d, z: Tensor) -> Tensor:
 class Gate(nn.Module):
     r"""Fuse and Select: from the pooled sum of the branches to one weight per branch and channel.
 
-    :math:`z = \delta(B(W s))` (Eq. 3), :math:`a_{m,c} = \mathrm{softmax}_m(A_{m,c} z)` (Eq. 5). Neither linear map has a
-    bias (the author's released network).
+    :math:`z = \delta(B(W s))` (Eq. 3), :math:`a_{m,c} = \mathrm{softmax}_m(A_{m,c} z)` (Eq. 5). Neither linear map has
+    a bias (the author's released network).
 
     Args:
         channels: ``C``.
@@ -216,6 +216,12 @@ class SelectiveKernel(nn.Module):
         s = _sum([u.mean((2, 3), keepdim=True) for u in maps])
         attention = self.gate(s)  # (N, M, C, 1, 1)
         return _sum([attention[:, m] * u for m, u in enumerate(maps)])
+
+    def fuse(self) -> nn.Module:
+        """The trained unit in its deploy form, a new module: what ``timm.utils.reparameterize_model`` asks for."""
+        from edge_sk.rewrites.selective import DeploySelectiveKernel
+
+        return DeploySelectiveKernel(self)
 
     def extra_repr(self) -> str:
         """Show the branches in short."""

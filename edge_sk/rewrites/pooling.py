@@ -1,0 +1,50 @@
+"""Pooling in the forms that delegates take."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from edge_sk.rewrites.trace import called_module, replace_module
+
+
+def keep_pooled_dims(graph: fx.GraphModule) -> int:
+    """Rewrite ``x.mean((2, 3))`` into a mean that keeps its axes, then a flatten."""
+    count = 0
+    for node in list(graph.graph.nodes):
+        if node.target not in ("mean", torch.mean) or not node.args:
+            continue
+        dims = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
+        keep = node.args[2] if len(node.args) > 2 else node.kwargs.get("keepdim", False)
+        if not _spatial(dims) or (keep and tuple(dims) == (2, 3)):
+            continue
+        with graph.graph.inserting_before(node):
+            pooled = graph.graph.call_method("mean", (node.args[0], (2, 3)), {"keepdim": True})
+            result = pooled if keep else graph.graph.call_method("flatten", (pooled, 1))
+        node.replace_all_uses_with(result)
+        graph.graph.erase_node(node)
+        count += 1
+    return count
+
+
+def _spatial(dims: Any) -> bool:
+    # Feature maps have four axes; -1 and -2 are the spatial ones.
+    return isinstance(dims, list | tuple) and sorted(d % 4 for d in dims if isinstance(d, int)) == [2, 3]
+
+
+def pad_before_average(graph: fx.GraphModule) -> int:
+    """Take counted zero padding out of average pooling: only pooling without it is delegated."""
+    count = 0
+    for node in list(graph.graph.nodes):
+        pool = called_module(graph, node)
+        if type(pool) is not nn.AvgPool2d or not pool.count_include_pad or pool.ceil_mode:
+            continue
+        pad_h, pad_w = (pool.padding,) * 2 if isinstance(pool.padding, int) else pool.padding
+        if not (pad_h or pad_w):
+            continue
+        bare = nn.AvgPool2d(pool.kernel_size, pool.stride, divisor_override=pool.divisor_override)
+        replace_module(graph, node, nn.Sequential(nn.ZeroPad2d((pad_w, pad_w, pad_h, pad_h)), bare))
+        count += 1
+    return count

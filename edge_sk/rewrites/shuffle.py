@@ -1,0 +1,238 @@
+"""Channel shuffles go into the weights around them.
+
+ShuffleNetV2 moves every channel in every unit: concat, shuffle, split. But which unit a channel is for is known in
+advance. So nothing moves until a unit needs it: a convolution gives its channels in the order in which later units take
+them, a unit's input is a concatenation of contiguous slices of earlier outputs, and the weights of both convolutions are
+permuted to match. The result is the same function without a shuffle and without the copies of the half that passes.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from edge_sk.rewrites.selective import DeploySelectiveKernel
+from edge_sk.rewrites.trace import call_counts, called_module, is_elementwise, shuffle_functions
+
+Channel = tuple[fx.Node, int]
+"""A channel of a tensor that a node outside the routing computes."""
+
+
+def absorb_shuffles(graph: fx.GraphModule) -> int:
+    """Absorb every channel shuffle whose neighbours can take the permutation; returns how many."""
+    router = _Router(graph)
+    return sum(router.absorb(region) for region in router.regions())
+
+
+class _Router:
+    def __init__(self, graph: fx.GraphModule) -> None:
+        self.graph = graph
+        self.calls = call_counts(graph)
+        self.position = {node: index for index, node in enumerate(graph.graph.nodes)}
+        self.channels: dict[fx.Node, list[Channel]] = {}
+        self.pieces: dict[fx.Node, list[list[Channel]]] = {}
+        self.shuffles: set[fx.Node] = set()
+        for node in graph.graph.nodes:
+            self._route(node)
+
+    def _route(self, node: fx.Node) -> None:
+        """Follow the channels through one node, if all it does is to move them."""
+        if node.op not in ("call_function", "call_method", "call_module"):
+            return
+        source = node.args[0] if node.args else None
+        shuffle_groups = self._shuffle_groups(node)
+        if shuffle_groups and (channels := self._of(source)):
+            per_group = len(channels) // shuffle_groups
+            self.channels[node] = [
+                channels[group * per_group + index] for index in range(per_group) for group in range(shuffle_groups)
+            ]
+            self.shuffles.add(node)
+        elif node.target is torch.cat and _dim(node, 1) == 1 and isinstance(source, list | tuple):
+            parts = [self._of(part) for part in source]
+            if all(parts):
+                self.channels[node] = [channel for part in parts for channel in part or []]
+        elif node.target in ("chunk", torch.chunk) and _dim(node, 2) == 1 and (channels := self._of(source)):
+            count = node.args[1] if len(node.args) > 1 else node.kwargs.get("chunks")
+            if isinstance(count, int):
+                size = -(-len(channels) // count)
+                self.pieces[node] = [channels[at : at + size] for at in range(0, len(channels), size)]
+        elif node.target is operator.getitem and source in self.pieces and isinstance(node.args[1], int):
+            self.channels[node] = self.pieces[source][node.args[1]]
+
+    def _shuffle_groups(self, node: fx.Node) -> int:
+        if node.op == "call_function" and node.target in (*shuffle_functions(), torch.channel_shuffle):
+            groups = node.args[1] if len(node.args) > 1 else node.kwargs.get("groups")
+            return groups if isinstance(groups, int) else 0
+        module = called_module(self.graph, node)
+        return module.groups if isinstance(module, nn.ChannelShuffle) else 0
+
+    def _of(self, node: Any) -> list[Channel] | None:
+        """Where the channels of a tensor come from; itself, if it is computed rather than moved."""
+        if node in self.channels:
+            return self.channels[node]
+        width = self._width(node)
+        return [(node, index) for index in range(width)] if width else None
+
+    def _width(self, node: Any) -> int:
+        """Channels of a computed tensor; 0 if that is not known."""
+        while isinstance(node, fx.Node):
+            module = called_module(self.graph, node)
+            if isinstance(module, nn.Conv2d | DeploySelectiveKernel):
+                return module.out_channels
+            if not (is_elementwise(self.graph, node) or isinstance(module, nn.BatchNorm2d | nn.MaxPool2d)):
+                return 0
+            node = node.args[0]
+        return 0
+
+    def regions(self) -> Iterator[list[fx.Node]]:
+        """Connected groups of moving nodes that contain a shuffle, each in graph order."""
+        moving = [node for node in self.graph.graph.nodes if node in self.channels or node in self.pieces]
+        seen: set[fx.Node] = set()
+        for start in moving:
+            if start in seen:
+                continue
+            region, queue = set(), [start]
+            while queue:
+                node = queue.pop()
+                if node in region:
+                    continue
+                region.add(node)
+                queue += [near for near in (*node.all_input_nodes, *node.users) if near in moving]
+                # Two regions that read one source share its order.
+                for source in node.all_input_nodes:
+                    if source not in moving:
+                        queue += [user for user in source.users if user in moving]
+            seen |= region
+            if region & self.shuffles:
+                yield sorted(region, key=self.position.__getitem__)
+
+    def absorb(self, region: list[fx.Node]) -> int:
+        """Rewrite one region; 0 if a neighbour cannot take a permutation."""
+        inside = set(region)
+        targets = [node for node in region if any(user not in inside for user in node.users)]
+        if not all(node in self.channels for node in targets):
+            return 0
+        sources = sorted(
+            {source for node in targets for source, _ in self.channels[node]}, key=self.position.__getitem__
+        )
+        producers = {source: self._producers(source, inside) for source in sources}
+        consumers = {target: self._consumers(target, inside) for target in targets}
+        if any(found is None for found in (*producers.values(), *consumers.values())):
+            return 0
+        needed: dict[Channel, list[int]] = {}
+        for index, target in enumerate(targets):
+            for channel in self.channels[target]:
+                needed.setdefault(channel, []).append(index)
+        new_place: dict[Channel, int] = {}
+        for source in sources:
+            width = len(self._of(source) or [])
+            # Channels that go to the same places lie together, those that are needed first in front.
+            order = sorted(range(width), key=lambda index: needed.get((source, index), [len(targets)]))  # noqa: B023
+            for place, index in enumerate(order):
+                new_place[source, index] = place
+            for module in producers[source] or []:
+                _permute_output(module, order)
+        for target in targets:
+            old = self.channels[target]
+            order = sorted(
+                range(len(old)),
+                key=lambda index: (self.position[old[index][0]], new_place[old[index]]),  # noqa: B023
+            )
+            self._materialize(target, [(old[index][0], new_place[old[index]]) for index in order], inside)
+            for module in consumers[target] or []:
+                _permute_input(module, order)
+        self.graph.graph.eliminate_dead_code()
+        return len(inside & self.shuffles)
+
+    def _materialize(self, target: fx.Node, channels: list[Channel], inside: set[fx.Node]) -> None:
+        """Gather a target from contiguous runs of its sources."""
+        runs: list[tuple[fx.Node, int, int]] = []
+        for source, place in channels:
+            if runs and runs[-1][0] is source and runs[-1][2] == place:
+                runs[-1] = (source, runs[-1][1], place + 1)
+            else:
+                runs.append((source, place, place + 1))
+        with self.graph.graph.inserting_before(target.next):
+            parts = [self._slice(*run) for run in runs]
+            gathered = parts[0] if len(parts) == 1 else self.graph.graph.call_function(torch.cat, (parts, 1))
+        target.replace_all_uses_with(gathered, delete_user_cb=lambda user: user not in inside)
+
+    def _slice(self, source: fx.Node, start: int, stop: int) -> fx.Node:
+        if (start, stop) == (0, len(self._of(source) or [])):
+            return source
+        return self.graph.graph.call_function(operator.getitem, (source, (slice(None), slice(start, stop))))
+
+    def _producers(self, node: Any, inside: set[fx.Node]) -> list[nn.Module] | None:
+        """Modules to permute so that a source's channels change order; ``None`` if that cannot be done."""
+        found: list[nn.Module] = []
+        if any(user not in inside for user in node.users):
+            return None
+        while isinstance(node, fx.Node):
+            module = called_module(self.graph, node)
+            if module is not None and not is_elementwise(self.graph, node):
+                if self.calls[id(module)] > 1 or not _permutable(module):
+                    return None
+                found.append(module)
+                if _is_dense(module):
+                    return found
+            elif not is_elementwise(self.graph, node):
+                return None
+            node = node.args[0]
+            if not isinstance(node, fx.Node) or len(node.users) > 1:
+                return None
+        return None
+
+    def _consumers(self, target: fx.Node, inside: set[fx.Node]) -> list[nn.Module] | None:
+        """Modules to permute so that they take a target's channels in another order; ``None`` if that cannot be done."""
+        found: list[nn.Module] = []
+        queue = [user for user in target.users if user not in inside]
+        while queue:
+            node = queue.pop()
+            module = called_module(self.graph, node)
+            if is_elementwise(self.graph, node):
+                queue += node.users
+                continue
+            if module is None or self.calls[id(module)] > 1 or not _permutable(module):
+                return None
+            found.append(module)
+            if not _is_dense(module):
+                queue += node.users
+        return found
+
+
+def _dim(node: fx.Node, position: int) -> Any:
+    return node.args[position] if len(node.args) > position else node.kwargs.get("dim", 0)
+
+
+def _is_dense(module: nn.Module) -> bool:
+    return type(module) is nn.Conv2d and module.groups == 1
+
+
+def _is_depthwise(module: nn.Module) -> bool:
+    return type(module) is nn.Conv2d and module.groups == module.in_channels == module.out_channels
+
+
+def _permutable(module: nn.Module) -> bool:
+    return (
+        _is_dense(module) or _is_depthwise(module) or (isinstance(module, DeploySelectiveKernel) and module.depthwise)
+    )
+
+
+def _permute_output(module: nn.Module, order: list[int]) -> None:
+    if isinstance(module, DeploySelectiveKernel):
+        module.permute_channels(order)
+    elif isinstance(module, nn.Conv2d):
+        module.weight.data = module.weight.data[order]
+        if module.bias is not None:
+            module.bias.data = module.bias.data[order]
+
+
+def _permute_input(module: nn.Module, order: list[int]) -> None:
+    if _is_dense(module) and isinstance(module, nn.Conv2d):
+        module.weight.data = module.weight.data[:, order]
+    else:
+        _permute_output(module, order)
