@@ -1,0 +1,234 @@
+"""The zoo: exact counts, every name runs, and names, options and weights that are wrong say so."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+import edge_sk
+from edge_sk import InputError, SelectiveKernel
+from edge_sk.models import default_recipe, input_size
+
+LivedIn = Callable[[nn.Module], nn.Module]
+# One of each construction, small; the slow sweep takes the other names.
+SAMPLE = ["shufflenetv2_0.5", "se_shufflenetv2_0.5", "sk_shufflenetv2_1.0", "se_mobilenetv2_0.5", "sk_mobilenetv2_0.5"]
+SAMPLE += ["sk_mobilenetv1_1.0", "sk_mobilenetv3_small_1.0", "sk_mobilenetv4_conv_small", "sknet26", "sknet29"]
+
+EXACT = {
+    "sknet26": 16_746_408,
+    "sknet50": 27_479_784,
+    "sknet101": 48_736_040,
+    "sknet50@kernels=3+3d2+3d3": 29_249_512,
+    "resnext50": 25_028_904,
+    "resnext101": 44_177_704,
+    "shufflenetv2_1.0": 2_278_604,
+    "shufflenetv2_0.5": 1_366_792,
+    "sk_shufflenetv2_0.5": 1_442_096,
+    "sk_shufflenetv2_1.0": 2_459_410,
+    "sk_mobilenetv2_1.0": 4_532_360,
+    # DCANet's: d = C / 8 without a floor.
+    "sk_mobilenetv2_1.0@reduction=8,min_width=1": 5_277_248,
+    "sknet29": 27_813_450,
+}
+# What the facts give in millions: SK placements, SE, Tables 3, 6 and 7, the CIFAR networks.
+ROUNDED = {
+    "sk_shufflenetv2_0.5@sk_units=main": 1.460,
+    "sk_shufflenetv2_0.5@sk_units=all": 1.478,
+    "sk_shufflenetv2_1.0@sk_units=main": 2.503,
+    "sk_shufflenetv2_1.0@sk_units=all": 2.543,
+    "se_shufflenetv2_0.5": 1.397,
+    "se_shufflenetv2_1.0": 2.449,
+    "sk_mobilenetv1_1.0": 4.862,
+    "senet50": 27.6,
+    "senet101": 49.0,
+    "resnext50_bam": 25.4,
+    "resnext50_wider": 28.0,
+    "resnext56": 27.3,
+    "resnext50_36x4d": 27.5,
+    "sknet50@kernels=3+3d3": 27.5,
+    "sknet50@kernels=3+3": 27.5,
+    "sknet50@kernels=3+5g64": 28.0,
+    "sknet50@kernels=3+7g128": 28.0,
+    "sknet50@kernels=3d3,select=false": 25.0,
+    "sknet50@kernels=3+3d2,select=false": 26.5,
+    "sknet50@kernels=3+3d2+3d3,select=false": 27.9,
+    "resnext29_16x32d": 25.1,
+    "resnext29_8x64d": 34.4,
+    "resnext29_16x64d": 68.2,
+    "senet29": 34.9,
+}
+
+
+def count(name: str) -> int:
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in edge_sk.create_model(name).parameters())
+
+
+@pytest.mark.parametrize(("name", "expected"), EXACT.items())
+def test_exact_parameters(name: str, expected: int) -> None:
+    assert count(name) == expected
+
+
+@pytest.mark.parametrize(("name", "millions"), ROUNDED.items())
+def test_parameters_in_millions(name: str, millions: float) -> None:
+    digits = len(str(millions).split(".")[1])
+    assert math.isclose(count(name) / 1e6, millions, abs_tol=0.51 * 10**-digits)
+
+
+def test_every_name_of_the_design_exists() -> None:
+    widths = ("0.5", "1.0", "1.5", "2.0")
+    mobile = ("mobilenetv1_1.0", "mobilenetv2_0.5", "mobilenetv2_1.0", "mobilenetv2_1.4", "mobilenetv3_small_1.0")
+    mobile += ("mobilenetv3_large_1.0", "mobilenetv4_conv_small")
+    names = {f"{kind}shufflenetv2_{width}" for kind in ("", "se_", "sk_") for width in widths}
+    names |= {f"{kind}{name}" for kind in ("", "sk_") for name in mobile}
+    names |= {f"se_{name}" for name in mobile[:4]}
+    names |= {f"{kind}{depth}" for kind in ("resnext", "senet", "sknet") for depth in (26, 50, 101)}
+    names |= {"resnext50_wider", "resnext56", "resnext50_36x4d"}
+    names |= {f"resnext{depth}_{gate}" for depth in (50, 101) for gate in ("bam", "cbam")}
+    names |= {"resnext29_16x32d", "resnext29_8x64d", "resnext29_16x64d", "senet29", "sknet29"}
+    assert set(edge_sk.list_models()) == names
+
+
+def test_listing_is_natural_and_filters() -> None:
+    assert edge_sk.list_models("sknet*") == ["sknet26", "sknet29", "sknet50", "sknet101"]
+    assert edge_sk.list_models("sk_shufflenetv2_*") == [f"sk_shufflenetv2_{w}" for w in ("0.5", "1.0", "1.5", "2.0")]
+    assert edge_sk.list_models("nothing*") == []
+
+
+def run_once(name: str) -> None:
+    """Forward, backward and torch.export, at a small size."""
+    model = edge_sk.create_model(name, num_classes=7)
+    c, h, _ = input_size(name)
+    x = torch.randn(2, c, *(2 * [32 if h == 32 else 64]))
+    out = model(x)
+    assert out.shape == (2, 7)
+    out.square().mean().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+    model.eval()
+    program = torch.export.export(model, (x,))
+    torch.testing.assert_close(program.module()(x), model(x), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", SAMPLE)
+def test_runs_trains_and_exports(name: str) -> None:
+    run_once(name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in edge_sk.list_models() if name not in SAMPLE])
+def test_the_rest_runs_trains_and_exports(name: str) -> None:
+    run_once(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "units"), [("sk_shufflenetv2_1.0", 13), ("sk_mobilenetv2_1.0", 17), ("sknet26", 8), ("sknet29", 9)]
+)
+def test_number_of_units(name: str, units: int) -> None:
+    with torch.device("meta"):
+        model = edge_sk.create_model(name)
+    assert sum(isinstance(module, SelectiveKernel) for module in model.modules()) == units
+
+
+def test_channels_and_classes() -> None:
+    model = edge_sk.create_model("sk_shufflenetv2_0.5", num_classes=3, in_chans=1, drop_rate=0.2)
+    assert model(torch.randn(2, 1, 64, 64)).shape == (2, 3)
+    assert edge_sk.create_model("sknet29").default_cfg["num_classes"] == 10
+    assert edge_sk.create_model("sk_mobilenetv2_0.5", in_chans=1)(torch.randn(2, 1, 64, 64)).shape == (2, 1000)
+
+
+def test_other_libraries_names() -> None:
+    for name in ("timm:mobilenetv2_050", "torchvision:shufflenet_v2_x0_5"):
+        model = edge_sk.create_model(name, num_classes=4).eval()
+        assert model(torch.randn(1, 3, 64, 64)).shape == (1, 4)
+        assert model.default_cfg["input_size"] == (3, 224, 224)
+        assert default_recipe(name) == "light"
+
+
+def test_default_recipe_and_size() -> None:
+    assert default_recipe("sk_mobilenetv2_1.0@reduction=8") == "light"
+    assert default_recipe("sknet50") == "large"
+    assert default_recipe("sknet29") == "cifar"
+    assert input_size("sknet29") == (3, 32, 32)
+    assert input_size("sk_shufflenetv2_1.0") == (3, 224, 224)
+
+
+def test_starts_from_a_file(tmp_path: Path, lived_in: LivedIn) -> None:
+    trained = lived_in(edge_sk.create_model("sk_shufflenetv2_0.5", num_classes=5))
+    x = torch.randn(2, 3, 64, 64)
+    safe, pickled = tmp_path / "model.safetensors", tmp_path / "weights.pth"
+    save_file(trained.state_dict(), safe)
+    torch.save({"state_dict": {f"module.{k}": v for k, v in trained.state_dict().items()}}, pickled)
+    for source in (safe, tmp_path, pickled):
+        model = edge_sk.create_model("sk_shufflenetv2_0.5", num_classes=5, init_from=source).eval()
+        torch.testing.assert_close(model(x), trained(x))
+    other_classes = edge_sk.create_model("sk_shufflenetv2_0.5", num_classes=6, init_from=safe)
+    assert torch.equal(other_classes.state_dict()["conv5.0.weight"], trained.state_dict()["conv5.0.weight"])
+
+
+def test_selective_kernels_start_from_the_plain_network(tmp_path: Path, lived_in: LivedIn) -> None:
+    plain = lived_in(edge_sk.create_model("mobilenetv2_0.5", num_classes=5))
+    save_file(plain.state_dict(), tmp_path / "plain.safetensors")
+    grafted = edge_sk.create_model(
+        "sk_mobilenetv2_0.5", num_classes=5, kernels="3+5", init_from=tmp_path / "plain.safetensors"
+    ).eval()
+    x = torch.randn(2, 3, 64, 64)
+    torch.testing.assert_close(grafted(x), plain(x), rtol=1e-4, atol=1e-4)
+
+
+def test_bad_weights(tmp_path: Path) -> None:
+    foreign = tmp_path / "foreign.safetensors"
+    save_file({"conv.weight": torch.zeros(3)}, foreign)
+    truncated = tmp_path / "truncated.safetensors"
+    save_file(edge_sk.create_model("shufflenetv2_0.5").state_dict(), truncated)
+    truncated.write_bytes(truncated.read_bytes()[:5000])
+    damaged = tmp_path / "damaged.pth"
+    damaged.write_bytes(b"not a checkpoint")
+    module = tmp_path / "module.pth"
+    torch.save(nn.Linear(2, 2), module)
+    numbers = tmp_path / "numbers.pth"
+    torch.save([1, 2, 3], numbers)
+    other_shape = tmp_path / "other.safetensors"
+    save_file(edge_sk.create_model("shufflenetv2_1.0").state_dict(), other_shape)
+    for source, message in (
+        (foreign, "are of another network: .* tensors missing and 1 unknown"),
+        (truncated, "is not a whole safetensors file"),
+        (damaged, "cannot be read as weights"),
+        (module, "cannot be read as weights"),
+        (numbers, "holds no state dict"),
+        (tmp_path / "missing.pth", "no weights at .*missing.pth; give a run folder"),
+        (other_shape, "do not fit: .* is .* there and"),
+        ("timm:no_such_model", "timm has no model 'no_such_model'"),
+        ("torchvision:no_such_model", "torchvision has no model 'no_such_model'"),
+        ("torchvision:mobilenet_v2.NOPE", "has no weights 'NOPE'; it has IMAGENET1K_V1"),
+    ):
+        with pytest.raises(InputError, match=message):
+            edge_sk.create_model("shufflenetv2_0.5", init_from=source)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("sk_shufflenetv2_1", {}, "unknown model 'sk_shufflenetv2_1'; did you mean sk_shufflenetv2_1.5"),
+        ("xyzzy", {}, "unknown model 'xyzzy'; edge_sk.list_models"),
+        ("timm:mobilenetv2_10", {}, "timm has no model 'mobilenetv2_10'; did you mean"),
+        ("torchvision:shufflenet", {}, "torchvision has no classification model 'shufflenet'"),
+        ("shufflenetv2_1.0", {"kernels": "3+5"}, "has no option 'kernels' .it has no selective kernels."),
+        ("sk_mobilenetv2_1.0", {"sk_units": "all"}, "has no option 'sk_units'; it has drop_rate, kernels"),
+        ("sk_shufflenetv2_1.0", {"sk_units": "some"}, "sk_units='some' is not known; use 'stride1'"),
+        ("sk_shufflenetv2_1.0", {"select": "no"}, "select='no' is neither true nor false"),
+        ("sk_shufflenetv2_1.0", {"kernels": "3"}, "needs at least 2 kernels, got 1"),
+        ("sk_shufflenetv2_1.0", {"drop_rate": 1.5}, "drop_rate=1.5 is not a probability"),
+        ("sk_shufflenetv2_1.0@select", {}, "'select' in sk_shufflenetv2_1.0@select is not option=value"),
+        ("timm:mobilenetv2_050", {"wrong": 1}, "timm:mobilenetv2_050 does not take these options"),
+        ("torchvision:mobilenet_v2", {"wrong": 1}, "torchvision:mobilenet_v2 does not take these options"),
+    ],
+)
+def test_bad_names_and_options(name: str, options: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        edge_sk.create_model(name, **options)

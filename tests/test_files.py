@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+import pytest
+
+from edge_sk.errors import InputError, require, script
+from edge_sk.files import artifact_path, atomic_write
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    target = tmp_path / "record.json"
+    with atomic_write(target) as temporary:
+        temporary.write_text("old")
+    with pytest.raises(ZeroDivisionError), atomic_write(target) as temporary:
+        temporary.write_text(f"half {1 // 0}")
+    assert target.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [target]
+    with atomic_write(target) as temporary:
+        temporary.write_text("new")
+    assert target.read_text() == "new"
+    assert target.stat().st_mode & 0o444
+
+
+def test_names_keep_their_width() -> None:
+    assert artifact_path("out", "sk_shufflenetv2_1.0", ".pte") == Path("out/sk_shufflenetv2_1.0.pte")
+
+
+@pytest.mark.parametrize(
+    ("raised", "code", "line"),
+    [
+        (InputError("x is 3; use 4"), 2, "error: x is 3; use 4\n"),
+        (OSError(errno.ENOSPC, "No space left on device", "a.pte"), 1, "error: No space left on device: a.pte; free"),
+        (KeyboardInterrupt(), 130, "interrupted\n"),
+    ],
+)
+def test_scripts_answer_with_one_line(
+    raised: BaseException, code: int, line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    @script
+    def main(argv: object = None) -> int:
+        raise raised
+
+    assert main() == code
+    error = capsys.readouterr().err
+    assert error.startswith(line)
+    assert error.count("\n") == 1
+
+
+def test_a_missing_package_names_its_extra() -> None:
+    with pytest.raises(InputError, match=r'needs no_such_package .*: pip install "edge-sk\[deploy\]"'):
+        require("no_such_package", extra="deploy", needed_for="export")
+    assert require("json", extra="deploy", needed_for="export").loads("1") == 1

@@ -1,0 +1,51 @@
+"""What others rely on: light import, the public names, file names that shadow nothing, what the wheel holds."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import edge_sk
+
+ROOT = Path(__file__).parent.parent
+HEAVY = ("timm", "torchvision", "executorch", "coremltools", "fvcore", "sklearn", "matplotlib", "plotly", "pydantic")
+
+
+def test_import_is_light() -> None:
+    code = f"import sys, edge_sk; edge_sk.list_models(); print([m for m in {HEAVY} if m in sys.modules])"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert loaded.strip() == "[]"
+
+
+def test_public_names_exist() -> None:
+    for name in edge_sk.__all__:
+        assert getattr(edge_sk, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        edge_sk.nothing  # noqa: B018
+
+
+def test_no_script_shadows_a_package() -> None:
+    taken = set(sys.stdlib_module_names) | {*HEAVY, "torch", "torchao", "numpy", "rich", "yaml", "safetensors"}
+    scripts = [*(ROOT / "recipes").glob("*.py"), *(ROOT / "deploy").rglob("*.py")]
+    assert scripts
+    assert [script for script in scripts if script.stem in taken] == []
+
+
+def test_the_library_never_imports_the_scripts() -> None:
+    for source in (ROOT / "edge_sk").rglob("*.py"):
+        for line in source.read_text().splitlines():
+            assert not line.startswith(("from recipes", "import recipes", "from deploy", "import deploy")), source
+
+
+@pytest.mark.slow
+def test_the_wheel_holds_only_the_library(tmp_path: Path) -> None:
+    subprocess.run(
+        [sys.executable, "-m", "build", "--wheel", "--outdir", tmp_path, ROOT], check=True, capture_output=True
+    )
+    (wheel,) = tmp_path.glob("*.whl")
+    tops = {name.split("/")[0] for name in zipfile.ZipFile(wheel).namelist()}
+    assert {top for top in tops if not top.endswith(".dist-info")} == {"edge_sk"}
