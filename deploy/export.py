@@ -1,0 +1,112 @@
+"""Export a trained network for phones: files for ExecuTorch and Core ML, each proven equal, with a record beside it.
+
+python deploy/export.py --checkpoint runs/sk_shufflenetv2_1.0 --output exports
+python deploy/export.py --arch sk_shufflenetv2_1.0 --formats pte --precisions fp32 int8 --output exports
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from edge_sk.errors import InputError, script
+from edge_sk.export import network as networks
+from edge_sk.export.record import Record
+
+FORMATS = ("pte", "mlpackage")
+PRECISIONS = ("fp32", "fp16", "int8")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    p = argparse.ArgumentParser(
+        prog="deploy/export.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    source = p.add_mutually_exclusive_group(required=True)
+    source.add_argument("--checkpoint", metavar="RUN", help="run folder of recipes/train.py")
+    source.add_argument("--arch", help="a name of the zoo, timm:NAME or torchvision:NAME, untrained: for latency")
+    p.add_argument("--output", required=True, metavar="DIR", help="folder for the files")
+    p.add_argument("--formats", nargs="+", choices=FORMATS, default=["pte"], help="default: pte")
+    p.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=["fp32"], help="default: fp32")
+    p.add_argument("--backend", choices=("xnnpack", "coreml", "vulkan"), default="xnnpack", help="delegate of the .pte")
+    p.add_argument("--data", help="images for parity and calibration; default: the training's, else digits")
+    p.add_argument("--images", type=int, default=64, help="images for parity, at least 64 (default)")
+    p.add_argument("--softmax", action="store_true", help="end in probabilities instead of logits")
+    p.add_argument("--allow-fallback", action="store_true", help="accept operators outside the delegate")
+    p.add_argument("--bundle", action="store_true", help="also write .bpte: the program with inputs and outputs")
+    return p
+
+
+@script
+def main(argv: Sequence[str] | None = None) -> int:
+    """Export what the command line says."""
+    args = parser().parse_args(argv)
+    network = (
+        networks.from_run(args.checkpoint, data=args.data)
+        if args.checkpoint
+        else networks.from_arch(args.arch, data=args.data or "digits")
+    )
+    command = ["deploy/export.py", *(sys.argv[1:] if argv is None else argv)]
+    failures: list[InputError] = []
+    for form in args.formats:
+        for precision in args.precisions:
+            try:
+                record = _export(network, form, precision, args, command)
+            except InputError as error:
+                # The other files are still wanted; the exit code tells.
+                print(f"error: {network.arch} {form} {precision}: {error}", file=sys.stderr)
+                failures.append(error)
+            else:
+                print(summary(record))
+    return 2 if failures else 0
+
+
+def _export(
+    network: networks.Network, form: str, precision: str, args: argparse.Namespace, command: list[str]
+) -> Record:
+    from edge_sk import export
+
+    if form == "pte":
+        return export.to_pte(
+            network,
+            args.output,
+            precision=precision,  # type: ignore[arg-type]
+            backend=args.backend,
+            softmax=args.softmax,
+            allow_fallback=args.allow_fallback,
+            bundle=args.bundle,
+            images=args.images,
+            argv=command,
+        )
+    return export.to_mlpackage(
+        network,
+        args.output,
+        precision=precision,  # type: ignore[arg-type]
+        softmax=args.softmax,
+        images=args.images,
+        argv=command,
+    )
+
+
+def summary(record: Record) -> str:
+    """A few lines for people."""
+    lines = [f"{record.file}  {record.size_bytes / 1e6:.2f} MB"]
+    if record.delegation is not None:
+        left = ", ".join(f"{item.count}x {item.operator}" for item in record.delegation.left) or "nothing"
+        lines.append(f"  delegates: {record.delegation.delegates}, left outside: {left}")
+        if record.delegation.in_float:
+            lines.append(f"  computed in float: {', '.join(record.delegation.in_float)}")
+    if (proof := record.parity) is not None:
+        lines.append(
+            f"  parity on {proof.images} images: top-1 agreement {proof.top1_agreement:.1%}, SQNR "
+            f"{proof.sqnr_db:.1f} dB, largest relative difference {proof.relative:.1e}"
+        )
+    if (accuracy := record.accuracy) is not None:
+        lines.append(f"  accuracy on {accuracy.images} images: {accuracy.top1:.2%}, eager {accuracy.eager_top1:.2%}")
+    lines += [f"  note: {note}" for note in record.notes]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

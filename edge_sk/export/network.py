@@ -1,0 +1,164 @@
+"""What is exported: a network, where its weights come from, and how it wants its images."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from edge_sk.errors import InputError
+from edge_sk.export.record import InputContract
+
+UNTRAINED = "untrained"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Network:
+    """A network ready to be exported.
+
+    Args:
+        arch: Name of the zoo, ``timm:NAME`` or ``torchvision:NAME``, with its options.
+        model: In eval mode, on the CPU.
+        weights: The run folder or pretrained tag they come from, or ``"untrained"``.
+        input_size: ``(C, H, W)``.
+        mean: Per channel, of values in [0, 1].
+        std: Per channel.
+        interpolation: Resampling for evaluation.
+        crop_pct: Share of the resized image that the centre crop keeps.
+        labels: Names of the classes, where known.
+        data: What :func:`edge_sk.training.data.eval_batches` reads for parity, calibration and accuracy.
+        knows_data: Whether the network was trained on the classes of ``data``, so that accuracy on it means something.
+    """
+
+    arch: str
+    model: nn.Module
+    weights: str
+    input_size: tuple[int, int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    interpolation: str = "bilinear"
+    crop_pct: float = 0.875
+    labels: list[str] | None = None
+    data: str = "digits"
+    knows_data: bool = False
+
+    @property
+    def stem(self) -> str:
+        """The arch as the first part of a file name."""
+        return re.sub(r"[^A-Za-z0-9._-]+", "-", self.arch)
+
+    @property
+    def contract(self) -> InputContract:
+        """What an application must feed."""
+        return InputContract(
+            shape=[1, *self.input_size],
+            mean=list(self.mean),
+            std=list(self.std),
+            interpolation=self.interpolation,
+            crop_pct=self.crop_pct,
+        )
+
+    def example(self) -> Tensor:
+        """One image of zeros, ``(1, C, H, W)``."""
+        return torch.zeros(1, *self.input_size)
+
+    def images(self, *, split: Literal["train", "test"], limit: int | None) -> Iterator[tuple[Tensor, Tensor]]:
+        """Real images in [0, 1] and their labels, one batch after another."""
+        from edge_sk.training.data import eval_batches
+
+        config = {
+            "input_size": self.input_size,
+            "crop_pct": self.crop_pct,
+            "interpolation": self.interpolation,
+        }
+        return eval_batches(config, data=self.data, split=split, limit=limit)
+
+
+def from_run(folder: str | Path, *, data: str | None = None) -> Network:
+    """The trained network of a run folder.
+
+    Args:
+        folder: What ``recipes/train.py`` wrote.
+        data: Images for parity and calibration; ``None`` takes those of the training.
+
+    Raises:
+        InputError: No run folder, or its weights are another architecture's.
+    """
+    from edge_sk.training.checkpoint import load_run
+
+    run = load_run(folder)
+    config = run.config
+    return Network(
+        arch=config.arch + _options_text(config.arch, config.options),
+        model=run.model,
+        weights=Path(folder).name,
+        input_size=config.input_size,
+        mean=config.mean,
+        std=config.std,
+        interpolation=config.interpolation,
+        crop_pct=config.crop_pct,
+        labels=config.classes,
+        data=data or config.data,
+        knows_data=data in (None, config.data),
+    )
+
+
+def from_arch(name: str, *, data: str = "digits", init_from: str | None = None) -> Network:
+    """A network of the zoo, of timm or of torchvision, to measure latency with.
+
+    Args:
+        name: As :func:`edge_sk.create_model` takes it.
+        data: Images for parity and calibration.
+        init_from: Pretrained weights; without them the network is untrained, and the record says so.
+
+    Raises:
+        InputError: An unknown name.
+    """
+    import edge_sk
+
+    # Untrained weights are random: two exports of one name must still be the same file.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = edge_sk.create_model(name, init_from=init_from).eval()
+    cfg: dict[str, Any] = model.default_cfg  # type: ignore[assignment]
+    return Network(
+        arch=name,
+        model=model,
+        weights=init_from or UNTRAINED,
+        input_size=tuple(cfg["input_size"]),  # type: ignore[arg-type]
+        mean=tuple(cfg["mean"]),
+        std=tuple(cfg["std"]),
+        interpolation=cfg.get("interpolation") or "bilinear",
+        crop_pct=cfg.get("crop_pct") or 0.875,
+        data=data,
+    )
+
+
+def _options_text(arch: str, options: dict[str, Any]) -> str:
+    if not options or "@" in arch:
+        return ""
+    return "@" + ",".join(f"{key}={value}" for key, value in sorted(options.items()))
+
+
+def check_output(folder: Path) -> None:
+    """Make the output folder, and make sure that a file can be written there before minutes of work.
+
+    Raises:
+        InputError: It cannot.
+    """
+    import os
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".edge_sk-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise InputError(
+            f"cannot write into --output {folder}: {error.strerror}; give a folder that you may write to"
+        ) from error
