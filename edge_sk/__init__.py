@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from edge_sk.errors import InputError
+from edge_sk.grafting import graft
 from edge_sk.models import create_model, list_models
 from edge_sk.reparameterize import reparameterize
 from edge_sk.selective_kernel import Kernel, SelectiveKernel
@@ -16,6 +17,7 @@ __all__ = [
     "Kernel",
     "SelectiveKernel",
     "create_model",
+    "graft",
     "list_models",
     "profile",
     "register_with_timm",

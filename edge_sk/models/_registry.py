@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import nn
 
-from edge_sk import graft
+from edge_sk import grafting
 from edge_sk.errors import InputError
 from edge_sk.models import _weights, cifar, mobilenet, resnext, shufflenetv2
 from edge_sk.models._entry import DEFAULT_CFG, Entry
@@ -59,8 +59,9 @@ def create_model(
             ``"sk_shufflenetv2_0.5@kernels=3+3d2,select=false"``.
         num_classes: Classes; ``None`` takes 1000, and 10 for the CIFAR networks.
         in_chans: Channels of the image.
-        init_from: Starting weights: ``timm:NAME.TAG``, ``torchvision:NAME.WEIGHTS``, a run folder or a file. Weights of the
-            plain network start one with selective kernels too: branches that can hold the old filter start as it.
+        init_from: Starting weights: ``timm:NAME.TAG``, ``torchvision:NAME.WEIGHTS``, a run folder or a file. Weights
+            of the plain network start one with selective kernels too: branches that can hold the old filter start as
+            it.
         options: ``drop_rate``; for names with selective kernels also ``kernels``, ``reduction`` (r), ``min_width`` (L),
             ``select`` and, in ShuffleNetV2, ``sk_units``. Together they build every row of the paper's Tables 3, 6, 7.
 
@@ -117,13 +118,10 @@ def insert_units(entry: Entry, model: nn.Module, options: dict[str, Any], *, kee
         "select": options.get("select", True),
         "act_layer": recipe.act_layer,
     }
-    before = {site.name: model.get_submodule(site.norm) for site in graft.find_sites(model)} if keep_weights else {}
-    for site in graft.insert(model, where=where, **unit):
-        if keep_weights:
-            norm, grafted = before[site.name], model.get_submodule(site.name)
-            assert isinstance(norm, nn.BatchNorm2d)
-            assert isinstance(grafted, graft.SelectiveKernel)
-            graft.copy_site(site, norm, grafted)
+    grafted = grafting.insert(model, where=where, **unit)
+    if keep_weights:
+        for site, kernel in grafted:
+            grafting.preserve.start(kernel, site)
 
 
 def find(name: str) -> Entry:

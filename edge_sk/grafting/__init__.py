@@ -1,0 +1,26 @@
+"""Graft selective kernels onto a network: :func:`edge_sk.graft` and what it is made of."""
+
+from edge_sk.grafting import preserve
+from edge_sk.grafting._graft import graft
+from edge_sk.grafting.report import Replaced, Report
+from edge_sk.grafting.site import Left, Site
+from edge_sk.grafting.unit import default_kernels, insert, make_unit, replace
+from edge_sk.grafting.where import Where, depthwise, grouped, stages, stride1
+
+__all__ = [
+    "Left",
+    "Replaced",
+    "Report",
+    "Site",
+    "Where",
+    "default_kernels",
+    "depthwise",
+    "graft",
+    "grouped",
+    "insert",
+    "make_unit",
+    "preserve",
+    "replace",
+    "stages",
+    "stride1",
+]

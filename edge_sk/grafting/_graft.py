@@ -1,0 +1,327 @@
+"""The graft itself."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from edge_sk.errors import InputError
+from edge_sk.grafting import dataflow, eligibility, measure, preserve, structure
+from edge_sk.grafting.report import Replaced, Report
+from edge_sk.grafting.site import Left, Site, describe
+from edge_sk.grafting.unit import Init, Kernels, activation_moves, make_unit, replace
+from edge_sk.selective_kernel import SelectiveKernel
+
+# Rounding stays orders of magnitude below these; a network that uses a site in a way nobody saw lies far above.
+_ROUNDING = {torch.float64: 1e-6, torch.float32: 1e-2, torch.float16: 0.5, torch.bfloat16: 0.5}
+
+
+def graft(
+    model: nn.Module,
+    *,
+    kernels: Kernels | Callable[[Site], Kernels | None] | None = None,
+    where: Callable[[Site], bool] | None = None,
+    init: Init = "preserve",
+    reduction: int = 16,
+    min_width: int = 32,
+    select: bool = True,
+    input_size: int | Sequence[int] | None = None,
+    images: Tensor | None = None,
+) -> tuple[nn.Module, Report]:
+    """Give a network selective kernels, and keep what it has learned.
+
+    Every depthwise or grouped ``k x k`` convolution (``k >= 3``) with batch normalisation behind it, and the activation
+    behind that, becomes a :class:`~edge_sk.SelectiveKernel`. Sites are found by following tensors through the network.
+
+    Args:
+        model: Any network that takes one image batch; it is not changed.
+        kernels: Branches of every unit, for instance ``"3+5"``, or a function from a site to its branches. ``None``:
+            the site's own kernel and one two pixels larger, dense for ``"preserve"``, a dilated 3x3 for ``"random"``.
+        where: Which sites, see :mod:`edge_sk.grafting.where`; ``None``: all.
+        init: ``"preserve"``: the network computes what it did before (see :mod:`edge_sk.grafting.preserve`);
+            ``"random"``: fresh units with the paper's initialisation.
+        reduction: ``r``.
+        min_width: ``L``.
+        select: ``False``: sum the branches instead of selecting.
+        input_size: ``(C, H, W)``, or the side of a square image, to measure at; ``None``: that of ``images``, of
+            the model's ``default_cfg``, or 3x224x224.
+        images: A batch of real images as the network takes them, to measure on; ``None``: two photographs.
+
+    Returns:
+        A copy with selective kernels, in the mode, on the device and in the type of the model; and the report.
+
+    Raises:
+        InputError: Nothing to graft, a model that cannot be copied or run, or one whose output would not be kept.
+
+    Example:
+        >>> network = nn.Sequential(nn.Conv2d(3, 3, 3, padding=1, groups=3), nn.BatchNorm2d(3), nn.ReLU())
+        >>> grafted, report = graft(network, input_size=32)
+        >>> len(report.replaced), report.difference < 1e-6
+        (1, True)
+    """
+    check(model, where=where, init=init)
+    shape = _shape(model, input_size, images)
+    grafted = _copy(model)
+    noise = measure.random_images(grafted, shape)
+    real = measure.photographs(grafted, shape) if images is None else images.to(noise)
+    with measure.evaluating(grafted):
+        before, before_real = measure.outputs(grafted, noise), measure.outputs(grafted, real)
+    done = operate(
+        grafted, noise, kernels=kernels, where=where, init=init, reduction=reduction, min_width=min_width, select=select
+    )
+    with measure.evaluating(grafted):
+        after, differences = measure.site_differences(grafted, noise, done.units)
+        after_real, differences_real = measure.site_differences(grafted, real, done.units)
+    report = Report(
+        model=type(model).__name__,
+        found_by=done.found_by,
+        why_structure=done.why_structure,
+        init=init,
+        input_size=tuple(shape),
+        replaced=[
+            Replaced(
+                name=site.name,
+                conv=describe(site.conv),
+                kernels="+".join(map(str, unit.kernels)),
+                activation=_placement(site, unit),
+                stage=site.stage,
+                resolution=site.resolution,
+                exact=init == "preserve" and preserve.is_exact(unit.kernels, site),
+                difference=difference,
+                difference_real=difference_real,
+            )
+            for (site, unit), difference, difference_real in zip(done.units, differences, differences_real, strict=True)
+        ],
+        left=done.left,
+        params=(_params(model), _params(grafted)),
+        macs=_macs(model, grafted, shape),
+        difference=measure.difference(before, after),
+        difference_real=measure.difference(before_real, after_real),
+        images="two photographs" if images is None else f"{len(real)} images given",
+        same_choice=_same_choice(before_real, after_real),
+    )
+    _check_kept(report, noise.dtype)
+    return grafted, report
+
+
+@dataclasses.dataclass(frozen=True)
+class Operation:
+    """What was done to a model.
+
+    Args:
+        found_by: ``"dataflow"`` or ``"structure"``.
+        why_structure: Why the model could not be traced.
+        units: The sites replaced, each with its unit.
+        left: Grouped convolutions that were not.
+    """
+
+    found_by: str
+    why_structure: str | None
+    units: list[tuple[Site, SelectiveKernel]]
+    left: list[Left]
+
+
+def operate(
+    model: nn.Module,
+    images: Tensor,
+    *,
+    kernels: Kernels | Callable[[Site], Kernels | None] | None = None,
+    where: Callable[[Site], bool] | None = None,
+    init: Init = "preserve",
+    reduction: int = 16,
+    min_width: int = 32,
+    select: bool = True,
+) -> Operation:
+    """Graft in place, without measuring what it did.
+
+    Args:
+        model: Changed in place.
+        images: A batch that it takes; the model runs on it once.
+        kernels: See :func:`graft`, as the other options.
+        where: Which sites.
+        init: How units start.
+        reduction: ``r``.
+        min_width: ``L``.
+        select: Whether branches are selected or summed.
+
+    Raises:
+        InputError: Nothing to graft, or bad options.
+    """
+    with measure.evaluating(model):
+        found_by, why_structure, sites, left = _find(model)
+        sites, unused = _observed(model, images, sites, found_by)
+    left = [*left, *unused]
+    chosen = [site for site in sites if where is None or where(site)]
+    left += [Left(site.name, describe(site.conv), f"where={_name(where)}") for site in sites if site not in chosen]
+    if not chosen:
+        raise InputError(_nothing(model, left))
+    # In the model's own mode, which units take over.
+    units = [(site, _unit(site, kernels, reduction, min_width, select, init)) for site in chosen]
+    for site, unit in units:
+        replace(model, site, unit)
+        site.conv.eval()  # taken out, and kept to compare with
+    return Operation(found_by, why_structure, units, left)
+
+
+def check(model: nn.Module, *, where: object, init: str) -> None:
+    """Refuse what cannot be grafted before anything is done.
+
+    Raises:
+        InputError: Says what to do instead.
+    """
+    if not isinstance(model, nn.Module):
+        raise InputError(f"graft takes a network (nn.Module), got {type(model).__name__}")
+    wrappers = {"DataParallel": "module", "DistributedDataParallel": "module", "OptimizedModule": "_orig_mod"}
+    name = type(model).__name__
+    if name in wrappers:
+        raise InputError(f"the model is wrapped in {name}: graft model.{wrappers[name]} and wrap the result")
+    if isinstance(model, torch.jit.ScriptModule):
+        raise InputError("the model is TorchScript, which cannot be changed: graft the Python module it came from")
+    if init not in ("preserve", "random"):
+        raise InputError(f"init={init!r} is not known; use 'preserve' (keep the function) or 'random' (the paper's)")
+    if where is not None and not callable(where):
+        raise InputError(
+            f"where={where!r} is not a predicate over sites; for instance edge_sk.grafting.depthwise, "
+            "edge_sk.grafting.stages(2, 3), or lambda site: site.channels >= 64"
+        )
+    for path, parameter in model.named_parameters():
+        if isinstance(parameter, nn.parameter.UninitializedParameter):
+            raise InputError(f"{path} is lazy and has no shape yet: run the model once, then graft it")
+        if parameter.is_meta:
+            raise InputError(f"{path} has no values (meta device): load the weights, then graft")
+
+
+def _shape(model: nn.Module, input_size: int | Sequence[int] | None, images: Tensor | None) -> tuple[int, ...]:
+    if images is not None and (not isinstance(images, Tensor) or images.ndim != 4 or not len(images)):
+        given = f"shape {tuple(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
+        raise InputError(f"images is no batch (N, C, H, W) of images: {given}")
+    default = tuple(measure.config(model).get("input_size") or (3, 224, 224))
+    if input_size is None:
+        return default if images is None else tuple(images.shape[1:])
+    shape = (default[0], input_size, input_size) if isinstance(input_size, int) else tuple(input_size)
+    if len(shape) != 3 or not all(isinstance(size, int) and size >= 1 for size in shape):
+        raise InputError(f"input_size={input_size!r} is neither (C, H, W) nor the side of a square image")
+    return shape
+
+
+def _copy(model: nn.Module) -> nn.Module:
+    try:
+        return copy.deepcopy(model)
+    except Exception as error:
+        # Whatever the model holds may refuse to be copied.
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise InputError(
+            f"{type(model).__name__} cannot be copied ({reason}); torch.nn.utils.weight_norm and spectral_norm keep "
+            "such tensors: remove them before grafting, or use torch.nn.utils.parametrizations"
+        ) from error
+
+
+def _find(model: nn.Module) -> tuple[str, str | None, list[Site], list[Left]]:
+    try:
+        return "dataflow", None, *dataflow.find(model)
+    except Exception as error:
+        # Tracing runs the model's own Python code, which can raise anything.
+        reason = next(iter(str(error).splitlines()), "")
+        return "structure", f"{type(error).__name__}: {reason}"[:200], *structure.find(model)
+
+
+def _observed(model: nn.Module, images: Tensor, sites: list[Site], found_by: str) -> tuple[list[Site], list[Left]]:
+    """Run the model: note resolutions, and leave out sites that the run contradicts."""
+    watched = [module for site in sites for module in (site.conv, site.norm_module)]
+    seen = measure.observe(model, images, watched)
+    kept: list[Site] = []
+    left: list[Left] = []
+    for site in sites:
+        conv, norm = seen[id(site.conv)], seen[id(site.norm_module)]
+        reason = None
+        if conv.calls == 0:
+            reason = "it does not run on this input"
+        elif conv.calls > 1 or norm.calls > 1:
+            reason = f"it runs {max(conv.calls, norm.calls)} times in one forward"
+        elif found_by == "structure" and norm.given is not conv.returned:
+            reason = "the batch normalisation registered behind it reads another tensor"
+        if reason:
+            left.append(Left(site.name, describe(site.conv), reason))
+            continue
+        assert conv.resolution is not None
+        stage = round(math.log2(images.shape[2] / conv.resolution[0])) - 1
+        kept.append(dataclasses.replace(site, resolution=conv.resolution, stage=stage))
+    return kept, left
+
+
+def _unit(
+    site: Site,
+    kernels: Kernels | Callable[[Site], Kernels | None] | None,
+    reduction: int,
+    min_width: int,
+    select: bool,
+    init: Init,
+) -> SelectiveKernel:
+    try:
+        return make_unit(site, kernels=kernels, reduction=reduction, min_width=min_width, select=select, init=init)
+    except InputError as error:
+        raise InputError(f"at {site.name} ({describe(site.conv)}): {error}") from error
+
+
+def _placement(site: Site, unit: SelectiveKernel) -> str:
+    if site.activation is None:
+        return "none"
+    label = site.activation.label
+    if activation_moves(site, unit):
+        return f"{label} in branches"
+    if isinstance(unit.branches[0].get_submodule("act"), nn.Identity):
+        return f"{label} after selection"
+    return f"{label} in branches and after"
+
+
+def _nothing(model: nn.Module, left: Sequence[Left]) -> str:
+    grafted = sum(eligibility.is_selective_kernel(module) for module in model.modules())
+    if grafted and not left:
+        return f"{type(model).__name__} has {grafted} selective kernels already, and nothing else to graft"
+    if not left:
+        return (
+            f"{type(model).__name__} has no grouped or depthwise convolution larger than 1x1; selective kernels stand "
+            "for those with batch normalisation behind them"
+        )
+    reasons = "; ".join(f"{item.name} ({item.conv}): {item.reason}" for item in left[:3])
+    more = f"; and {len(left) - 3} more" if len(left) > 3 else ""
+    return f"nothing to graft in {type(model).__name__}: {reasons}{more}"
+
+
+def _name(where: object) -> str:
+    return getattr(where, "__name__", None) or repr(where)
+
+
+def _params(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _macs(before: nn.Module, after: nn.Module, shape: Sequence[int]) -> tuple[int, int] | None:
+    from edge_sk.profiling import profile
+
+    try:
+        return profile(before, (1, *shape)).macs, profile(after, (1, *shape)).macs
+    except InputError:
+        return None  # jit tracing refuses some networks that run; the graft itself does not depend on it
+
+
+def _same_choice(before: Sequence[Tensor], after: Sequence[Tensor]) -> float | None:
+    if len(before) != 1 or before[0].ndim != 2 or before[0].shape[1] < 2:
+        return None
+    return float((before[0].argmax(1) == after[0].argmax(1)).float().mean())
+
+
+def _check_kept(report: Report, dtype: torch.dtype) -> None:
+    """Refuse a graft that changed the network although every unit has its site's function."""
+    worst = max(report.difference, report.difference_real)
+    if report.init == "preserve" and report.exact and worst > _ROUNDING.get(dtype, 1e-2):
+        raise InputError(
+            f"the output of {report.model} changed by {worst:.1e} although every site kept its function: either it is "
+            "random in eval mode, or its forward uses a replaced module in a way that was not seen; leave those out "
+            "with where="
+        )

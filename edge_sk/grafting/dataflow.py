@@ -1,0 +1,184 @@
+"""Find sites by following tensors through the network (torch.fx)."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.nn import functional as F
+
+from edge_sk.grafting import eligibility
+from edge_sk.grafting.site import Activation, Left, Site, describe
+
+# Activations that people call as functions or methods. Those with a module can be in branches as well.
+_WITH_MODULE: dict[Any, tuple[str, type[nn.Module] | None]] = {
+    F.relu: ("relu", nn.ReLU),
+    torch.relu: ("relu", nn.ReLU),
+    torch.relu_: ("relu", nn.ReLU),
+    F.relu_: ("relu", nn.ReLU),
+    "relu": ("relu", nn.ReLU),
+    "relu_": ("relu", nn.ReLU),
+    F.relu6: ("relu6", nn.ReLU6),
+}
+_WITHOUT: tuple[Any, ...] = (
+    F.elu,
+    F.gelu,
+    F.hardsigmoid,
+    F.hardswish,
+    F.hardtanh,
+    F.leaky_relu,
+    F.mish,
+    F.silu,
+    F.softplus,
+    torch.sigmoid,
+    torch.tanh,
+)
+_FUNCTIONS = _WITH_MODULE | {function: (function.__name__, None) for function in _WITHOUT}
+
+
+class _Tracer(fx.Tracer):
+    """Looks into modules only as far as sites can be there, so that what cannot be traced elsewhere does not matter."""
+
+    def __init__(self, wanted: dict[str, nn.Conv2d]) -> None:
+        timm = sys.modules.get("timm.layers")
+        functions = tuple(timm.get_notrace_functions()) if timm else ()
+        self.opaque = tuple(timm.get_notrace_modules()) if timm else ()
+        # torchvision.ops are leaves too: their functions, as torchvision's own feature extraction has it.
+        modules: Any = tuple(sys.modules[name] for name in ("math", "torchvision.ops") if name in sys.modules)
+        super().__init__(autowrap_modules=modules, autowrap_functions=functions, param_shapes_constant=True)
+        self.wanted = {id(conv) for conv in wanted.values()}
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        """Whether a module stays one node."""
+        if isinstance(m, nn.Sequential):
+            return False
+        if isinstance(m, nn.Conv2d | nn.modules.batchnorm._BatchNorm) or eligibility.is_selective_kernel(m):
+            return True
+        if type(m) in self.opaque:
+            return True
+        inside = list(m.modules())
+        norms = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in inside)
+        return not norms and not any(id(module) in self.wanted for module in inside)
+
+
+class _Graph:
+    """A traced model, with the questions that finding sites asks."""
+
+    def __init__(self, model: nn.Module, wanted: dict[str, nn.Conv2d]) -> None:
+        parameters = list(inspect.signature(model.forward).parameters.values())
+        # Optional arguments are constants: code that asks `if targets is None` takes the branch it takes by default.
+        defaults = {p.name: p.default for p in parameters[1:] if p.default is not inspect.Parameter.empty}
+        self.model = model
+        self.nodes = list(_Tracer(wanted).trace(model, concrete_args=defaults or None).nodes)
+        self.modules = dict(model.named_modules())
+        self.calls = Counter(id(module) for node in self.nodes if (module := self.module(node)) is not None)
+        read = [str(node.target) for node in self.nodes if node.op == "get_attr"]
+        self.read_directly = {id(self.modules.get(name.rpartition(".")[0])) for name in read}
+
+    def module(self, node: fx.Node) -> nn.Module | None:
+        """The module that a node calls."""
+        return self.modules[str(node.target)] if node.op == "call_module" else None
+
+    def node(self, module: nn.Module) -> fx.Node | None:
+        """The first call of a module."""
+        return next((node for node in self.nodes if self.module(node) is module), None)
+
+    def next(self, node: fx.Node) -> fx.Node | None:
+        """What uses a node's output, past identities; ``None`` if not exactly one operation does."""
+        while len(node.users) == 1:
+            node = next(iter(node.users))
+            if not isinstance(self.module(node), nn.Identity):
+                return node
+        return None
+
+    def uses(self, node: fx.Node) -> str:
+        """In words, what a node without one user goes to."""
+        while len(node.users) == 1:
+            node = next(iter(node.users))
+        return f"its output goes to {len(node.users)} operations" if node.users else "its output is not used"
+
+
+def find(model: nn.Module) -> tuple[list[Site], list[Left]]:
+    """Find the sites of a model in eval mode.
+
+    Returns:
+        The sites, and the grouped convolutions that are none, each with the reason.
+
+    Raises:
+        Exception: Whatever the model's Python code raises when it meets a symbolic value.
+    """
+    wanted = eligibility.grouped_convolutions(model)
+    graph = _Graph(model, wanted)
+    sharing = eligibility.Sharing(model)
+    sites: list[Site] = []
+    left: list[Left] = []
+    for name, conv in wanted.items():
+        found = _site(graph, sharing, name, conv)
+        if isinstance(found, Site):
+            sites.append(found)
+        else:
+            left.append(Left(name, describe(conv), found))
+    return sites, left
+
+
+def _site(graph: _Graph, sharing: eligibility.Sharing, name: str, conv: nn.Conv2d) -> Site | str:
+    """The site of a convolution, or why it is none."""
+    if reason := eligibility.why_not_conv(conv, sharing):
+        return reason
+    start = graph.node(conv)
+    if start is None:
+        return "forward does not call it as a module of its own"
+    if reason := _misused(graph, conv):
+        return f"the convolution {reason}"
+    after = graph.next(start)
+    if after is None:
+        return graph.uses(start)
+    norm = graph.module(after)
+    if norm is None:
+        return f"it is followed by {_called(after)}, not by batch normalisation"
+    reason = eligibility.why_not_norm(norm, sharing) or _misused(graph, norm)
+    if reason:
+        return reason if reason.startswith("it") else f"its {type(norm).__name__} {reason}"
+    assert isinstance(norm, nn.BatchNorm2d)
+    activation = _activation(graph, sharing, after, norm)
+    return Site(name=name, conv=conv, norm=str(after.target), norm_module=norm, activation=activation)
+
+
+def _activation(
+    graph: _Graph, sharing: eligibility.Sharing, norm_node: fx.Node, norm: nn.BatchNorm2d
+) -> Activation | None:
+    inside = getattr(norm, "act", None)
+    if isinstance(inside, nn.Module) and not isinstance(inside, nn.Identity):
+        return Activation(type(inside).__name__, inside, "norm")
+    after = graph.next(norm_node)
+    if after is None:
+        return None
+    module = graph.module(after)
+    if module is None:
+        label, kind = _FUNCTIONS.get(after.target, (None, None))
+        return Activation(label, kind() if kind else None, "outside") if label else None
+    if not eligibility.is_activation(module):
+        return None
+    alone = not _misused(graph, module) and eligibility.is_plain(module, sharing)
+    label = type(module).__name__
+    return Activation(label, module, "module", str(after.target)) if alone else Activation(label, module, "outside")
+
+
+def _misused(graph: _Graph, module: nn.Module) -> str | None:
+    if (times := graph.calls[id(module)]) > 1:
+        return f"is called at {times} places"
+    if id(module) in graph.read_directly or any(id(child) in graph.read_directly for child in module.modules()):
+        return "is read directly in forward (its weight or a buffer)"
+    return None
+
+
+def _called(node: fx.Node) -> str:
+    if node.op == "output":
+        return "the output"
+    target: str | Callable[..., Any] = node.target
+    return target if isinstance(target, str) else getattr(target, "__name__", str(target))

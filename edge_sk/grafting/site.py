@@ -1,0 +1,101 @@
+"""A place for a selective kernel, and a convolution that is none."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+from torch import nn
+
+
+@dataclasses.dataclass(frozen=True)
+class Activation:
+    """What follows a site's batch normalisation.
+
+    Args:
+        label: Its name for people, for instance ``ReLU6``.
+        module: A module that computes it, to copy into branches; ``None`` for one that can only stay where it is.
+        place: ``"module"``: a module of its own; ``"norm"``: inside the normalisation (timm's ``BatchNormAct2d``);
+            ``"outside"``: a function in ``forward``, or a module that serves other places too. It stays.
+        path: Dotted path of the module, where it is one of its own.
+    """
+
+    label: str
+    module: nn.Module | None
+    place: Literal["module", "norm", "outside"]
+    path: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Site:
+    """A convolution that a selective kernel can stand for, with what follows it.
+
+    Args:
+        name: Dotted path of the convolution in the model.
+        conv: The convolution, ``k x k`` with odd ``k >= 3``, grouped or depthwise.
+        norm: Dotted path of its batch normalisation.
+        norm_module: The batch normalisation.
+        activation: What follows; ``None`` for a linear site.
+        resolution: ``(H, W)`` of the convolution's output at the model's input size; ``None`` before the model has run.
+        stage: ``log2`` of the output's stride, minus 1: 1 to 4 are ResNet's ``layer1`` to ``layer4``. ``None`` before
+            the model has run.
+    """
+
+    name: str
+    conv: nn.Conv2d
+    norm: str
+    norm_module: nn.BatchNorm2d
+    activation: Activation | None = None
+    resolution: tuple[int, int] | None = None
+    stage: int | None = None
+
+    @property
+    def kernel_size(self) -> int:
+        """Taps per side."""
+        return int(self.conv.kernel_size[0])
+
+    @property
+    def stride(self) -> int:
+        """Stride."""
+        return int(self.conv.stride[0])
+
+    @property
+    def groups(self) -> int:
+        """Groups."""
+        return self.conv.groups
+
+    @property
+    def channels(self) -> int:
+        """Input and output channels."""
+        return self.conv.out_channels
+
+    @property
+    def depthwise(self) -> bool:
+        """Whether every channel has its own filter."""
+        return self.groups == self.channels
+
+
+@dataclasses.dataclass(frozen=True)
+class Left:
+    """A grouped or depthwise convolution that was not replaced.
+
+    Args:
+        name: Dotted path.
+        conv: The convolution in short.
+        reason: Why.
+    """
+
+    name: str
+    conv: str
+    reason: str
+
+
+def describe(conv: nn.Conv2d) -> str:
+    """A convolution in short, for instance ``5x5/2 depthwise 72``."""
+    height, width = conv.kernel_size
+    stride = "" if conv.stride == (1, 1) else f"/{conv.stride[0]}"
+    channels = str(conv.out_channels)
+    if conv.in_channels != conv.out_channels:
+        channels = f"{conv.in_channels}->{channels}"
+    depthwise = conv.groups == conv.in_channels == conv.out_channels
+    return f"{height}x{width}{stride} {'depthwise' if depthwise else f'g{conv.groups}'} {channels}"

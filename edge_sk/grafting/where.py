@@ -1,0 +1,64 @@
+"""Ready predicates over sites, for ``graft(where=...)``; combine them with ``&``, ``|`` and ``~``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from edge_sk.errors import InputError
+from edge_sk.grafting.site import Site
+
+
+class Where:
+    """A predicate over sites that can be combined with others.
+
+    Args:
+        test: Says whether a site is chosen.
+        text: What it chooses, in words.
+
+    Example:
+        >>> depthwise & stages(2, 3)
+        depthwise & stages(2, 3)
+    """
+
+    def __init__(self, test: Callable[[Site], bool], text: str) -> None:
+        self._test = test
+        self._text = text
+
+    def __call__(self, site: Site) -> bool:
+        """Whether a site is chosen."""
+        return self._test(site)
+
+    def __and__(self, other: Callable[[Site], bool]) -> Where:
+        """Sites that both choose."""
+        return Where(lambda site: self(site) and other(site), f"{self} & {other}")
+
+    def __or__(self, other: Callable[[Site], bool]) -> Where:
+        """Sites that either chooses."""
+        return Where(lambda site: self(site) or other(site), f"({self} | {other})")
+
+    def __invert__(self) -> Where:
+        """The other sites."""
+        return Where(lambda site: not self(site), f"~{self}")
+
+    def __repr__(self) -> str:
+        """What it chooses."""
+        return self._text
+
+
+depthwise = Where(lambda site: site.depthwise, "depthwise")
+grouped = Where(lambda site: not site.depthwise, "grouped")
+stride1 = Where(lambda site: site.stride == 1, "stride1")
+
+
+def stages(*numbers: int) -> Where:
+    """Sites of some stages: stage ``s`` works at a stride of ``2 ** (s + 1)``.
+
+    1 to 4 are ResNet's ``layer1`` to ``layer4``, 2 to 4 ShuffleNetV2's ``stage2`` to ``stage4``; networks that name
+    their stages otherwise are numbered by resolution all the same.
+
+    Raises:
+        InputError: No number, or one that is not a whole number.
+    """
+    if not numbers or not all(isinstance(number, int) and not isinstance(number, bool) for number in numbers):
+        raise InputError(f"stages{numbers} does not name stages by number; for instance stages(2, 3)")
+    return Where(lambda site: site.stage in numbers, f"stages({', '.join(map(str, numbers))})")
