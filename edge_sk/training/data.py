@@ -39,13 +39,15 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class _Sample:
+class Sample:
+    """One item of a batch to be."""
+
     image: Tensor | None
     label: int
     unreadable: tuple[str, ...] = ()
 
 
-class Samples(Dataset[_Sample]):
+class Samples(Dataset[Sample]):
     """A source's images transformed; what is random depends on seed, epoch and index alone.
 
     Args:
@@ -61,7 +63,7 @@ class Samples(Dataset[_Sample]):
     def __len__(self) -> int:
         return len(self.source)
 
-    def __getitem__(self, key: Key) -> _Sample:
+    def __getitem__(self, key: Key) -> Sample:
         epoch, index = key
         unreadable: list[str] = []
         for offset in range(len(self.source)):
@@ -70,19 +72,20 @@ class Samples(Dataset[_Sample]):
                 image, label = self.source.load(candidate)
                 if self.seed is not None:
                     seed_sample(self.seed, "augment", epoch, index)
-                return _Sample(self.transform(image), label, tuple(unreadable))
+                return Sample(self.transform(image), label, tuple(unreadable))
             except DECODE_ERRORS as error:
                 unreadable.append(f"{self.source.name(candidate)} ({str(error) or type(error).__name__})")
             if self.seed is None or len(unreadable) > MAX_NEIGHBOURS:
                 break
-        return _Sample(None, -1, tuple(unreadable))
+        return Sample(None, -1, tuple(unreadable))
 
 
 # So many unreadable images in a row are a broken data set, not a damaged file.
 MAX_NEIGHBOURS = 100
 
 
-def _collate(samples: list[_Sample]) -> Batch:
+def collate(samples: list[Sample]) -> Batch:
+    """Stack what could be read, collect the names of what could not."""
     images = [sample.image for sample in samples if sample.image is not None]
     return Batch(
         images=torch.stack(images) if images else torch.empty(0, dtype=torch.uint8),
@@ -91,7 +94,8 @@ def _collate(samples: list[_Sample]) -> Batch:
     )
 
 
-def _start_worker(_: int) -> None:
+def start_worker(_: int) -> None:
+    """Leave signals to the main process (``worker_init_fn`` of every loader)."""
     # The signals that stop a run are for the main process, which still needs batches to finish its step.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -103,8 +107,8 @@ def training_loader(samples: Samples, sampler: StepSampler, *, workers: int, pin
         samples,
         batch_sampler=sampler,
         num_workers=workers,
-        collate_fn=_collate,
-        worker_init_fn=_start_worker,
+        collate_fn=collate,
+        worker_init_fn=start_worker,
         pin_memory=pin_memory,
         persistent_workers=workers > 0,
         # Its own generator: the loader draws from the global one otherwise.
@@ -127,8 +131,8 @@ def evaluation_loader(
         batch_size=batch_size,
         sampler=ShardSampler(samples, rank=rank, world_size=world_size, limit=limit),
         num_workers=workers,
-        collate_fn=_collate,
-        worker_init_fn=_start_worker,
+        collate_fn=collate,
+        worker_init_fn=start_worker,
         generator=torch.Generator().manual_seed(derive_seed("loader")),
     )
 

@@ -57,7 +57,6 @@ class ImageFeed:
         pin_memory: bool = False,
     ) -> None:
         train = open_source(data, "train", recipe.data)
-        test = open_source(data, "test", recipe.data)
         self.train_images, self.classes = len(train), train.classes
         self.num_classes = count_classes(data, train.classes, recipe.data)
         self._sampler = StepSampler(
@@ -73,8 +72,11 @@ class ImageFeed:
         self._training = training_loader(
             Samples(train, transform, seed=seed), self._sampler, workers=workers, pin_memory=pin_memory
         )
-        self._test = evaluation_loader(
-            Samples(test, evaluation_transform(form.input_size, form.crop_pct, form.interpolation)),
+        self._test = open_test(
+            data,
+            recipe.data,
+            form,
+            expected_classes=train.classes,
             batch_size=recipe.data.eval_batch_size,
             workers=workers,
             rank=rank,
@@ -126,6 +128,55 @@ def open_feed(
     return ImageFeed(
         data, recipe, form, seed=seed, workers=workers, rank=rank, world_size=world_size, pin_memory=pin_memory
     )
+
+
+def open_test(
+    data: str,
+    options: DataRecipe,
+    form: Format,
+    *,
+    expected_classes: list[str] | None,
+    batch_size: int,
+    workers: int | None = None,
+    rank: int = 0,
+    world_size: int = 1,
+) -> Iterable[Batch]:
+    """This process's share of the test images, none twice; an unreadable one is named and left out.
+
+    Args:
+        data: As for ``open_feed``.
+        options: The recipe's ``data`` section.
+        form: How the network wants its images.
+        expected_classes: The network's; ``None`` when it does not know their names.
+        batch_size: Images per batch.
+        workers: As for ``open_feed``.
+        rank: This process.
+        world_size: All processes.
+
+    Raises:
+        InputError: It cannot be opened, or its classes are not the network's.
+    """
+    if workers is None:
+        workers = default_workers(data, world_size)
+    if data.startswith("wds/"):
+        from edge_sk.training.streaming import test_batches
+
+        return test_batches(
+            data, options, form, batch_size=batch_size, workers=workers, rank=rank, world_size=world_size
+        )
+    source = open_source(data, "test", options)
+    if expected_classes is not None and source.classes is not None and source.classes != expected_classes:
+        raise InputError(
+            f"--data {data} has other classes ({_shorten(source.classes)}) than the network ({_shorten(expected_classes)})"
+        )
+    transform = evaluation_transform(form.input_size, form.crop_pct, form.interpolation)
+    return evaluation_loader(
+        Samples(source, transform), batch_size=batch_size, workers=workers, rank=rank, world_size=world_size
+    )
+
+
+def _shorten(classes: list[str]) -> str:
+    return f"{len(classes)}: {', '.join(classes[:3])}{', ...' if len(classes) > 3 else ''}"
 
 
 def default_workers(data: str, world_size: int = 1) -> int:

@@ -56,7 +56,8 @@ def plot_curves(folder: Path, history: Sequence[Row], *, title: str) -> None:
     loss.plot(epochs, [row["train_loss"] for row in history], marker=marker, label="train")
     loss.plot(epochs, [row["test_loss"] for row in history], marker=marker, label="test")
     loss.set_ylabel("loss")
-    loss.set_ylim(bottom=0)
+    # The first epochs of a batch-normed network can test a thousand times worse than the rest.
+    loss.set_yscale("log")
     loss.legend()
     accuracy.plot(epochs, [row["test_top1"] for row in history], marker=marker, color="tab:orange")
     accuracy.set_ylabel("test top-1 (%)")

@@ -94,16 +94,28 @@ def make_plan(
     if resume and not folder.is_dir():
         raise InputError(f"nothing to resume: {folder} does not exist; start the run without --resume")
     resume = resume or elastic_restart
-    saved = folder / RECIPE
-    if resume and recipe is None and saved.is_file():
-        values = parse_yaml(saved.read_text(encoding="utf-8"), str(saved))
-        chosen = make_recipe(values, overrides, origin=str(saved))
+    if resume and recipe is None and (folder / RECIPE).is_file():
+        chosen = saved_recipe(folder, overrides)
         config = checkpoint.load_config(folder)
         name, data = config.recipe, data or config.data
         seed = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["seed"] if seed is None else seed
     else:
         chosen = load_recipe(name, overrides, folder=recipes)
     return Plan(arch, chosen, name, data or "digits", seed or 0, folder, resume)
+
+
+def saved_recipe(folder: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """The resolved recipe of a run folder, with ``overrides``.
+
+    Raises:
+        InputError: It is not there or damaged, or an override is wrong.
+    """
+    path = Path(folder) / RECIPE
+    try:
+        values = parse_yaml(path.read_text(encoding="utf-8"), str(path))
+    except FileNotFoundError:
+        raise InputError(f"{folder} is not a run folder: it has no {RECIPE}") from None
+    return make_recipe(values or {}, overrides, origin=str(path))
 
 
 def build_model(plan: Plan, num_classes: int) -> tuple[nn.Module, dict[str, Any], Format]:

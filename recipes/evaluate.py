@@ -1,0 +1,91 @@
+"""Evaluate a trained network: ``python recipes/evaluate.py --checkpoint runs/RUN``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+
+from edge_sk.errors import InputError, script
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--checkpoint", required=True, metavar="RUN", help="folder that train.py wrote")
+    parser.add_argument("--data", help="as for train.py (default: what the run was trained on)")
+    parser.add_argument("--input-size", type=int, metavar="PIXELS", help="crop, for example 320 (default: the run's)")
+    parser.add_argument("--batch-size", type=int, default=256, metavar="N", help="images per process")
+    parser.add_argument("--set", metavar="K=V", nargs="+", action="extend", default=[], help="data.* recipe fields")
+    parser.add_argument("--device", help="cpu, cuda, cuda:N or mps (default: the best there is)")
+    parser.add_argument("--workers", type=int, metavar="N", help="loader processes (default: by data and cores)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    return parser.parse_args(argv)
+
+
+@script
+def main(argv: Sequence[str] | None = None) -> int:
+    """Evaluate; returns the exit code."""
+    args = parse(argv)
+    from edge_sk.training.checkpoint import load_run
+    from edge_sk.training.distributed import join_world
+    from edge_sk.training.evaluation import Normalizer, evaluate
+    from edge_sk.training.feed import Format, open_test
+    from edge_sk.training.runs import saved_recipe
+
+    if args.batch_size < 1:
+        raise InputError(f"--batch-size {args.batch_size} must be at least 1")
+    run = load_run(args.checkpoint)
+    config = run.config
+    channels, height, width = config.input_size
+    if args.input_size is not None:
+        if args.input_size < 8:
+            raise InputError(f"--input-size {args.input_size} is too small: at least 8 pixels")
+        height = width = args.input_size
+    form = Format((channels, height, width), config.crop_pct, config.interpolation)
+    data = args.data or config.data
+    options = saved_recipe(args.checkpoint, args.set).data
+    with join_world(args.device) as world:
+        batches = open_test(
+            data,
+            options,
+            form,
+            expected_classes=config.classes,
+            batch_size=args.batch_size,
+            workers=args.workers,
+            rank=world.rank,
+            world_size=world.size,
+        )
+        normalizer = Normalizer(config.mean, config.std, world.device)
+        metrics = evaluate(run.model.to(world.device), batches, normalizer, world)
+        for name in metrics.unreadable:
+            print(f"warning: skipped an image that cannot be read: {name}", file=sys.stderr)
+        if len(metrics.unreadable) > options.max_unreadable:
+            raise InputError(
+                f"{len(metrics.unreadable)} images cannot be read, data.max_unreadable allows {options.max_unreadable}"
+            )
+        if not world.is_main:
+            return 0
+    if args.json:
+        result = {
+            "top1": metrics.top1,
+            "top5": metrics.top5,
+            "loss": metrics.loss,
+            "images": metrics.images,
+            "unreadable": len(metrics.unreadable),
+            "input_size": [channels, height, width],
+            "arch": config.arch,
+            "data": data,
+        }
+        print(json.dumps(result))
+    else:
+        print(
+            f"{config.arch} on {data} at {height} x {width}: top-1 {metrics.top1:.2f} %, top-5 {metrics.top5:.2f} %, "
+            f"loss {metrics.loss:.4f}, {metrics.images:,} images"
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
