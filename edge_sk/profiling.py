@@ -241,9 +241,7 @@ class Profile:
             InputError: A negative depth.
         """
         if depth is not None and depth < 0:
-            raise InputError(
-                f"depth {depth} is negative; 0 is the network, 1 its children, None every module"
-            )
+            raise InputError(f"depth {depth} is negative; 0 is the network, 1 its children, None every module")
         return ModuleTable(
             (name, cost) for name, cost in self.modules.items() if depth is None or _level(name) <= depth
         )
@@ -307,9 +305,7 @@ def profile(model: nn.Module, input_size: int | Sequence[int] | None = None) -> 
     analysis, largest = _trace(model, shape)
     counts = analysis.by_module_and_operator()
     gates = [name for name, module in model.named_modules() if type(module).__name__ in GATES]
-    outermost = [
-        name for name in gates if not any(name.startswith(f"{other}.") for other in gates if other != name)
-    ]
+    outermost = [name for name in gates if not any(name.startswith(f"{other}.") for other in gates if other != name)]
     modules = ModuleTable()
     for name, module in model.named_modules():
         count = counts[name]
@@ -383,14 +379,10 @@ def _trace(model: nn.Module, shape: tuple[int, ...]) -> tuple[Any, FeatureMap]:
     image = _image(model, shape)
     with _restored(model), torch.no_grad():
         model.eval()
-        # A trace must end in tensors: networks for segmentation or detection answer with a dictionary.
-        model.register_forward_hook(lambda _module, _inputs, output: tuple(_tensors(output)))
         try:
-            analysis = (
-                analysis_class(model, (image,))
-                .unsupported_ops_warnings(False)
-                .uncalled_modules_warnings(False)
-            )
+            # A trace must end in tensors: networks for segmentation or detection answer with a dictionary.
+            model.register_forward_hook(lambda _module, _inputs, output: tuple(_tensors(output)))
+            analysis = analysis_class(model, (image,)).unsupported_ops_warnings(False).uncalled_modules_warnings(False)
             _set_handles(analysis, largest)
             analysis.by_operator()
         except Exception as error:
@@ -478,9 +470,7 @@ def _tensors(output: Any) -> Iterator[Tensor]:
 def _image(model: nn.Module, shape: tuple[int, ...]) -> Tensor:
     reference = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
     if reference.is_meta:
-        raise InputError(
-            f"{_name(model)} has no weights (device 'meta'), so it cannot be traced; create it on the cpu"
-        )
+        raise InputError(f"{_name(model)} has no weights (device 'meta'), so it cannot be traced; create it on the cpu")
     try:
         return torch.zeros(shape, dtype=reference.dtype, device=reference.device)
     except RuntimeError as error:
@@ -542,9 +532,7 @@ def _summed(count: Counter[str], kind: str) -> int:
 
 
 def _operators(count: Counter[str], kind: str) -> dict[str, int]:
-    found = {
-        key.removeprefix(f"{kind} "): value for key, value in count.items() if key.startswith(f"{kind} ")
-    }
+    found = {key.removeprefix(f"{kind} "): value for key, value in count.items() if key.startswith(f"{kind} ")}
     return dict(sorted(found.items(), key=lambda item: -item[1]))
 
 
@@ -584,9 +572,7 @@ def _size(text: str) -> tuple[int, ...]:
     match = re.fullmatch(r"(\d+)(?:x(\d+))?", text)
     height, width = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
     if not height or not width:
-        raise InputError(
-            f"--input-size {text!r} is not SIDE or HEIGHTxWIDTH in pixels, for instance 224 or 192x320"
-        )
+        raise InputError(f"--input-size {text!r} is not SIDE or HEIGHTxWIDTH in pixels, for instance 224 or 192x320")
     return height, width
 
 
