@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
+from edge_sk.dilated import run_branch
 from edge_sk.errors import InputError
 
 
@@ -209,7 +210,10 @@ class SelectiveKernel(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Mix the branches' outputs."""
-        maps = [branch(x) for branch in self.branches]
+        if torch.jit.is_scripting():
+            maps = [branch(x) for branch in self.branches]
+        else:
+            maps = [run_branch(branch, x) for branch in self.branches]
         if self.gate is None:
             return _sum(maps)
         # Pooling is linear: the sum of the pooled maps is the pooled sum, without a full-size addition.

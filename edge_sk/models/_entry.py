@@ -51,8 +51,8 @@ class Entry:
         recipe: Stem of the recipe that trains it.
         cfg: What differs from :data:`DEFAULT_CFG`.
         graft: How selective kernels go in; ``None`` for networks without.
-        timm_name: Name of the plain network in timm, whose own entry point ``build`` calls; ``None`` where ``build`` calls
-            a class.
+        timm_name: Name of the plain network in timm, whose entry point ``build`` calls; ``None`` where ``build``
+            calls a class.
     """
 
     name: str

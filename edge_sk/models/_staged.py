@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -15,7 +14,7 @@ class StagedClassifier(nn.Module):
     """Base of the networks that are ours: subclasses fill in the modules and name them.
 
     A subclass sets ``stage_names`` (modules called in that order, the first ``num_stem`` of them the stem),
-    ``classifier_name``, ``num_features``, ``feature_info`` (timm's form) and builds the classifier with
+    ``classifier_name``, ``num_features``, ``head_hidden_size`` and ``feature_info`` (timm's terms) and builds the classifier with
     :meth:`reset_classifier`.
 
     Shape:
@@ -28,6 +27,7 @@ class StagedClassifier(nn.Module):
     num_stem: int
     classifier_name: str
     num_features: int
+    head_hidden_size: int
     feature_info: list[dict[str, Any]]
     default_cfg: dict[str, Any]
 
@@ -35,11 +35,6 @@ class StagedClassifier(nn.Module):
         super().__init__()
         self.drop_rate = drop_rate
         self.grad_checkpointing = False
-
-    @property
-    def head_hidden_size(self) -> int:
-        """Width of what the classifier reads."""
-        return self.num_features
 
     def get_classifier(self) -> nn.Module:
         """The linear layer, or an identity without classes."""

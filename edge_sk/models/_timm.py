@@ -18,7 +18,7 @@ default_cfgs: dict[str, Any] = {}
 
 
 def timm_name(name: str) -> str:
-    """timm's spelling: ``sk_shufflenetv2_1.0`` is ``sk_shufflenetv2_100`` (what follows a dot is a weight tag there)."""
+    """Spell a name timm's way: ``sk_shufflenetv2_1.0`` is ``sk_shufflenetv2_100`` (a dot starts a weight tag there)."""
     return re.sub(r"_(\d+)\.(\d)$", lambda match: f"_{int(match[1] + match[2]) * 10:03d}", name)
 
 

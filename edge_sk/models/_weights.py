@@ -18,8 +18,8 @@ def read_state(source: str | Path) -> dict[str, Tensor]:
     """Read a state dict.
 
     Args:
-        source: ``timm:NAME.TAG`` or ``torchvision:NAME.WEIGHTS`` (both download), a run folder, a ``.safetensors`` file, or
-            a ``.pt``/``.pth`` file (read without executing anything in it).
+        source: ``timm:NAME.TAG`` or ``torchvision:NAME.WEIGHTS`` (both download), a run folder, a ``.safetensors``
+            file, or a ``.pt``/``.pth`` file (read without executing anything in it).
 
     Raises:
         InputError: No such source, or a file that is damaged or holds no state dict.

@@ -1,7 +1,7 @@
 """The 29-layer networks for 32x32 images: ResNeXt-29, SENet-29, SKNet-29 (the SKNet paper's Table 5).
 
-Three stages of three bottleneck blocks behind a 3x3 stem of 64 channels; 256, 512, 1024 channels; stride 2 at stages two
-and three (ResNeXt's CIFAR design, Xie et al., 2017, Sec. 5.3).
+Three stages of three bottleneck blocks behind a 3x3 stem of 64 channels; 256, 512, 1024 channels; stride 2 at stages
+two and three (ResNeXt's CIFAR design, Xie et al., 2017, Sec. 5.3).
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class CifarResNeXt(StagedClassifier):
                 inplanes = planes * EXPANSION
             stages.append(nn.Sequential(*blocks))
         self.stage1, self.stage2, self.stage3 = stages
-        self.num_features = inplanes
+        self.num_features = self.head_hidden_size = inplanes
         self.feature_info = [
             {"num_chs": chs, "reduction": reduction, "module": module}
             for chs, reduction, module in zip(

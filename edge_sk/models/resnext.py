@@ -1,7 +1,7 @@
 """ResNeXt 32x4d and what the paper's ImageNet tables compare with it: timm's networks, SK grafted in.
 
-Xie et al., *Aggregated Residual Transformations*, CVPR 2017, https://arxiv.org/abs/1611.05431. SKNet's Table 1: SKNet-50
-is ResNeXt-50 32x4d with every grouped 3x3 replaced by SK[M=2, G=32, r=16].
+Xie et al., *Aggregated Residual Transformations*, CVPR 2017, https://arxiv.org/abs/1611.05431. SKNet's Table 1:
+SKNet-50 is ResNeXt-50 32x4d with every grouped 3x3 replaced by SK[M=2, G=32, r=16].
 """
 
 from __future__ import annotations

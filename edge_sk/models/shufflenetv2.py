@@ -126,7 +126,7 @@ class ShuffleNetV2(StagedClassifier):
             inp = oup
         self.stage2, self.stage3, self.stage4 = stages
         self.conv5 = nn.Sequential(nn.Conv2d(inp, last, 1, bias=False), nn.BatchNorm2d(last), nn.ReLU(inplace=True))
-        self.num_features = last
+        self.num_features = self.head_hidden_size = last
         self.feature_info = [
             {"num_chs": chs, "reduction": reduction, "module": module}
             for chs, reduction, module in zip(

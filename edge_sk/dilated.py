@@ -1,0 +1,119 @@
+r"""A faster backward pass for dilated depthwise convolutions in training on a CPU.
+
+PyTorch's CPU kernels compute the gradients of a dilated depthwise convolution 5 to 20 times slower than those of an
+undilated one (recipes/results/training_speed.json), which is most of what a selective kernel would cost. Both gradients
+can be had from the fast kernels, exactly:
+
+- with respect to the input, as the same convolution of the output's gradient with the filters turned by 180 degrees
+  (stride 1, "same" padding);
+- with respect to the filters, after taking the image apart into its ``dilation^2`` phases (space to batch): within a
+  phase the taps are neighbours.
+
+With a stride equal to the dilation only one phase is read, and the convolution is an undilated one of that phase.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class _DilatedDepthwise(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, dilation: int) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.dilation = dilation
+        return _convolve(x, weight, dilation)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        (grad,) = grad_outputs
+        x, weight = ctx.saved_tensors
+        grad_x = _convolve(grad, weight.flip(2, 3), ctx.dilation) if ctx.needs_input_grad[0] else None
+        grad_weight = None
+        if ctx.needs_input_grad[1]:
+            margin = weight.shape[2] // 2
+            _, grad_weight, _ = torch.ops.aten.convolution_backward(
+                _phases(grad, ctx.dilation),
+                _phases(x, ctx.dilation),
+                weight,
+                None,
+                [1, 1],
+                [margin, margin],
+                [1, 1],
+                False,
+                [0, 0],
+                weight.shape[0],
+                [False, True, False],
+            )
+        return grad_x, grad_weight, None
+
+
+def _convolve(x: Tensor, weight: Tensor, dilation: int) -> Tensor:
+    margin = weight.shape[2] // 2 * dilation
+    return nn.functional.conv2d(x, weight, padding=margin, dilation=dilation, groups=weight.shape[0])
+
+
+def _phases(x: Tensor, dilation: int) -> Tensor:
+    """Every ``dilation``-th pixel as an image of its own: ``(N, C, H, W)`` to ``(d d N, C, ceil(H/d), ceil(W/d))``."""
+    n, c, h, w = x.shape
+    d = dilation
+    x = nn.functional.pad(x, (0, -w % d, 0, -h % d))
+    rows, columns = x.shape[2] // d, x.shape[3] // d
+    if x.is_contiguous(memory_format=torch.channels_last):
+        parts = x.permute(0, 2, 3, 1).reshape(n, rows, d, columns, d, c)
+        return parts.permute(2, 4, 0, 1, 3, 5).reshape(d * d * n, rows, columns, c).permute(0, 3, 1, 2)
+    parts = x.reshape(n, c, rows, d, columns, d)
+    return parts.permute(3, 5, 0, 1, 2, 4).reshape(d * d * n, c, rows, columns)
+
+
+def depthwise_dilated(x: Tensor, weight: Tensor, *, stride: int, dilation: int) -> Tensor:
+    """Convolve depthwise with "same" padding, as ``torch.nn.functional.conv2d`` does.
+
+    Args:
+        x: ``(N, C, H, W)``.
+        weight: ``(C, 1, k, k)``, ``k`` odd.
+        stride: 1, or equal to ``dilation``.
+        dilation: Distance between the taps.
+    """
+    if stride == 1:
+        out = _DilatedDepthwise.apply(x, weight, dilation)
+        assert isinstance(out, Tensor)
+        return out
+    return _convolve(x[:, :, ::stride, ::stride], weight, 1)
+
+
+def pays_off(conv: nn.Module, x: Tensor) -> bool:
+    """Whether ``conv`` is one that PyTorch's CPU kernels are slow to differentiate, and is to be differentiated now.
+
+    Graphs that are being captured (compile, export, fx) keep the plain convolution: their backends have kernels of
+    their own.
+    """
+    if type(conv) is not nn.Conv2d or not isinstance(x, Tensor):
+        return False
+    dilation, stride = conv.dilation[0], conv.stride[0]
+    return (
+        dilation > 1
+        and conv.groups == conv.in_channels == conv.out_channels
+        and stride in (1, dilation)
+        and x.device.type == "cpu"
+        and x.dtype == conv.weight.dtype == torch.float32
+        and torch.is_grad_enabled()
+        and (x.requires_grad or conv.weight.requires_grad)
+        and not torch.is_autocast_enabled("cpu")
+        and not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()
+        and not (conv._forward_hooks or conv._forward_pre_hooks)
+    )
+
+
+def run_branch(branch: nn.Module, x: Tensor) -> Tensor:
+    """Run a branch of a selective kernel (``conv``, ``bn``, ``act``), its convolution the faster way if that pays."""
+    conv = branch.get_submodule("conv")
+    if not pays_off(conv, x):
+        return branch(x)
+    assert isinstance(conv, nn.Conv2d)
+    u = depthwise_dilated(x, conv.weight, stride=conv.stride[0], dilation=conv.dilation[0])
+    return branch.get_submodule("act")(branch.get_submodule("bn")(u))

@@ -1,0 +1,85 @@
+"""The faster backward pass is exact, and steps aside where it does not belong."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from edge_sk import SelectiveKernel
+from edge_sk.dilated import depthwise_dilated, pays_off
+
+
+@pytest.mark.parametrize(("size", "stride", "dilation"), [(3, 1, 2), (3, 2, 2), (3, 1, 3), (3, 3, 3), (5, 1, 2)])
+@pytest.mark.parametrize(("height", "width"), [(8, 8), (7, 9), (1, 4)])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_equals_conv2d_in_value_and_gradients(
+    size: int, stride: int, dilation: int, height: int, width: int, layout: torch.memory_format
+) -> None:
+    x = torch.randn(3, 6, height, width, dtype=torch.float64).to(memory_format=layout).requires_grad_()
+    weight = torch.randn(6, 1, size, size, dtype=torch.float64, requires_grad=True)
+    margin = dilation * (size // 2)
+    expected = nn.functional.conv2d(x, weight, stride=stride, padding=margin, dilation=dilation, groups=6)
+    actual = depthwise_dilated(x, weight, stride=stride, dilation=dilation)
+    torch.testing.assert_close(actual, expected)
+    gradient = torch.randn_like(expected)
+    for ours, theirs in zip(
+        torch.autograd.grad(actual, (x, weight), gradient),
+        torch.autograd.grad(expected, (x, weight), gradient),
+        strict=True,
+    ):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_gradients_of_gradients() -> None:
+    x = torch.randn(2, 2, 5, 4, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(2, 1, 3, 3, dtype=torch.float64, requires_grad=True)
+
+    def convolve(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        return depthwise_dilated(x, weight, stride=1, dilation=2)
+
+    assert torch.autograd.gradcheck(convolve, (x, weight))
+    assert torch.autograd.gradgradcheck(convolve, (x, weight))
+
+
+def test_it_is_used_only_where_it_pays() -> None:
+    unit = SelectiveKernel(16, 16, groups=16)
+    plain, dilated = (branch.get_submodule("conv") for branch in unit.branches)
+    x = torch.randn(2, 16, 8, 8)
+    assert pays_off(dilated, x)
+    assert not pays_off(plain, x)
+    assert not pays_off(SelectiveKernel(16, 16, groups=4).branches[1].get_submodule("conv"), x)
+    with torch.no_grad():
+        assert not pays_off(dilated, x)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert not pays_off(dilated, x)
+    assert not pays_off(dilated, x.double())
+    handle = dilated.register_forward_hook(lambda *_: None)
+    assert not pays_off(dilated, x)
+    handle.remove()
+    assert pays_off(dilated, x)
+
+
+def test_invisible_in_state_dict_and_export() -> None:
+    unit = SelectiveKernel(16, 16, groups=16)
+    assert {"branches.1.conv.weight"} == {name for name in unit.state_dict() if name.startswith("branches.1.conv")}
+    x = torch.randn(2, 16, 8, 8)
+    convolutions = [
+        node.target for node in torch.export.export(unit, (x,)).graph.nodes if "aten.conv" in str(node.target)
+    ]
+    assert len(convolutions) == 4
+    assert set(convolutions) == {torch.ops.aten.conv2d.default}
+    y = unit(x)
+    assert "DilatedDepthwise" in names_of_graph(y)
+    graph = torch.fx.symbolic_trace(unit)
+    assert "branches_1_conv" in {node.name for node in graph.graph.nodes}
+
+
+def names_of_graph(y: torch.Tensor) -> str:
+    names, queue = [], [y.grad_fn]
+    while queue:
+        node = queue.pop()
+        if node is not None:
+            names.append(type(node).__name__)
+            queue += [following for following, _ in node.next_functions]
+    return " ".join(names)
