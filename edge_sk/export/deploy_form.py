@@ -23,9 +23,7 @@ def with_preprocessing(model: nn.Module, *, mean: Sequence[float], std: Sequence
     return nn.Sequential(collections.OrderedDict(parts)).eval()
 
 
-def deploy_form(
-    model: nn.Module, *, mean: Sequence[float], std: Sequence[float], softmax: bool = False
-) -> nn.Module:
+def deploy_form(model: nn.Module, *, mean: Sequence[float], std: Sequence[float], softmax: bool = False) -> nn.Module:
     """The same function, rewritten for deployment; ``.reparameterized`` tells which rewrites applied.
 
     Args:

@@ -18,7 +18,7 @@ from edge_sk.files import atomic_write
 SCHEMA_VERSION = 1
 
 Format = Literal["pte", "mlpackage"]
-Precision = Literal["fp32", "fp16", "int8"]
+Precision = Literal["fp32", "fp16", "int8", "palette4"]
 
 
 class _Part(BaseModel):
@@ -62,6 +62,18 @@ class Delegation(_Part):
         return self.delegates == 1 and not self.left
 
 
+class MLProgram(_Part):
+    """The Core ML program in the package, as read back from the file."""
+
+    target: str = Field(description="Oldest system, by coremltools' name; iOS16 stands for macOS 13 as well")
+    specification_version: int
+    operators: dict[str, int] = Field(description="How often each operator runs; stored constants not counted")
+    max_rank: int = Field(description="Most axes of any value; Core ML allows 5")
+    largest_half: float | None = Field(
+        description="Largest magnitude on the parity images of a value in half precision, which ends at 65504"
+    )
+
+
 class ParityEvidence(_Part):
     """The exported file against the eager model, on images."""
 
@@ -100,7 +112,7 @@ class Accuracy(_Part):
 class Latency(_Part):
     """One measurement of the file's speed."""
 
-    threads: int
+    threads: int = Field(description="0 where the system decides (Core ML)")
     p50_ms: float
     p90_ms: float
     min_ms: float
@@ -135,6 +147,7 @@ class Record(_Part):
     rewrites: list[str] = Field(default_factory=list, description="Steps of reparameterize that applied")
     export_seconds: float | None = None
     delegation: Delegation | None = Field(None, description="None where the format has no delegates")
+    program: MLProgram | None = Field(None, description="Of an mlpackage")
     parity: ParityEvidence | None = None
     accuracy: Accuracy | None = None
     latency: list[Latency] = Field(default_factory=list)

@@ -1,0 +1,374 @@
+"""A network as an ``.mlpackage`` for Core ML: image in, labels out, proven equal, with a record beside it."""
+
+from __future__ import annotations
+
+import collections
+import errno
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import edge_sk
+from edge_sk.errors import InputError
+from edge_sk.export import parity
+from edge_sk.export.coreml_runtime import run_package
+from edge_sk.export.coreml_tools import coremltools, quiet
+from edge_sk.export.deploy_form import deploy_form, with_preprocessing
+from edge_sk.export.folder import atomic_folder
+from edge_sk.export.mil import LARGEST_HALF, MilProgram
+from edge_sk.export.network import UNTRAINED, Network, check_output
+from edge_sk.export.record import Accuracy, MLProgram, ParityEvidence, Precision, Record, write_record
+from edge_sk.files import artifact_path
+from edge_sk.manifest import manifest
+
+PRECISIONS: tuple[Precision, ...] = ("fp16", "fp32", "int8", "palette4")
+TARGETS = ("iOS16", "iOS17", "iOS18", "iOS26")
+"""Oldest systems to run on, by coremltools' names; macOS 13 and later take what iOS 16 takes, and so on."""
+
+MAX_RANK = 5
+PALETTE_TROUBLE = (
+    "4-bit palettes of coremltools 9.0 were reported wrong or crashing on the Neural Engine "
+    "(github.com/apple/coremltools issues 2716, 2688): compare on the device, or use int8"
+)
+INPUT, LOGITS, LABEL = "image", "logits", "classLabel"
+
+
+def to_mlpackage(
+    network: Network,
+    output: str | Path,
+    *,
+    precision: Precision = "fp16",
+    target: str = "iOS16",
+    softmax: bool = True,
+    images: int = parity.MIN_IMAGES,
+    argv: Sequence[str] | None = None,
+) -> Record:
+    """Convert a network, run the saved package on real images against eager, and keep it with its record.
+
+    Args:
+        network: What to export.
+        output: Folder; the package is ``ARCH_coreml_PRECISION.mlpackage``, the record has ``.json`` behind it.
+        precision: ``int8`` and ``palette4`` say how weights are stored; arithmetic is then in half precision.
+        target: Oldest system, of :data:`TARGETS`.
+        softmax: A classifier with probabilities and labels, as Xcode's preview and the Vision framework expect;
+            ``False`` gives raw logits.
+        images: Images for parity; at least 64.
+        argv: The command for the record.
+
+    Returns:
+        The record that was written.
+
+    Raises:
+        InputError: An unknown precision or target, an operator that coremltools cannot convert, labels that do not fit,
+            outputs beyond the thresholds of :data:`edge_sk.export.parity.THRESHOLDS`, or coremltools is not installed.
+        OSError: The disk is full. In every case no package is left behind, and an older one stays.
+    """
+    if precision not in PRECISIONS:
+        raise InputError(f"mlpackage has no {precision} here; it has {', '.join(PRECISIONS)}")
+    if target not in TARGETS:
+        raise InputError(f"unknown Core ML target {target!r}; known: {', '.join(TARGETS)}")
+    coremltools()
+    folder = Path(output)
+    check_output(folder)
+    path = artifact_path(folder, f"{network.stem}_coreml_{precision}", ".mlpackage")
+    labels = _labels(network) if softmax else None
+    started = time.perf_counter()
+    form = deploy_form(network.model, mean=network.mean, std=network.std, softmax=softmax)
+    graph = _export(form, network)
+    model = _convert(graph, network, precision, target, labels)
+    _describe(model, network, precision, labels)
+    seconds = time.perf_counter() - started
+    notes = _notes(network, precision)
+    with atomic_folder(path) as temporary:
+        _save(model, temporary)
+        program = MilProgram.load(temporary)
+        check_structure(program, graph, network, labels)
+        evidence, accuracy, runtime_notes = _prove(network, program, precision, softmax, images, name=path.name)
+        cost = edge_sk.profile(network.model, (1, *network.input_size))
+        record = Record(
+            arch=network.arch,
+            file=path.name,
+            format="mlpackage",
+            backend="coreml",
+            precision=precision,
+            weights=network.weights,
+            num_classes=_num_classes(network),
+            labels=labels,
+            softmax=softmax,
+            input=network.contract,
+            params=cost.params,
+            macs=cost.macs,
+            activations=cost.activations,
+            size_bytes=sum(file.stat().st_size for file in temporary.rglob("*") if file.is_file()),
+            rewrites=[f"{name} x{count}" for name, count in form.reparameterized.items()],  # type: ignore[union-attr]
+            export_seconds=round(seconds, 2),
+            program=MLProgram(
+                target=target,
+                specification_version=program.specification_version,
+                operators=dict(sorted(program.operations().items())),
+                max_rank=program.max_rank(),
+                largest_half=program.largest_half if precision != "fp32" else None,
+            ),
+            parity=evidence,
+            accuracy=accuracy,
+            notes=notes + runtime_notes,
+            manifest=manifest(argv),
+        )
+    write_record(path, record)
+    return record
+
+
+def _labels(network: Network) -> list[str]:
+    """One label per class, all different; numbers where the network has no names.
+
+    Core ML returns a dictionary keyed by label: equal labels would swallow each other.
+    """
+    classes = _num_classes(network)
+    labels = network.labels or [str(index) for index in range(classes)]
+    if len(labels) != classes:
+        raise InputError(f"{len(labels)} labels for {classes} classes of {network.arch}; give one label per class")
+    twice = [label for label, count in collections.Counter(labels).items() if count > 1]
+    if twice:
+        raise InputError(
+            f"label {twice[0]!r} stands for {labels.count(twice[0])} classes: a Core ML classifier returns a "
+            "dictionary by label; make the labels different, or export raw logits with softmax=False"
+        )
+    return list(labels)
+
+
+def _export(form: torch.nn.Module, network: Network) -> torch.export.ExportedProgram:
+    try:
+        # coremltools knows the ATEN dialect; torch.export gives the training dialect since torch 2.9.
+        return torch.export.export(form, (network.example(),)).run_decompositions({})
+    except Exception as error:
+        raise InputError(
+            f"{network.arch} cannot be exported: torch.export says {_first_line(error)}; "
+            "rewrite the module that branches on its data"
+        ) from error
+
+
+def _convert(
+    graph: torch.export.ExportedProgram,
+    network: Network,
+    precision: Precision,
+    target: str,
+    labels: list[str] | None,
+) -> Any:
+    ct = coremltools()
+    channels = network.input_size[0]
+    layouts = {3: ct.colorlayout.RGB, 1: ct.colorlayout.GRAYSCALE}
+    if channels not in layouts:
+        raise InputError(f"{network.arch} takes {channels} channels; a Core ML image has 3 (RGB) or 1 (grayscale)")
+    image = ct.ImageType(name=INPUT, shape=(1, *network.input_size), scale=1 / 255, color_layout=layouts[channels])
+    outputs = (
+        {"classifier_config": ct.ClassifierConfig(labels, predicted_feature_name=LABEL)}
+        if labels is not None
+        else {"outputs": [ct.TensorType(name=LOGITS, dtype=np.float32)]}
+    )
+    single = precision == "fp32"
+    with quiet():
+        try:
+            model = ct.convert(
+                graph,
+                convert_to="mlprogram",
+                inputs=[image],
+                minimum_deployment_target=ct.target[target],
+                compute_precision=ct.precision.FLOAT32 if single else ct.precision.FLOAT16,
+                skip_model_load=True,
+                **outputs,
+            )
+        except OSError:
+            raise
+        except Exception as error:
+            raise InputError(
+                f"coremltools cannot convert {_culprit(graph, error)} of {network.arch}: {_first_line(error)}; "
+                "replace that module by operators that Core ML has"
+            ) from error
+        return _compress(model, precision)
+
+
+def _culprit(graph: torch.export.ExportedProgram, error: Exception) -> str:
+    """The module whose operator an error message names."""
+    words = set(_first_line(error).replace("'", " ").replace(",", " ").split())
+    for node in graph.graph.nodes:
+        if node.op == "call_function" and node.name in words:
+            stack = list((node.meta.get("nn_module_stack") or {}).values())
+            place = f"module {stack[-1][0]!r}" if stack and stack[-1][0] else "the network"
+            return f"operator {node.target} in {place}"
+    return "an operator"
+
+
+def _compress(model: Any, precision: Precision) -> Any:
+    if precision in ("fp32", "fp16"):
+        return model
+    import coremltools.optimize.coreml as cto
+
+    if precision == "int8":
+        op = cto.OpLinearQuantizerConfig(mode="linear_symmetric")
+        return cto.linear_quantize_weights(model, cto.OptimizationConfig(global_config=op))
+    op = cto.OpPalettizerConfig(mode="kmeans", nbits=4)
+    return cto.palettize_weights(model, cto.OptimizationConfig(global_config=op))
+
+
+def _describe(model: Any, network: Network, precision: str, labels: list[str] | None) -> None:
+    """Metadata that Xcode shows, and the contract for who has only the file."""
+    _channels, height, width = network.input_size
+    colours = "RGB" if network.input_size[0] == 3 else "grayscale"
+    versions = manifest()["versions"]
+    model.author = "edge-sk"
+    model.license = "MIT (the converter's code); weights and labels: those of their training data"
+    model.version = versions["edge_sk"] or ""
+    model.short_description = f"{network.arch}, {_num_classes(network)} classes, {precision}"
+    spec = model.get_spec().description
+    model.input_description[INPUT] = (
+        f"{colours} image, {width}x{height}. Resize so that the crop keeps {network.crop_pct:g} of the shorter side "
+        f"({network.interpolation}), crop the centre; normalisation is inside."
+    )
+    if labels is None:
+        model.output_description[spec.output[0].name] = "Logits, one per class."
+    else:
+        model.output_description[spec.predictedFeatureName] = "The most probable class."
+        model.output_description[spec.predictedProbabilitiesName] = "Probability of every class."
+    contract = network.contract
+    model.user_defined_metadata.update(
+        {
+            "edge_sk.arch": network.arch,
+            "edge_sk.precision": precision,
+            "edge_sk.weights": network.weights,
+            "edge_sk.version": versions["edge_sk"] or "",
+            "edge_sk.torch": versions["torch"],
+            "edge_sk.input_size": "x".join(map(str, network.input_size)),
+            "edge_sk.mean": ",".join(f"{value:g}" for value in contract.mean),
+            "edge_sk.std": ",".join(f"{value:g}" for value in contract.std),
+            "edge_sk.interpolation": contract.interpolation,
+            "edge_sk.crop_pct": f"{contract.crop_pct:g}",
+        }
+    )
+
+
+def _save(model: Any, path: Path) -> None:
+    """Save, and say in one line what the disk said."""
+    try:
+        with quiet():
+            model.save(str(path))
+    except shutil.Error as error:
+        # copytree collects (source, destination, reason): the first says enough.
+        reason = str(error.args[0][0][2]) if error.args and error.args[0] else str(error)
+        full = f"[Errno {errno.ENOSPC}]" in reason
+        code = errno.ENOSPC if full else errno.EIO
+        raise OSError(code, "No space left on device" if full else reason, str(path.parent.parent)) from error
+    # For ExecuTorch's developer tools; not part of the format, and as large as a small network.
+    (path / "executorch_debug_handle_mapping.json").unlink(missing_ok=True)
+
+
+def check_structure(
+    program: MilProgram,
+    graph: torch.export.ExportedProgram,
+    network: Network,
+    labels: list[str] | None,
+) -> None:
+    """Hold the saved program's interface and operators against what was asked for.
+
+    Raises:
+        InputError: Labels missing or in another order, another image input, a rank beyond Core ML's, or transposes and
+            casts that the network does not have.
+    """
+    name = program.path.name
+    if program.labels != labels:
+        raise InputError(f"{name}: the labels in the package differ from the network's {labels}; export it again")
+    if labels is not None and not program.ends_in_softmax:
+        raise InputError(f"{name}: the classifier has no softmax: its probabilities would be logits; export it again")
+    image = program.image
+    if image is None or (image.channels, image.height, image.width) != tuple(network.input_size):
+        raise InputError(f"{name}: the package takes {image}, the network {network.input_size}; export it again")
+    if program.max_rank() > MAX_RANK:
+        raise InputError(
+            f"{name}: a value has {program.max_rank()} axes and Core ML allows {MAX_RANK}; split the reshape"
+        )
+    asked = collections.Counter(
+        str(node.target).split(".")[1] for node in graph.graph.nodes if node.op == "call_function"
+    )
+    found = program.operations()
+    # Half precision costs one conversion of the image and one of the output.
+    allowed = {"transpose": asked["permute"] + asked["transpose"] + asked["t"], "cast": 2 + asked["_to_copy"]}
+    for kind, most in allowed.items():
+        if found[kind] > most:
+            raise InputError(
+                f"{name}: {found[kind]} {kind} operators where the network has {most}: coremltools added some, which "
+                "slow the model down; look at the graph in Xcode or Netron"
+            )
+
+
+def _prove(
+    network: Network, program: MilProgram, precision: Precision, softmax: bool, images: int, *, name: str
+) -> tuple[ParityEvidence, Accuracy | None, list[str]]:
+    """Hold the saved package against eager on test images; on all of them where accuracy means something."""
+    batches = list(network.images(split="test", limit=None if network.knows_data else images))
+    pictures, truth = torch.cat([b for b, _ in batches]), torch.cat([y for _, y in batches])
+    # Core ML's image input has 8 bits per channel; so have the test images.
+    pixels = (pictures * 255).round().to(torch.uint8)
+    eager = with_preprocessing(network.model, mean=network.mean, std=network.std)
+    with torch.no_grad():
+        expected = torch.cat([eager(batch.float() / 255) for batch in pixels.split(16)])
+    run = run_package(program, pixels.permute(0, 2, 3, 1).squeeze(-1).numpy())
+    # Core ML itself gives a classifier's probabilities; the interpreter also what enters the softmax.
+    reference = expected.softmax(1) if run.probabilities else expected
+    measured = parity.compare(reference, run.outputs)
+    limits = parity.threshold("mlpackage", precision)
+    measured.check(limits, what=name)
+    if softmax:
+        _check_answers(program.labels or [], run.labels, run.outputs, name)
+    if precision != "fp32" and program.largest_half > LARGEST_HALF:
+        raise InputError(
+            f"{name}: a value reaches {program.largest_half:.3g} and half precision ends at {LARGEST_HALF:.0f}: the "
+            "phone would overflow; export fp32"
+        )
+    accuracy = None
+    if network.knows_data:
+        accuracy = Accuracy(
+            top1=_share(run.outputs.argmax(1) == truth),
+            eager_top1=_share(expected.argmax(1) == truth),
+            images=len(truth),
+            data=network.data,
+        )
+    evidence = ParityEvidence.of(measured, limits, data=f"{network.data} test", runtime=run.runtime)
+    return evidence, accuracy, run.notes
+
+
+def _check_answers(labels: list[str], answers: list[str], outputs: Tensor, name: str) -> None:
+    """The label that an application sees must be that of the highest output."""
+    for index, (answer, output) in enumerate(zip(answers, outputs, strict=True)):
+        if answer != labels[int(output.argmax())]:
+            raise InputError(
+                f"{name}: image {index} is answered {answer!r}, and the highest output is that of "
+                f"{labels[int(output.argmax())]!r}: the labels are out of order"
+            )
+
+
+def _notes(network: Network, precision: Precision) -> list[str]:
+    notes = []
+    if network.weights == UNTRAINED:
+        notes.append("untrained weights: parity holds for these weights, accuracy means nothing")
+    if precision == "palette4":
+        notes.append(PALETTE_TROUBLE)
+    return notes
+
+
+def _num_classes(network: Network) -> int:
+    with torch.no_grad():
+        return network.model(network.example()).shape[1]
+
+
+def _share(hits: Tensor) -> float:
+    return hits.double().mean().item()
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
