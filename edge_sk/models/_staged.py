@@ -1,7 +1,6 @@
 """What timm expects of a classifier, for networks that are a stem, stages and a linear head."""
 
-from __future__ import annotations
-
+# No postponed annotations here: TorchScript reads those of the class below.
 from typing import Any
 
 from torch import Tensor, nn
@@ -14,8 +13,8 @@ class StagedClassifier(nn.Module):
     """Base of the networks that are ours: subclasses fill in the modules and name them.
 
     A subclass sets ``stage_names`` (modules called in that order, the first ``num_stem`` of them the stem),
-    ``classifier_name``, ``num_features``, ``head_hidden_size`` and ``feature_info`` (timm's terms) and builds the classifier with
-    :meth:`reset_classifier`.
+    ``classifier_name``, ``num_features``, ``head_hidden_size`` and ``feature_info`` (timm's terms) and builds the
+    classifier with :meth:`reset_classifier`.
 
     Shape:
         - Input: ``(N, in_chans, H, W)``
