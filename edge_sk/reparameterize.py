@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Callable
+from typing import cast
 
 from torch import fx, nn
 
@@ -44,9 +45,9 @@ def reparameterize(model: nn.Module) -> nn.Module:
     """Rewrite a trained model for deployment: the same function, in fewer operators that delegates take.
 
     Works on networks of the zoo, grafted ones, timm's and torchvision's. Modules that bring their own deploy form
-    (``fuse``, ``reparameterize``, ``switch_to_deploy``: the convention of ``timm.utils.reparameterize_model``) are asked
-    for it first, then the steps of :data:`STEPS` go over the traced graph. Where a module's Python code branches on its
-    data, its children are rewritten one by one.
+    (``fuse``, ``reparameterize``, ``switch_to_deploy``: the convention of ``timm.utils.reparameterize_model``) are
+    asked for it first, then the steps of :data:`STEPS` go over the traced graph. Where a module's Python code branches
+    on its data, its children are rewritten one by one.
 
     Args:
         model: In any mode; it is not changed.
@@ -77,8 +78,9 @@ def reparameterize(model: nn.Module) -> nn.Module:
 
 def _fuse_modules(module: nn.Module) -> tuple[nn.Module, int]:
     """Ask every module for its own deploy form."""
-    if hasattr(module, "fuse"):
-        return module.fuse(), 1
+    fuse = getattr(module, "fuse", None)
+    if callable(fuse):
+        return cast(nn.Module, fuse()), 1
     count = 0
     for name in ("reparameterize", "switch_to_deploy"):
         if hasattr(module, name):

@@ -39,6 +39,9 @@ THRESHOLDS: dict[tuple[str, str], Threshold] = {
 """Per (format, precision), frozen from a first measurement: a change needs a reason in its commit."""
 
 
+UNTRAINED = Threshold(relative=None, sqnr_db=0.0, top1_agreement=None)
+
+
 @dataclasses.dataclass(frozen=True)
 class Parity:
     """How far a candidate's logits are from the reference's.
@@ -65,9 +68,7 @@ class Parity:
             InputError: Too few images, or below the threshold; the message names each number that fell short.
         """
         if self.images < MIN_IMAGES:
-            raise InputError(
-                f"parity of {what} was measured on {self.images} images; at least {MIN_IMAGES} are needed"
-            )
+            raise InputError(f"parity of {what} was measured on {self.images} images; at least {MIN_IMAGES} are needed")
         short = []
         # Written as "not (good)": a NaN is never good.
         if threshold.relative is not None and not self.relative <= threshold.relative:
@@ -118,10 +119,18 @@ def compare(reference: Tensor, candidate: Tensor) -> Parity:
     )
 
 
-def threshold(form: str, precision: str) -> Threshold:
-    """The frozen threshold of a format and precision."""
+def threshold(form: str, precision: str, *, trained: bool = True) -> Threshold:
+    """The frozen threshold of a format and precision.
+
+    Args:
+        form: ``pte`` or ``mlpackage``.
+        precision: ``fp32``, ``fp16`` or ``int8``.
+        trained: Random weights hardly tell images apart, so that rounding is as large as the signal: below fp32 they
+            are held to a sanity check only.
+    """
     try:
-        return THRESHOLDS[form, precision]
+        demanded = THRESHOLDS[form, precision]
+        return demanded if trained or precision == "fp32" else UNTRAINED
     except KeyError:
         known = ", ".join(f"{a} {b}" for a, b in THRESHOLDS)
         raise InputError(f"no parity threshold for {form} {precision}; known: {known}") from None

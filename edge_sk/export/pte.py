@@ -198,7 +198,7 @@ def _prove(
         expected = torch.cat([reference(network, softmax)(batch) for batch in pictures.split(16)])
     got = run_pte(program, pictures)
     measured = parity.compare(expected, got)
-    limits = parity.threshold("pte", precision)
+    limits = parity.threshold("pte", precision, trained=network.weights != UNTRAINED)
     measured.check(limits, what=name)
     accuracy = None
     if network.knows_data:

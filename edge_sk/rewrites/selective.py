@@ -57,8 +57,8 @@ class DeploySelectiveKernel(nn.Module):
         maps = [act(conv(x)) for conv, act in zip(self.convs, self.acts, strict=True)]
         if not self.select:
             return _sum(maps)
-        # Pooling each map and adding vectors costs less than adding maps.
-        pooled = _sum([u.mean((2, 3), keepdim=True) for u in maps])
+        # Adding maps and pooling once is one operator less than pooling each, and measured faster.
+        pooled = _sum(maps).mean((2, 3), keepdim=True)
         logits = self.expand(self.act(self.reduce(pooled)))
         if len(maps) == 2:
             first, second = maps
@@ -73,11 +73,11 @@ class DeploySelectiveKernel(nn.Module):
         return all(conv.groups == self.in_channels == self.out_channels for conv in self.convs)
 
     def permute_channels(self, order: list[int]) -> None:
-        """Make the unit take and give its channels in another order (depthwise units only): ``new[i] = old[order[i]]``."""
+        """Take and give the channels in another order, ``new[i] = old[order[i]]``; for depthwise units only."""
         index = torch.tensor(order)
         for conv in self.convs:
-            conv.weight.data = conv.weight.data[index]
-            conv.bias.data = conv.bias.data[index]
+            for parameter in conv.parameters():
+                parameter.data = parameter.data[index]
         if not self.select:
             return
         self.reduce.weight.data = self.reduce.weight.data[:, index]
@@ -88,7 +88,7 @@ class DeploySelectiveKernel(nn.Module):
 def _out_of_place(act: nn.Module) -> nn.Module:
     act = copy.deepcopy(act)
     if hasattr(act, "inplace"):
-        act.inplace = False
+        act.inplace = False  # type: ignore[assignment]
     return act
 
 

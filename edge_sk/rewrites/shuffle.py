@@ -1,9 +1,10 @@
 """Channel shuffles go into the weights around them.
 
 ShuffleNetV2 moves every channel in every unit: concat, shuffle, split. But which unit a channel is for is known in
-advance. So nothing moves until a unit needs it: a convolution gives its channels in the order in which later units take
-them, a unit's input is a concatenation of contiguous slices of earlier outputs, and the weights of both convolutions are
-permuted to match. The result is the same function without a shuffle and without the copies of the half that passes.
+advance. So nothing moves until a unit needs it: a convolution gives its channels in the order in which later units
+take them, a unit's input is a concatenation of contiguous slices of earlier outputs, and the weights of both
+convolutions are permuted to match. The result is the same function without a shuffle, and without the copies of the
+half that passes.
 """
 
 from __future__ import annotations
@@ -131,7 +132,7 @@ class _Router:
         for source in sources:
             width = len(self._of(source) or [])
             # Channels that go to the same places lie together, those that are needed first in front.
-            order = sorted(range(width), key=lambda index: needed.get((source, index), [len(targets)]))  # noqa: B023
+            order = sorted(range(width), key=lambda index: needed.get((source, index), [len(targets)]))
             for place, index in enumerate(order):
                 new_place[source, index] = place
             for module in producers[source] or []:
@@ -140,7 +141,7 @@ class _Router:
             old = self.channels[target]
             order = sorted(
                 range(len(old)),
-                key=lambda index: (self.position[old[index][0]], new_place[old[index]]),  # noqa: B023
+                key=lambda index: (self.position[old[index][0]], new_place[old[index]]),
             )
             self._materialize(target, [(old[index][0], new_place[old[index]]) for index in order], inside)
             for module in consumers[target] or []:
@@ -167,7 +168,7 @@ class _Router:
         return self.graph.graph.call_function(operator.getitem, (source, (slice(None), slice(start, stop))))
 
     def _producers(self, node: Any, inside: set[fx.Node]) -> list[nn.Module] | None:
-        """Modules to permute so that a source's channels change order; ``None`` if that cannot be done."""
+        """Modules to permute so that a source gives its channels in another order; ``None`` if they cannot."""
         found: list[nn.Module] = []
         if any(user not in inside for user in node.users):
             return None
@@ -187,7 +188,7 @@ class _Router:
         return None
 
     def _consumers(self, target: fx.Node, inside: set[fx.Node]) -> list[nn.Module] | None:
-        """Modules to permute so that they take a target's channels in another order; ``None`` if that cannot be done."""
+        """Modules to permute so that they take a target's channels in another order; ``None`` if they cannot."""
         found: list[nn.Module] = []
         queue = [user for user in target.users if user not in inside]
         while queue:

@@ -25,9 +25,9 @@ def use_slices(graph: fx.GraphModule) -> int:
         for user in list(node.users):
             with graph.graph.inserting_before(user):
                 start, stop = _bounds(graph.graph, tensor, name, argument, user.args[1], dim)
-                index = (*[slice(None)] * dim, slice(start, stop)) if dim >= 0 else (..., slice(start, stop))
-                if dim < -1:
-                    index = (..., slice(start, stop), *[slice(None)] * (-dim - 1))
+                before = [slice(None)] * dim if dim >= 0 else [...]
+                after = [slice(None)] * (-dim - 1)
+                index: Any = (*before, slice(start, stop), *after)
                 piece = graph.graph.call_function(operator.getitem, (tensor, index))
             user.replace_all_uses_with(piece)
             graph.graph.erase_node(user)
