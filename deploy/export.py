@@ -15,7 +15,9 @@ from edge_sk.export import network as networks
 from edge_sk.export.record import Record
 
 FORMATS = ("pte", "mlpackage")
-PRECISIONS = ("fp32", "fp16", "int8")
+PRECISIONS = ("fp32", "fp16", "int8", "palette4")
+
+DEFAULT_PRECISIONS = {"pte": ("fp32",), "mlpackage": ("fp16",)}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -28,11 +30,16 @@ def parser() -> argparse.ArgumentParser:
     source.add_argument("--arch", help="a name of the zoo, timm:NAME or torchvision:NAME, untrained: for latency")
     p.add_argument("--output", required=True, metavar="DIR", help="folder for the files")
     p.add_argument("--formats", nargs="+", choices=FORMATS, default=["pte"], help="default: pte")
-    p.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=["fp32"], help="default: fp32")
+    p.add_argument("--precisions", nargs="+", choices=PRECISIONS, help="default: fp32 for .pte, fp16 for .mlpackage")
     p.add_argument("--backend", choices=("xnnpack", "coreml", "vulkan"), default="xnnpack", help="delegate of the .pte")
     p.add_argument("--data", help="images for parity and calibration; default: the training's, else digits")
     p.add_argument("--images", type=int, default=64, help="images for parity, at least 64 (default)")
-    p.add_argument("--softmax", action="store_true", help="end in probabilities instead of logits")
+    p.add_argument(
+        "--softmax",
+        action=argparse.BooleanOptionalAction,
+        help="end in probabilities instead of logits; default: logits in a .pte, a classifier in an .mlpackage",
+    )
+    p.add_argument("--target", default="iOS16", help="oldest system of the .mlpackage: iOS16, 17, 18, 26")
     p.add_argument("--allow-fallback", action="store_true", help="accept operators outside the delegate")
     p.add_argument("--bundle", action="store_true", help="also write .bpte: the program with inputs and outputs")
     return p
@@ -50,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     command = ["deploy/export.py", *(sys.argv[1:] if argv is None else argv)]
     failures: list[InputError] = []
     for form in args.formats:
-        for precision in args.precisions:
+        for precision in args.precisions or DEFAULT_PRECISIONS[form]:
             try:
                 record = _export(network, form, precision, args, command)
             except InputError as error:
@@ -73,7 +80,7 @@ def _export(
             args.output,
             precision=precision,  # type: ignore[arg-type]
             backend=args.backend,
-            softmax=args.softmax,
+            softmax=bool(args.softmax),
             allow_fallback=args.allow_fallback,
             bundle=args.bundle,
             images=args.images,
@@ -83,7 +90,8 @@ def _export(
         network,
         args.output,
         precision=precision,  # type: ignore[arg-type]
-        softmax=args.softmax,
+        softmax=args.softmax is not False,
+        target=args.target,
         images=args.images,
         argv=command,
     )
@@ -97,6 +105,9 @@ def summary(record: Record) -> str:
         lines.append(f"  delegates: {record.delegation.delegates}, left outside: {left}")
         if record.delegation.in_float:
             lines.append(f"  computed in float: {', '.join(record.delegation.in_float)}")
+    if record.program is not None:
+        kinds = ", ".join(f"{count} {kind}" for kind, count in record.program.operators.items())
+        lines.append(f"  {record.program.target} and later; operators: {kinds}")
     if (proof := record.parity) is not None:
         lines.append(
             f"  parity on {proof.images} images: top-1 agreement {proof.top1_agreement:.1%}, SQNR "
