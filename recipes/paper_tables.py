@@ -724,19 +724,17 @@ def plot(folder: Path) -> None:
                     zorder=3 if highlight else 2,
                 )
                 if highlight:
-                    # Where each label has room: left of the curve, and right of its first dot, which is at the edge.
-                    places = {"SKNet-26": ((10, -4), "left")}
                     for (x, y), (_, name) in zip(points, names, strict=True):
-                        offset, side = places.get(name, ((-8, 5), "right"))
                         axes.annotate(
                             name,
                             (x, y),
-                            xytext=offset,
+                            xytext=(-8, 5),
                             textcoords="offset points",
-                            ha=side,
+                            ha="right",
                             color=colour,
                             fontweight="bold",
                         )
+            axes.set_xlim(left=0)
             axes.set_ylim(75.9, 80.1)
             axes.grid(color="#e2e8f0", linewidth=0.8)
             axes.set_axisbelow(True)
