@@ -165,9 +165,9 @@ def eval_batches(
     Raises:
         InputError: The data set cannot be opened, or an image of it cannot be read.
     """
-    read = config.get if isinstance(config, dict) else lambda key: getattr(config, key, None)
+    cfg: dict[str, Any] = config if isinstance(config, dict) else config.model_dump()
     transform = evaluation_transform(
-        tuple(read("input_size")), read("crop_pct") or 0.875, read("interpolation") or "bilinear"
+        tuple(cfg["input_size"]), cfg.get("crop_pct") or 0.875, cfg.get("interpolation") or "bilinear"
     )
     samples = Samples(open_source(data, split, options or DataRecipe()), transform)
     batches: Iterable[Batch] = evaluation_loader(samples, batch_size=batch_size, workers=workers, limit=limit)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -18,12 +18,13 @@ def _load() -> dict[str, tuple[np.ndarray, np.ndarray]]:
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
-    images, labels = load_digits(return_X_y=True)
+    loaded: Any = load_digits()
+    images, labels = loaded.data, loaded.target
     # The data set's grey levels are 0..16.
     pixels = np.rint(images.reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
     # One split for every run and seed: a seed must not change what is tested.
-    train_x, test_x, train_y, test_y = train_test_split(
-        pixels, labels, test_size=TEST_IMAGES, random_state=0, stratify=labels
+    train_x, test_x, train_y, test_y = map(
+        np.asarray, train_test_split(pixels, labels, test_size=TEST_IMAGES, random_state=0, stratify=labels)
     )
     return {"train": (train_x, train_y), "test": (test_x, test_y)}
 

@@ -31,13 +31,14 @@ class Metrics:
 
 
 class Normalizer:
-    """uint8 images to the network's input: ``(x / 255 - mean) / std``, on the device."""
+    """Turns uint8 images into the network's input, ``(x / 255 - mean) / std``, on the device."""
 
     def __init__(self, mean: Iterable[float], std: Iterable[float], device: torch.device) -> None:
         self._mean = 255 * torch.tensor(list(mean), device=device).view(1, -1, 1, 1)
         self._std = 255 * torch.tensor(list(std), device=device).view(1, -1, 1, 1)
 
     def __call__(self, images: Tensor) -> Tensor:
+        """Normalise a batch ``(N, C, H, W)``."""
         images = images.to(self._mean.device, non_blocking=True)
         return (images.float() - self._mean) / self._std
 

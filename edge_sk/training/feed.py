@@ -167,7 +167,8 @@ def open_test(
     source = open_source(data, "test", options)
     if expected_classes is not None and source.classes is not None and source.classes != expected_classes:
         raise InputError(
-            f"--data {data} has other classes ({_shorten(source.classes)}) than the network ({_shorten(expected_classes)})"
+            f"--data {data} has other classes ({_shorten(source.classes)}) "
+            f"than the network ({_shorten(expected_classes)})"
         )
     transform = evaluation_transform(form.input_size, form.crop_pct, form.interpolation)
     return evaluation_loader(

@@ -38,7 +38,8 @@ def write_csv(folder: Path, history: Sequence[Row]) -> None:
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     writer.writeheader()
     for row in history:
-        writer.writerow({name: f"{value:.6g}" if isinstance(value, float) else value for name, value in row.items()})
+        values: Any = {name: f"{value:.6g}" if isinstance(value, float) else value for name, value in row.items()}
+        writer.writerow(values)
     with atomic_write(folder / CSV) as temporary:
         temporary.write_text(text.getvalue(), encoding="utf-8")
 

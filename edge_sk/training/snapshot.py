@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ FORMAT = 1
 # reads it as before.
 _COMMENT = b"edge_sk sha256 "
 _COMMENT_SIZE = len(_COMMENT) + 64
+_COMMENT_LENGTH = struct.pack("<H", _COMMENT_SIZE)
 
 
 class _DamagedError(Exception):
@@ -54,7 +56,7 @@ def save_snapshot(folder: Path, state: dict[str, Any]) -> None:
     with atomic_write(folder / CURRENT) as temporary:
         with temporary.open("wb") as file:
             # The last two bytes of a zip file without a comment are the comment's length, 0.
-            file.write(content[:-2] + struct.pack("<H", _COMMENT_SIZE) + _COMMENT + digest)
+            file.write(content[:-2] + _COMMENT_LENGTH + _COMMENT + digest)
             file.flush()
         if (folder / CURRENT).exists():
             _sync(temporary)
@@ -94,9 +96,9 @@ def load_snapshot(folder: Path) -> Snapshot | None:
 def _read(path: Path) -> dict[str, Any]:
     content = path.read_bytes()
     body, comment = content[:-_COMMENT_SIZE], content[-_COMMENT_SIZE:]
-    if not comment.startswith(_COMMENT):
+    if not (body.endswith(_COMMENT_LENGTH) and comment.startswith(_COMMENT)):
         raise _DamagedError("is truncated or was not written by recipes/train.py")
-    original = body[:-2] + b"\0\0"
+    original = body[: -len(_COMMENT_LENGTH)] + b"\0\0"
     if hashlib.sha256(original).hexdigest().encode() != comment[len(_COMMENT) :]:
         raise _DamagedError("does not match its checksum")
     state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
@@ -109,7 +111,5 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _sync(path: Path) -> None:
-    import os
-
     with path.open("rb+") as file:
         os.fsync(file.fileno())

@@ -63,9 +63,11 @@ class DigitsSource:
         return len(self._labels)
 
     def load(self, index: int) -> tuple[Image.Image, int]:
+        """See ``Source``."""
         return self._images[index], self._labels[index]
 
     def name(self, index: int) -> str:
+        """See ``Source``."""
         return f"digit {index}"
 
 
@@ -90,6 +92,7 @@ class FolderSource:
         return len(self._reader.samples)
 
     def load(self, index: int) -> tuple[Image.Image, int]:
+        """See ``Source``."""
         path, label = self._reader.samples[index]
         with open(path, "rb") as file:
             image = Image.open(file)
@@ -97,6 +100,7 @@ class FolderSource:
         return image, label
 
     def name(self, index: int) -> str:
+        """See ``Source``."""
         return self._reader.samples[index][0]
 
 
@@ -129,10 +133,12 @@ class TorchvisionSource:
         return len(self._dataset)
 
     def load(self, index: int) -> tuple[Image.Image, int]:
+        """See ``Source``."""
         image, label = self._dataset[index]
         return image, int(label)
 
     def name(self, index: int) -> str:
+        """See ``Source``."""
         return f"image {index}"
 
 
@@ -167,13 +173,16 @@ class HuggingFaceSource:
         return len(self._reader)
 
     def load(self, index: int) -> tuple[Image.Image, int]:
-        file, label = self._reader[index]
+        """See ``Source``."""
+        reader: Any = self._reader
+        file, label = reader[index]
         with file:
             image = Image.open(file)
             image.load()
         return image, int(label)
 
     def name(self, index: int) -> str:
+        """See ``Source``."""
         return self._reader.filename(index) or f"image {index}"
 
 

@@ -131,7 +131,8 @@ class _Stream(IterableDataset):
         rank: int,
         world_size: int,
     ) -> None:
-        self._data, self._split, self._options = data, split, options
+        self._data, self._options = data, options
+        self._split: Split = split
         self._transform, self._batch_size = transform, batch_size
         self._seed, self._epoch, self._skip_batches = seed, epoch, skip_batches
         self._rank, self._world_size = rank, world_size

@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from edge_sk.errors import InputError
+from edge_sk.training.sampler import ShardSampler, StepSampler
+
+
+def steps(world_size: int, accumulation: int, *, epoch: int = 0, start: int = 0, seed: int = 0) -> list[list[int]]:
+    """Images of each global step, parts and processes in order."""
+    samplers = [
+        StepSampler(103, 12, rank=rank, world_size=world_size, accumulation=accumulation, seed=seed)
+        for rank in range(world_size)
+    ]
+    for sampler in samplers:
+        sampler.set_position(epoch, start)
+    parts = [list(sampler) for sampler in samplers]
+    assert [len(sampler) for sampler in samplers] == [len(part) for part in parts]
+    images = [[index for rank in range(world_size) for _, index in parts[rank][i]] for i in range(len(parts[0]))]
+    return [list(itertools.chain(*images[i : i + accumulation])) for i in range(0, len(images), accumulation)]
+
+
+def test_an_epoch_sees_every_image_at_most_once_in_whole_batches() -> None:
+    epoch = steps(1, 1)
+    assert [len(step) for step in epoch] == [12] * 8
+    seen = list(itertools.chain(*epoch))
+    assert len(set(seen)) == len(seen) == 96
+
+
+@pytest.mark.parametrize(("world_size", "accumulation"), [(2, 1), (1, 3), (2, 3), (4, 1)])
+def test_a_step_sees_the_same_images_however_it_is_divided(world_size: int, accumulation: int) -> None:
+    assert steps(world_size, accumulation) == steps(1, 1)
+
+
+@pytest.mark.parametrize("start", [0, 1, 5, 8])
+def test_starting_at_a_step_is_the_rest_of_the_epoch(start: int) -> None:
+    assert steps(2, 2, epoch=3, start=start) == steps(2, 2, epoch=3)[start:]
+
+
+def test_epochs_and_seeds_shuffle_differently() -> None:
+    assert steps(1, 1) != steps(1, 1, epoch=1)
+    assert steps(1, 1) != steps(1, 1, seed=1)
+
+
+def test_a_batch_that_does_not_divide_or_fit_is_refused() -> None:
+    with pytest.raises(InputError, match=r"data.batch_size=10 .* 2 processes x 3 accumulated parts; try 6"):
+        StepSampler(100, 10, world_size=2, accumulation=3)
+    with pytest.raises(InputError, match=r"has 9 images, fewer than one batch of data\.batch_size=10"):
+        StepSampler(9, 10)
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 7])
+def test_evaluation_counts_no_image_twice_and_misses_none(world_size: int) -> None:
+    shares = [[i for _, i in ShardSampler(range(10), rank=rank, world_size=world_size)] for rank in range(world_size)]
+    assert sorted(itertools.chain(*shares)) == list(range(10))
+    assert [len(ShardSampler(range(10), rank=rank, world_size=world_size)) for rank in range(world_size)] == [
+        len(share) for share in shares
+    ]
