@@ -6,7 +6,15 @@ import errno
 import functools
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
+
+
+class Main(Protocol):
+    """The ``main`` of a script."""
+
+    def __call__(self, argv: Sequence[str] | None = None) -> int:
+        """Run with these arguments (``sys.argv`` when ``None``) and return the exit code."""
+        ...
 
 
 class InputError(ValueError):
@@ -32,7 +40,7 @@ def require(module: str, *, extra: str, needed_for: str) -> Any:
         raise InputError(f'{needed_for} needs {module} ({missing}): pip install "edge-sk[{extra}]"') from missing
 
 
-def script(main: Callable[[Sequence[str] | None], int]) -> Callable[[Sequence[str] | None], int]:
+def script(main: Callable[[Sequence[str] | None], int]) -> Main:
     """Make ``main(argv)`` of a script answer bad input with one line on stderr instead of a traceback.
 
     Exit codes: 2 for bad input, 1 for a failing disk or file, 130 for an interrupt.
