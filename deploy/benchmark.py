@@ -85,11 +85,10 @@ def _read(path: Path) -> list[dict[str, Any]]:
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         try:
             row = json.loads(line)
-            row["sha256"], row["threads"], row["file"]
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise InputError(
-                f"line {number} of {path} is not a measurement ({error}); move the file away or drop --resume"
-            ) from error
+        except json.JSONDecodeError:
+            row = None
+        if not isinstance(row, dict) or not {"sha256", "threads", "file"} <= row.keys():
+            raise InputError(f"line {number} of {path} is not a measurement; move the file away or drop --resume")
         rows.append(row)
     return rows
 

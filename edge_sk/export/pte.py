@@ -146,6 +146,8 @@ def _constants(network: Network, precision: str, softmax: bool) -> dict[str, Any
         "arch": network.arch,
         "precision": precision,
         "input_size": list(network.input_size),
+        "crop_pct": network.crop_pct,
+        "interpolation": network.interpolation,
         "mean": list(network.mean),
         "std": list(network.std),
         "num_classes": _num_classes(network),

@@ -17,6 +17,8 @@ from edge_sk.files import atomic_write
 
 SCHEMA_VERSION = 1
 
+LAYOUT = "NCHW, RGB, float in [0, 1]"
+
 Format = Literal["pte", "mlpackage"]
 Precision = Literal["fp32", "fp16", "int8", "palette4"]
 
@@ -29,7 +31,7 @@ class InputContract(_Part):
     """What the application must feed: everything else (normalisation) is inside the file."""
 
     shape: list[int] = Field(description="(N, C, H, W)")
-    layout: str = Field("NCHW, RGB, float in [0, 1]", description="Order, colour and range of the values")
+    layout: str = Field(default=LAYOUT, description="Order, colour and range of the values")
     mean: list[float] = Field(description="Subtracted inside the file, per channel, of values in [0, 1]")
     std: list[float] = Field(description="Divided by inside the file, per channel")
     interpolation: str = Field(description="Resampling that the parity images were resized with")

@@ -1,0 +1,13 @@
+// From a file to the network's input: float32, NCHW, RGB, values in [0, 1].
+#pragma once
+
+#include <string>
+#include <vector>
+
+struct InputShape {
+  int channels, height, width;
+  size_t size() const { return size_t(channels) * height * width; }
+};
+
+// Image or raw tensor, told apart by ".raw"; throws InputError.
+std::vector<float> read_input(const std::string& path, const InputShape& shape, double crop_pct);
