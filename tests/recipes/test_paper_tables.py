@@ -69,7 +69,7 @@ def test_figures_that_are_quoted_from_memory_are_marked():
 
 
 def test_selective_kernels_cost_what_table_4_says_they_add():
-    """Parameters as the paper's to its last digit; MACs once elementwise work, which its counter includes, is added."""
+    """Parameters to the paper's last digit; MACs only once elementwise work is added to ours."""
     for row in increments():
         if row["name"].endswith("SK"):
             assert row["ours"]["params_m"] == pytest.approx(row["paper"]["params_m"], abs=0.006)
