@@ -99,7 +99,10 @@ SHUFFLE_SE = (
     "Where SE goes and its reduction are not stated; ours is the author's released file (r = 16, on the output of the "
     "unit), which is smaller. See also the row of the baseline."
 )
-SHUFFLE_SK = "Inherits the baseline's difference. What SK adds agrees: parameters as they are, MACs with elementwise work, see below."
+SHUFFLE_SK = (
+    "Inherits the baseline's difference. What SK adds agrees: parameters as they are, MACs with elementwise work, "
+    "see below."
+)
 TRUNCATED = (
     "The paper's parameters equal ours with the decimals cut off ({ours} M); leaving out batch norm (0.06 M) or the "
     "classifier (1.5 M) does not give them."

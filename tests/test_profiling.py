@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import warnings
+from typing import Any
 
 import pytest
 import torch
@@ -158,7 +159,7 @@ def test_operators_that_nobody_counts_are_listed():
 
 
 def test_the_network_stays_as_it_was():
-    model = create_model("sk_shufflenetv2_0.5").train()
+    model: Any = create_model("sk_shufflenetv2_0.5").train()
     model.conv1.eval()
     modes = {name: module.training for name, module in model.named_modules()}
     before = {name: value.clone() for name, value in model.state_dict().items()}
