@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import fnmatch
 import functools
-import inspect
 import re
 from pathlib import Path
 from typing import Any
@@ -215,8 +214,8 @@ def _create_torchvision(name: str, num_classes: int, in_chans: int, options: dic
         raise InputError(f"torchvision has no classification model {name!r}{hint}")
     if in_chans != 3:
         raise InputError(f"torchvision:{name} reads 3 channels, not {in_chans}; timm's models take in_chans")
-    if "init_weights" in inspect.signature(torchvision.models.get_model_builder(name)).parameters:
-        options = {"init_weights": True} | options
+    if name in ("googlenet", "inception_v3"):
+        options = {"init_weights": True} | options  # without it they warn that their default will change
     try:
         model: Any = torchvision.models.get_model(name, num_classes=num_classes, **options)
     except TypeError as error:
