@@ -21,8 +21,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         description=__doc__, epilog="Everything else is a field of the recipe: --dry-run lists them."
     )
     parser.add_argument("--arch", required=True, help="a name of the zoo, timm:NAME or torchvision:NAME")
-    parser.add_argument("--recipe", help="digits, light, large, cifar or a .yaml file (default: by data and arch)")
-    parser.add_argument("--data", help="digits, FOLDER with train/ and val/, torch/NAME, hfds/NAME, wds/FOLDER")
+    parser.add_argument("--recipe", help="a recipe beside this script or a .yaml file (default: by data and arch)")
+    parser.add_argument(
+        "--data", help="digits, scaled_digits, FOLDER (train/, val/), torch/NAME, hfds/NAME, wds/FOLDER"
+    )
     parser.add_argument("--output", metavar="DIR", help="run folder (default: runs/ARCH-RECIPE-seedN)")
     parser.add_argument("--set", metavar="K=V", nargs="+", action="extend", default=[], help="recipe fields")
     parser.add_argument("--seed", type=int, help="(default: 0)")

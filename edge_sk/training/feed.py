@@ -11,7 +11,7 @@ from edge_sk.errors import InputError
 from edge_sk.training.data import Batch, Samples, evaluation_loader, training_loader
 from edge_sk.training.recipe import DataRecipe, Recipe
 from edge_sk.training.sampler import StepSampler
-from edge_sk.training.sources import KNOWN_CLASSES, KNOWN_SIZES, open_source
+from edge_sk.training.sources import KNOWN_CLASSES, KNOWN_SIZES, is_embedded, open_source
 from edge_sk.training.transforms import evaluation_transform, training_transform
 
 
@@ -111,7 +111,7 @@ def open_feed(
         recipe: The recipe.
         form: How the network wants its images.
         seed: The run's seed.
-        workers: Loader processes; ``None`` takes one per core up to 8, none for the tiny digits.
+        workers: Loader processes; ``None`` takes one per core up to 8, none for the embedded data sets.
         rank: This process.
         world_size: All processes.
         pin_memory: Page-locked batches, for a GPU.
@@ -182,7 +182,7 @@ def _shorten(classes: list[str]) -> str:
 
 def default_workers(data: str, world_size: int = 1) -> int:
     """Loader processes per training process when ``--workers`` is not given."""
-    return 0 if data == "digits" else min(8, max(1, (os.cpu_count() or 1) // world_size))
+    return 0 if is_embedded(data) else min(8, max(1, (os.cpu_count() or 1) // world_size))
 
 
 def describe(data: str, options: DataRecipe) -> tuple[int, int]:

@@ -23,6 +23,7 @@ from edge_sk.training.engine import Trainer
 from edge_sk.training.feed import Format, describe, open_feed
 from edge_sk.training.randomness import seed_everything
 from edge_sk.training.recipe import Recipe, load_recipe, make_recipe, parse_yaml, recipe_to_yaml
+from edge_sk.training.sources import is_embedded
 
 RECIPE = "recipe.yaml"
 MANIFEST = "manifest.json"
@@ -74,7 +75,7 @@ def make_plan(
 
     Args:
         arch: A name that ``edge_sk.create_model`` takes.
-        recipe: Name or path; ``None``: ``digits`` without ``data``, else the architecture's family's.
+        recipe: Name or path; ``None``: an embedded data set's own, else the architecture's family's.
         data: ``--data``; ``None``: the digits.
         output: Run folder; ``None``: ``runs/ARCH-RECIPE-seedN``.
         overrides: ``section.key=value``.
@@ -85,7 +86,8 @@ def make_plan(
     Raises:
         InputError: The recipe is unknown or wrong, or there is nothing to resume.
     """
-    name = recipe or ("digits" if data in (None, "digits") else edge_sk.models.default_recipe(arch))
+    wanted = data or "digits"
+    name = recipe or (wanted.partition("@")[0] if is_embedded(wanted) else edge_sk.models.default_recipe(arch))
     if output is None:
         stem = Path(name).stem if name.endswith((".yaml", ".yml")) else name
         output = os.path.join("runs", f"{re.sub(r'[^A-Za-z0-9._+=,@-]', '-', arch)}-{stem}-seed{seed or 0}")

@@ -14,13 +14,14 @@ from PIL import Image
 from edge_sk.errors import InputError, require
 from edge_sk.training.digits import CLASSES, digits
 from edge_sk.training.recipe import DataRecipe
+from edge_sk.training.scaled_digits import ScaledDigitsSource
 
 Split = Literal["train", "test"]
 
 # What a damaged or foreign file makes Pillow raise, by experience with truncated and bit-flipped files.
 DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, IndexError, Image.DecompressionBombError)
 
-SPECS = "digits, a folder with train and val in it, torch/NAME, hfds/NAME or wds/FOLDER"
+SPECS = "digits, scaled_digits, a folder with train and val in it, torch/NAME, hfds/NAME or wds/FOLDER"
 
 # Sizes that are part of a data set's definition, so that --dry-run needs no download.
 KNOWN_SIZES: dict[str, dict[Split, int]] = {
@@ -186,11 +187,17 @@ class HuggingFaceSource:
         return self._reader.filename(index) or f"image {index}"
 
 
+def is_embedded(data: str) -> bool:
+    """Whether ``data`` is made from what comes with a dependency, in memory: no files, nothing to decode."""
+    return data == "digits" or data.partition("@")[0] == "scaled_digits"
+
+
 def open_source(data: str, split: Split, options: DataRecipe) -> Source:
     """Open one split of a random-access data set.
 
     Args:
-        data: ``digits``, a folder, ``torch/NAME`` or ``hfds/NAME``.
+        data: ``digits``, ``scaled_digits`` (``scaled_digits@0.5``: all at one scale), a folder, ``torch/NAME`` or
+            ``hfds/NAME``.
         split: ``test`` is the folder's ``val``.
         options: The recipe's ``data`` section.
 
@@ -199,6 +206,8 @@ def open_source(data: str, split: Split, options: DataRecipe) -> Source:
     """
     if data == "digits":
         return DigitsSource(split)
+    if is_embedded(data):
+        return ScaledDigitsSource(data, split)
     kind, slash, name = data.partition("/")
     if slash and kind == "torch":
         return TorchvisionSource(name, split, options)

@@ -1,0 +1,321 @@
+"""Which kernel did it choose: the attention of every selective-kernel unit, recorded and set against object scale.
+
+Li et al., *Selective Kernel Networks*, CVPR 2019, Sec. 4.5: their Figure 3 enlarges the object in the image and watches
+the attention for the larger kernel; their Figure 4 does so per class.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from edge_sk.confidence import mean, mean_interval
+from edge_sk.errors import InputError
+from edge_sk.files import atomic_write
+from edge_sk.selective_kernel import SelectiveKernel
+
+
+def gated_units(model: nn.Module) -> dict[str, SelectiveKernel]:
+    """The units of ``model`` that select, by name, in the order of ``named_modules`` (which is that of depth).
+
+    Raises:
+        InputError: There is none.
+    """
+    units = {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, SelectiveKernel) and module.gate is not None
+    }
+    if not units:
+        raise InputError(
+            "the network has no selective kernels that select: take an sk_ or sknet name, or a grafted network, "
+            "before reparameterize()"
+        )
+    return units
+
+
+@contextlib.contextmanager
+def record_attention(model: nn.Module) -> Iterator[dict[str, Tensor]]:
+    """While entered, every forward pass of ``model`` leaves its attention in the dictionary.
+
+    Yields:
+        Name of the unit to attention, ``(N, M, C)``, summing to 1 over the ``M`` branches; of the latest forward pass.
+
+    Raises:
+        InputError: The network has no unit that selects.
+
+    Example:
+        >>> import edge_sk
+        >>> model = edge_sk.create_model("sk_shufflenetv2_0.5").eval()
+        >>> with record_attention(model) as attention:
+        ...     _ = model(torch.zeros(2, 3, 64, 64))
+        >>> attention["stage2.1.branch2.3"].shape
+        torch.Size([2, 2, 24])
+    """
+    recorded: dict[str, Tensor] = {}
+
+    def keep(name: str) -> Callable[[nn.Module, Any, Tensor], None]:
+        def hook(_: nn.Module, inputs: Any, attention: Tensor) -> None:
+            recorded[name] = attention.detach().flatten(2)
+
+        return hook
+
+    with contextlib.ExitStack() as stack:
+        for name, unit in gated_units(model).items():
+            assert unit.gate is not None
+            handle = unit.gate.register_forward_hook(keep(name))
+            stack.callback(handle.remove)
+        yield recorded
+
+
+def kernel_pair(unit: SelectiveKernel) -> tuple[int, int]:
+    """Positions of the branches with the smallest and the largest extent; the first and last where all are equal."""
+    extents = [kernel.extent for kernel in unit.kernels]
+    smallest = min(range(len(extents)), key=lambda branch: extents[branch])
+    largest = max(range(len(extents)), key=lambda branch: (extents[branch], branch))
+    return smallest, largest
+
+
+@dataclass(frozen=True)
+class ScaleAttention:
+    """Attention for the largest kernel minus that for the smallest, over images of several scales.
+
+    Axes: ``S`` scales, ``N`` images, ``U`` units, ``K`` classes, ``C`` channels of a unit.
+    """
+
+    scales: tuple[float, ...]
+    units: tuple[str, ...]
+    kernels: tuple[tuple[str, str], ...]
+    """Smallest and largest kernel of each unit."""
+    branches: tuple[int, ...]
+    """``M`` of each unit."""
+    by_image: Tensor
+    """``(S, N, U)``, mean over channels."""
+    by_class: Tensor
+    """``(S, K, U)``, mean over channels and images; NaN for a class without images."""
+    by_channel: tuple[Tensor, ...]
+    """For each unit ``(S, C)``, mean over images."""
+    larger_by_channel: tuple[Tensor, ...]
+    """For each unit ``(S, C)``: the attention for the largest kernel itself, mean over images."""
+
+
+@torch.inference_mode()
+def attention_against_scale(
+    model: nn.Module,
+    batches: Mapping[float, Iterable[tuple[Tensor, Tensor]]],
+    normalize: Callable[[Tensor], Tensor],
+    *,
+    num_classes: int,
+) -> ScaleAttention:
+    """Record the attention on the same images at several scales.
+
+    Args:
+        model: Any network with selective kernels; it is run in evaluation mode.
+        batches: Per scale the same images in the same order, and their labels.
+        normalize: From an image batch of ``batches`` to the network's input.
+        num_classes: ``K``.
+
+    Raises:
+        InputError: No unit selects, there are no images, or the scales hold different ones.
+    """
+    units = gated_units(model)
+    pairs = {name: kernel_pair(unit) for name, unit in units.items()}
+    was_training = model.training
+    model.eval()
+    by_image, by_class, labels_seen = [], [], None
+    channel_difference: list[list[Tensor]] = [[] for _ in units]
+    channel_larger: list[list[Tensor]] = [[] for _ in units]
+    try:
+        for scale, scale_batches in batches.items():
+            parts: dict[str, list[Tensor]] = {name: [] for name in units}
+            larger: dict[str, Tensor] = {}
+            difference: dict[str, Tensor] = {}
+            labels: list[Tensor] = []
+            with record_attention(model) as attention:
+                for images, targets in scale_batches:
+                    model(normalize(images))
+                    labels.append(targets)
+                    for name, (small, large) in pairs.items():
+                        weights = attention[name].double().cpu()
+                        gap = weights[:, large] - weights[:, small]
+                        parts[name].append(gap.mean(1))
+                        difference[name] = difference.get(name, 0) + gap.sum(0)
+                        larger[name] = larger.get(name, 0) + weights[:, large].sum(0)
+            if not labels:
+                raise InputError("there are no images to record attention on")
+            targets = torch.cat(labels)
+            if labels_seen is not None and not torch.equal(targets, labels_seen):
+                raise InputError(
+                    f"scale {scale} holds other images than the first scale: the shift would not be paired"
+                )
+            labels_seen = targets
+            values = torch.stack([torch.cat(parts[name]) for name in units], 1)  # (N, U)
+            by_image.append(values)
+            by_class.append(_mean_by_class(values, targets, num_classes))
+            for position, name in enumerate(units):
+                channel_difference[position].append(difference[name] / len(targets))
+                channel_larger[position].append(larger[name] / len(targets))
+    finally:
+        model.train(was_training)
+    return ScaleAttention(
+        scales=tuple(batches),
+        units=tuple(units),
+        kernels=tuple(
+            (str(unit.kernels[pairs[name][0]]), str(unit.kernels[pairs[name][1]])) for name, unit in units.items()
+        ),
+        branches=tuple(len(unit.kernels) for unit in units.values()),
+        by_image=torch.stack(by_image),
+        by_class=torch.stack(by_class),
+        by_channel=tuple(torch.stack(rows) for rows in channel_difference),
+        larger_by_channel=tuple(torch.stack(rows) for rows in channel_larger),
+    )
+
+
+def _mean_by_class(values: Tensor, labels: Tensor, num_classes: int) -> Tensor:
+    sums = torch.zeros(num_classes, values.shape[1], dtype=values.dtype).index_add_(0, labels, values)
+    counts = torch.bincount(labels, minlength=num_classes)
+    return sums / counts[:, None]
+
+
+def summarize(runs: Sequence[ScaleAttention], classes: Sequence[str] | None = None) -> dict[str, Any]:
+    """Mean over runs of one architecture, and how far the attention shifts from the first scale to the last.
+
+    The interval of the shift is Student's at 95 %: over runs where there are at least two, so that it holds for
+    training again; over images for a single run, so that it holds for that network only.
+
+    Args:
+        runs: One per trained network.
+        classes: Names of the classes.
+
+    Returns:
+        A JSON-ready mapping: ``scales``, ``runs``, ``images``, ``interval_over``, ``classes`` and ``units``.
+
+    Raises:
+        InputError: The runs differ in units or scales.
+    """
+    first = runs[0]
+    for run in runs[1:]:
+        if (run.units, run.scales, run.kernels) != (first.units, first.scales, first.kernels):
+            raise InputError("the checkpoints are of different architectures: give seeds of one")
+    over = "runs" if len(runs) > 1 else "images"
+    by_image = torch.stack([run.by_image for run in runs])  # (R, S, N, U)
+    by_class = torch.stack([run.by_class for run in runs]).mean(0)  # (S, K, U)
+    means = by_image.mean(2)  # (R, S, U)
+    units = []
+    for position, name in enumerate(first.units):
+        shifts = means[:, -1, position] - means[:, 0, position]
+        if over == "images":
+            shifts = by_image[0, -1, :, position] - by_image[0, 0, :, position]
+        low, high = mean_interval(shifts.tolist())
+        small, large = first.kernels[position]
+        units.append(
+            {
+                "name": name,
+                "smaller": small,
+                "larger": large,
+                "branches": first.branches[position],
+                "difference": _round(means[:, :, position].mean(0)),
+                "difference_by_run": [_round(row) for row in means[:, :, position]],
+                "shift": round(float(shifts.mean()), 6),
+                "shift_ci95": [round(low, 6), round(high, 6)],
+                "by_class": [_round(row) for row in by_class[:, :, position]],
+                "by_channel": [_round(row) for row in torch.stack([run.by_channel[position] for run in runs]).mean(0)],
+                "larger_by_channel": [
+                    _round(row) for row in torch.stack([run.larger_by_channel[position] for run in runs]).mean(0)
+                ],
+            }
+        )
+    return {
+        "scales": list(first.scales),
+        "runs": len(runs),
+        "images": by_image.shape[2],
+        "interval_over": over,
+        "classes": list(classes) if classes is not None else [str(k) for k in range(by_class.shape[1])],
+        "units": units,
+    }
+
+
+def _round(values: Tensor) -> list[float | None]:
+    # JSON has no NaN: a class without images is null.
+    return [None if math.isnan(value) else round(value, 4) for value in values.tolist()]
+
+
+def markdown(summary: Mapping[str, Any]) -> str:
+    """A table: mean difference per unit and scale, and the shift with its interval."""
+    scales = summary["scales"]
+    head = ["unit", "kernels", *(f"scale {scale:g}" for scale in scales), "shift, 95 % CI", "moved to the"]
+    lines = ["| " + " | ".join(head) + " |", "|---|---|" + "---:|" * (len(scales) + 1) + "---|"]
+    for unit in summary["units"]:
+        low, high = unit["shift_ci95"]
+        cells = [
+            f"`{unit['name']}`",
+            f"{unit['larger']} - {unit['smaller']}",
+            *(f"{value:+.3f}" for value in unit["difference"]),
+            f"{unit['shift']:+.3f} [{low:+.3f}, {high:+.3f}]",
+            direction(unit),
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def direction(unit: Mapping[str, Any]) -> str:
+    """``larger`` or ``smaller`` kernel when the shift's interval leaves out zero, else ``neither``."""
+    low, high = unit["shift_ci95"]
+    return "larger" if low > 0 else "smaller" if high < 0 else "neither"
+
+
+def plot(summary: Mapping[str, Any], path: str | Path, *, title: str) -> None:
+    """Draw a summary as PNG: per unit (Figure 3 c), per class (Figure 4) and per channel (Figure 3 a, b)."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    units, scales, classes = summary["units"], summary["scales"], summary["classes"]
+    chosen = sorted({0, len(units) // 2, len(units) - 1})
+    figure = Figure(figsize=(13, 10), layout="constrained")
+    FigureCanvasAgg(figure)
+    top, middle, bottom = figure.subfigures(3, 1)
+    colours = [f"C{position}" for position in range(len(scales))]
+
+    axes = top.subplots()
+    for position, scale in enumerate(scales):
+        rows = [[run[position] for run in unit["difference_by_run"]] for unit in units]
+        depth = range(len(units))
+        axes.plot(depth, [mean(row) for row in rows], marker="o", color=colours[position], label=f"scale {scale:g}")
+        if summary["runs"] > 1:
+            axes.fill_between(
+                depth, [min(row) for row in rows], [max(row) for row in rows], color=colours[position], alpha=0.12
+            )
+    axes.axhline(0, color="grey", linewidth=0.8)
+    axes.set_xticks(range(len(units)), [unit["name"] for unit in units], rotation=25, ha="right", fontsize=7)
+    axes.set_ylabel("attention,\nlargest - smallest kernel")
+    band = f"; band: all {summary['runs']} runs" if summary["runs"] > 1 else ""
+    axes.set_title(f"{title}: mean over {summary['images']} images and all channels, by depth{band}", fontsize=10)
+    axes.legend(fontsize=8)
+
+    many = len(classes) > 20
+    for axes, number in zip(middle.subplots(1, len(chosen), squeeze=False)[0], chosen, strict=True):
+        for position in range(len(scales)):
+            values = [math.nan if value is None else value for value in units[number]["by_class"][position]]
+            axes.plot(values, marker="" if many else "o", color=colours[position], linewidth=0.8)
+        axes.axhline(0, color="grey", linewidth=0.8)
+        if not many:
+            axes.set_xticks(range(len(classes)), classes, fontsize=7)
+        axes.set_xlabel("class")
+        axes.set_title(units[number]["name"], fontsize=9)
+    for axes, number in zip(bottom.subplots(1, len(chosen), squeeze=False)[0], chosen, strict=True):
+        by_scale = units[number]["larger_by_channel"]
+        order = sorted(range(len(by_scale[0])), key=by_scale[0].__getitem__)
+        for position, values in enumerate(by_scale):
+            axes.plot([values[channel] for channel in order], color=colours[position], linewidth=0.8)
+        axes.axhline(1 / units[number]["branches"], color="grey", linewidth=0.8)
+        axes.set_xlabel(f"channel, by attention at scale {scales[0]:g}")
+        axes.set_title(f"{units[number]['name']}: attention for {units[number]['larger']}", fontsize=9)
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=110)

@@ -1,0 +1,138 @@
+"""An embedded data set with known object size: the real digits at a random scale and position, amid clutter."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from PIL import Image
+
+from edge_sk.errors import InputError
+from edge_sk.training.digits import CLASSES, digits
+from edge_sk.training.randomness import derive_seed
+
+CANVAS = 96
+SCALES = (0.25, 1.0)
+# Drawings of every digit; each with its own scale, position and clutter.
+DRAWINGS = {"train": 4, "test": 4}
+
+# Pieces of other digits, sides as fractions of the canvas. Their strokes are as wide as those of digits of twice the
+# scale, so that the width of a stroke does not tell whether it belongs to the digit.
+CLUTTER_PIECES = 3
+CLUTTER_SCALES = (0.1, 0.25)
+CLUTTER_BRIGHTNESS = 0.6  # at most as bright as this fraction of the digit
+NOISE = 10.0  # standard deviation, of 255
+
+
+@dataclass(frozen=True)
+class ScaledDigits:
+    """Drawn digits."""
+
+    images: np.ndarray
+    """uint8, ``(N, canvas, canvas)``."""
+    labels: np.ndarray
+    """int64, ``(N,)``."""
+    scales: np.ndarray
+    """float64, ``(N,)``: side of the digit's square as a fraction of the canvas."""
+    digits: np.ndarray
+    """int64, ``(N,)``: which image of ``digits(split)`` was drawn."""
+
+
+@functools.lru_cache(maxsize=4)
+def scaled_digits(
+    split: Literal["train", "test"], *, scale: float | None = None, canvas: int = CANVAS, seed: int = 0
+) -> ScaledDigits:
+    """Draw the data set; it is a function of the arguments alone.
+
+    Training and test drawings are of different digits, and their clutter too: pieces of digits of the same split.
+
+    Args:
+        split: Which digits.
+        scale: Draw every digit at this scale instead of a random one. What else is random is as without it, so
+            that data sets of several scales hold the same digits, in the same order, in the same clutter.
+        canvas: Side of the images in pixels.
+        seed: Of scale, position and clutter.
+
+    Raises:
+        InputError: A scale outside ``SCALES`` or a canvas on which the smallest digit has fewer than 8 pixels.
+    """
+    low, high = SCALES
+    if scale is not None and not low <= scale <= high:
+        raise InputError(f"scaled_digits@{scale}: the scale must be from {low} to {high}")
+    if canvas * low < 8:
+        raise InputError(f"canvas={canvas} is too small: at least {int(8 / low)} pixels")
+    pixels, labels = (tensor.numpy() for tensor in digits(split))
+    pictures = [Image.fromarray(picture) for picture in pixels]
+    drawings = DRAWINGS[split]
+    count = len(pictures) * drawings
+    images = np.empty((count, canvas, canvas), dtype=np.uint8)
+    scales = np.empty(count)
+    # Drawings of the same digit lie apart: the first len(pictures) images show every digit once.
+    which = np.tile(np.arange(len(pictures)), drawings)
+    for index, digit in enumerate(which):
+        random = np.random.default_rng(derive_seed(seed, "scaled digits", split, index))
+        drawn = random.uniform(low, high)
+        scales[index] = drawn if scale is None else scale
+        images[index] = _draw(pictures, int(digit), scales[index], canvas, random)
+    return ScaledDigits(images, np.tile(labels, drawings), scales, which)
+
+
+def _draw(
+    pictures: list[Image.Image], digit: int, scale: float, canvas: int, random: np.random.Generator
+) -> np.ndarray:
+    """One image: noise, clutter, and the digit over it."""
+    # Position first, as a fraction of the free room: it does not depend on the scale.
+    where = random.random(2)
+    image = random.normal(scale=NOISE, size=(canvas, canvas)).astype(np.float32)
+    for _ in range(CLUTTER_PIECES):
+        piece = _piece(pictures[random.integers(len(pictures))], canvas, random)
+        top, left = (random.random(2) * (canvas - np.array(piece.shape) + 1)).astype(int)
+        region = image[top : top + piece.shape[0], left : left + piece.shape[1]]
+        np.maximum(region, piece, out=region)
+    side = round(scale * canvas)
+    drawing = _resize(pictures[digit], side)
+    top, left = (where * (canvas - side + 1)).astype(int)
+    region = image[top : top + side, left : left + side]
+    np.maximum(region, drawing, out=region)
+    return np.clip(np.rint(image), 0, 255).astype(np.uint8)
+
+
+def _piece(picture: Image.Image, canvas: int, random: np.random.Generator) -> np.ndarray:
+    """A quarter of a digit, which no longer shows which one it was."""
+    column, row = random.integers(0, 5, size=2)
+    side = round(random.uniform(*CLUTTER_SCALES) * canvas)
+    return CLUTTER_BRIGHTNESS * _resize(picture.crop((int(column), int(row), int(column) + 4, int(row) + 4)), side)
+
+
+def _resize(picture: Image.Image, side: int) -> np.ndarray:
+    return np.asarray(picture.resize((side, side), Image.Resampling.BICUBIC), dtype=np.float32)
+
+
+class ScaledDigitsSource:
+    """``scaled_digits``, or ``scaled_digits@0.5`` for one scale, as a ``Source``.
+
+    Raises:
+        InputError: What follows the @ is not a scale.
+    """
+
+    def __init__(self, data: str, split: Literal["train", "test"]) -> None:
+        _, at, text = data.partition("@")
+        try:
+            scale = float(text) if at else None
+        except ValueError:
+            raise InputError(f"--data {data}: {text!r} is not a number; for example scaled_digits@0.5") from None
+        self.drawn = scaled_digits(split, scale=scale)
+        self.classes: list[str] | None = list(CLASSES)
+
+    def __len__(self) -> int:
+        return len(self.drawn.labels)
+
+    def load(self, index: int) -> tuple[Image.Image, int]:
+        """See ``Source``."""
+        return Image.fromarray(self.drawn.images[index]), int(self.drawn.labels[index])
+
+    def name(self, index: int) -> str:
+        """See ``Source``."""
+        return f"scaled digit {index}"

@@ -1,0 +1,110 @@
+"""Which kernel did it choose: ``python recipes/attention.py --checkpoint runs/RUN --output reports/attention``.
+
+Attention for the largest kernel minus that for the smallest, in every selective-kernel unit, against the size of the
+object (the SKNet paper's Figures 3 and 4). Several checkpoints, seeds of one architecture, give intervals over seeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from edge_sk.errors import InputError, script
+from edge_sk.files import atomic_write
+
+# The paper's: the middle of the picture enlarged.
+ENLARGEMENTS = [1.0, 1.5, 2.0]
+# Fractions of the canvas, the object's own.
+OBJECT_SCALES = [0.25, 0.5, 1.0]
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser.add_argument("--checkpoint", required=True, nargs="+", metavar="RUN", help="folders that train.py wrote")
+    parser.add_argument("--data", help="as for train.py (default: what the run was trained on)")
+    parser.add_argument(
+        "--scales",
+        type=float,
+        nargs="+",
+        metavar="X",
+        help="ascending; enlargements of the middle (default: 1.0 1.5 2.0), for scaled_digits fractions of the canvas "
+        "(default: 0.25 0.5 1.0)",
+    )
+    parser.add_argument("--limit", type=int, metavar="N", help="images (default: the whole test set)")
+    parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="images at once")
+    parser.add_argument("--workers", type=int, default=0, metavar="N", help="loader processes")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:N or mps")
+    parser.add_argument("--output", required=True, metavar="DIR", help="for attention.json, .md and .png")
+    parser.add_argument("--record", metavar="FILE", help="write the JSON here too")
+    return parser.parse_args(argv)
+
+
+@script
+def main(argv: Sequence[str] | None = None) -> int:
+    """Record, summarize, draw; returns the exit code."""
+    args = parse(argv)
+    import torch
+
+    from edge_sk.attention import attention_against_scale, markdown, plot, summarize
+    from edge_sk.manifest import manifest
+    from edge_sk.training.checkpoint import load_run
+    from edge_sk.training.data import eval_batches
+
+    loaded = [load_run(folder) for folder in args.checkpoint]
+    config = loaded[0].config
+    data = args.data or config.data
+    drawn = data == "scaled_digits"
+    scales = args.scales or (OBJECT_SCALES if drawn else ENLARGEMENTS)
+    if scales != sorted(set(scales)) or len(scales) < 2:
+        raise InputError(f"--scales {' '.join(f'{scale:g}' for scale in scales)}: give two or more, ascending")
+    if not drawn and scales[0] < 1:
+        raise InputError(f"--scales {scales[0]:g}: the middle of an image can only be enlarged, by 1.0 or more")
+    for name, value, least in (("--limit", args.limit, 1), ("--batch-size", args.batch_size, 1)):
+        if value is not None and value < least:
+            raise InputError(f"{name} {value} must be at least {least}")
+    runs = []
+    for folder, run in zip(args.checkpoint, loaded, strict=True):
+        if run.config.arch != config.arch:
+            raise InputError(f"{folder} is {run.config.arch}, not {config.arch}: give seeds of one architecture")
+        mean, std = (
+            torch.tensor(values, device=args.device).view(1, -1, 1, 1) for values in (run.config.mean, run.config.std)
+        )
+
+        def normalize(images: torch.Tensor, mean: torch.Tensor = mean, std: torch.Tensor = std) -> torch.Tensor:
+            return (images.to(mean.device) - mean) / std
+
+        batches = {}
+        for scale in scales:
+            # Resizing the whole image by so much more before cutting the same middle is crop and resize in one.
+            crop_pct = run.config.crop_pct if drawn else run.config.crop_pct / scale
+            batches[scale] = eval_batches(
+                run.config.model_dump() | {"crop_pct": crop_pct},
+                data=f"{data}@{scale}" if drawn else data,
+                limit=args.limit,
+                batch_size=args.batch_size,
+                workers=args.workers,
+            )
+        model = run.model.to(args.device)
+        runs.append(attention_against_scale(model, batches, normalize, num_classes=run.config.num_classes))
+        print(f"{folder}: {len(runs[-1].units)} units, {runs[-1].by_image.shape[1]} images", file=sys.stderr)
+    summary = {"arch": config.arch, "data": data, "recipe": config.recipe} | summarize(runs, config.classes)
+    summary |= manifest(None if argv is None else ["recipes/attention.py", *argv])
+    output = Path(args.output)
+    text = json.dumps(summary, separators=(",", ":")) + "\n"
+    for path in filter(None, (output / "attention.json", args.record)):
+        with atomic_write(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    with atomic_write(output / "attention.md") as temporary:
+        temporary.write_text(markdown(summary), encoding="utf-8")
+    plot(summary, output / "attention.png", title=f"{config.arch} on {data}")
+    print(markdown(summary))
+    print(f"{output}: attention.json, attention.md, attention.png")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

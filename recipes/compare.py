@@ -1,0 +1,208 @@
+"""Compare architectures under one recipe: ``python recipes/compare.py --arch A B --seeds 0 1 2 --output runs/DIR``.
+
+Every (architecture, seed) is a run folder under the output folder, trained by train.py. What is finished is not done
+again and what was interrupted is resumed, so the same command continues a comparison that was stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+from edge_sk.errors import InputError, script
+from edge_sk.files import atomic_write
+
+RECIPES = Path(__file__).resolve().parent
+SECONDS_BETWEEN_LOOKS = 0.2
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser.add_argument(
+        "--arch",
+        required=True,
+        nargs="+",
+        metavar="A",
+        help="as for train.py, options after an @; the first is what the others are compared with",
+    )
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4], metavar="N", help="(default: 0 to 4)")
+    parser.add_argument("--recipe", default="scaled_digits", help="(default: scaled_digits)")
+    parser.add_argument("--data", default="scaled_digits", help="as for train.py (default: scaled_digits)")
+    parser.add_argument("--set", metavar="K=V", nargs="+", action="extend", default=[], help="recipe fields")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at once (default: 1)")
+    parser.add_argument("--device", help="as for train.py")
+    parser.add_argument("--workers", type=int, metavar="N", help="as for train.py")
+    parser.add_argument("--output", required=True, metavar="DIR", help="for the run folders and the comparison")
+    parser.add_argument("--record", metavar="FILE", help="write the JSON here too")
+    parser.add_argument("--dry-run", action="store_true", help="list the runs and which of them are finished")
+    return parser.parse_args(argv)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training."""
+
+    arch: str
+    seed: int
+    folder: Path
+
+
+def train_command(run: Run, args: argparse.Namespace) -> list[str]:
+    """How train.py is called for a run, new or to be resumed."""
+    command = [sys.executable, str(RECIPES / "train.py"), "--arch", run.arch, "--seed", str(run.seed)]
+    command += ["--recipe", args.recipe, "--data", args.data, "--output", str(run.folder)]
+    for flag, value in (("--device", args.device), ("--workers", args.workers)):
+        if value is not None:
+            command += [flag, str(value)]
+    if args.set:
+        command += ["--set", *args.set]
+    if run.folder.is_dir():
+        command.append("--resume")
+    return command
+
+
+def train_all(runs: Sequence[Run], args: argparse.Namespace) -> None:
+    """Train ``runs``, ``--jobs`` at once.
+
+    Raises:
+        InputError: Some failed; the message names their logs. The others are finished.
+    """
+    threads = str(max(1, (os.cpu_count() or 1) // args.jobs))
+    environment = {"OMP_NUM_THREADS": threads} | os.environ
+    waiting, failed = list(runs), []
+    working: dict[Run, tuple[subprocess.Popen[bytes], float]] = {}
+    began, done = time.monotonic(), 0
+
+    def stop(number: int, _: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        while waiting or working:
+            while waiting and len(working) < args.jobs:
+                run = waiting.pop(0)
+                command = train_command(run, args)
+                run.folder.parent.mkdir(parents=True, exist_ok=True)
+                with log_of(run).open("ab") as log:
+                    process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+                working[run] = process, time.monotonic()
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+            for run, (process, started) in list(working.items()):
+                code = process.poll()
+                if code is None:
+                    continue
+                del working[run]
+                done += 1
+                if code:
+                    failed.append(run)
+                left = (time.monotonic() - began) / done * (len(runs) - done) / 60
+                print(
+                    f"{done}/{len(runs)} {run.arch} seed {run.seed}: {'failed' if code else 'done'} after "
+                    f"{time.monotonic() - started:.0f} s, about {left:.0f} min left",
+                    file=sys.stderr,
+                    flush=True,
+                )
+    finally:
+        # train.py saves its state at SIGTERM.
+        for process, _ in working.values():
+            process.terminate()
+        for process, _ in working.values():
+            process.wait()
+        signal.signal(signal.SIGTERM, before)
+    if failed:
+        logs = ", ".join(str(log_of(run)) for run in failed)
+        raise InputError(f"{len(failed)} of {len(runs)} runs failed, see {logs}; the same command tries them again")
+
+
+def log_of(run: Run) -> Path:
+    """Where a run's messages go."""
+    return run.folder.parent / f"{run.folder.name}.log"
+
+
+@script
+def main(argv: Sequence[str] | None = None) -> int:
+    """Train what is missing and compare; returns the exit code."""
+    args = parse(argv)
+    import edge_sk
+    from edge_sk.manifest import manifest
+    from edge_sk.profiling import profile
+    from edge_sk.training.checkpoint import load_config
+    from edge_sk.training.comparison import Finished, compare, markdown, plot, read_finished
+    from edge_sk.training.recipe import load_recipe
+
+    for name, values in (("--arch", args.arch), ("--seeds", args.seeds)):
+        if len(set(values)) != len(values):
+            raise InputError(f"{name} {' '.join(map(str, values))} names one twice")
+    if args.jobs < 1:
+        raise InputError(f"--jobs {args.jobs} must be at least 1")
+    recipe = load_recipe(args.recipe, args.set, folder=RECIPES)
+    for arch in args.arch:
+        # A misspelled name is an error now, not after hours of training the others.
+        edge_sk.create_model(arch, num_classes=10)
+    output = Path(args.output)
+    # By seed, so that a comparison cut short has pairs.
+    runs = [
+        Run(arch, seed, output / "runs" / f"{re.sub(r'[^A-Za-z0-9._+=,@-]', '-', arch)}-seed{seed}")
+        for seed in args.seeds
+        for arch in args.arch
+    ]
+
+    def finished(run: Run) -> Finished | None:
+        return read_finished(run.folder, recipe, arch=run.arch, data=args.data)
+
+    missing = [run for run in runs if finished(run) is None]
+    print(f"{len(runs)} runs, {len(runs) - len(missing)} finished, {len(missing)} to train", file=sys.stderr)
+    if args.dry_run:
+        for run in runs:
+            print(f"{'to train' if run in missing else 'finished'}  {run.folder}")
+        return 0
+    train_all(missing, args)
+    results: dict[str, dict[int, Finished]] = {arch: {} for arch in args.arch}
+    for run in runs:
+        result = finished(run)
+        assert result is not None, run.folder  # train_all would have raised
+        results[run.arch][run.seed] = result
+    config = load_config(runs[0].folder)
+    costs = {}
+    for arch in args.arch:
+        cost = profile(
+            edge_sk.create_model(arch, num_classes=config.num_classes).eval(), input_size=(1, *config.input_size)
+        )
+        costs[arch] = (cost.params, cost.macs)
+    entries = compare(results, costs)
+    record = {
+        "recipe": args.recipe,
+        "set": args.set,
+        "data": args.data,
+        "seeds": args.seeds,
+        "epochs": recipe.schedule.epochs,
+        "input_size": list(config.input_size),
+        "jobs": args.jobs,
+        "networks": entries,
+    } | manifest(None if argv is None else ["recipes/compare.py", *argv])
+    text = json.dumps(record, indent=1) + "\n"
+    for path in filter(None, (output / "compare.json", args.record)):
+        with atomic_write(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    with atomic_write(output / "compare.md") as temporary:
+        temporary.write_text(markdown(entries), encoding="utf-8")
+    title = f"{args.data}, recipe {args.recipe}, {recipe.schedule.epochs} epochs, {len(args.seeds)} seeds"
+    plot(entries, output / "compare.png", title=title)
+    print(markdown(entries))
+    print(f"{output}: compare.json, compare.md, compare.png")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
