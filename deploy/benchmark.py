@@ -7,7 +7,6 @@ python deploy/benchmark.py a.pte b.pte --operators
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import hashlib
 import json
 import sys
@@ -62,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         ):
             row: dict[str, Any] = {"file": file.name, "sha256": digests[file]} | measured.model_dump()
             if args.operators:
-                row["operators"] = [dataclasses.asdict(o) for o in latency.operator_times(file, threads=threads)]
+                row["operators"] = [o.model_dump() for o in latency.operator_times(file, threads=threads)]
             rows = [old for old in rows if (old["sha256"], old["threads"]) != (row["sha256"], threads)] + [row]
             if args.output:
                 _write(args.output, rows)

@@ -15,7 +15,7 @@ from edge_sk.export import network as networks
 from edge_sk.export.record import Record
 
 FORMATS = ("pte", "mlpackage")
-PRECISIONS = ("fp32", "fp16", "int8", "palette4")
+PRECISIONS = ("fp32", "fp16", "int8", "palette6")
 
 DEFAULT_PRECISIONS = {"pte": ("fp32",), "mlpackage": ("fp16",)}
 

@@ -41,31 +41,44 @@ def quantize(model: nn.Module, example: Tensor, batches: Iterable[Tensor]) -> fx
 def computed_in_float(quantized: fx.GraphModule) -> list[str]:
     """Operators that compute in float, each with how often: ``["sigmoid x13"]``.
 
-    An operator computes in int8 when it reads dequantized values and its result is quantized again, alone or after the
-    activation that is fused into it.
+    An operator computes in int8 when XNNPACK has it in int8, and it reads dequantized values and its result is
+    quantized again, alone or after the ReLU that is fused into it.
     """
+    in_int8 = _operators_in_int8()
     counts: Counter[str] = Counter()
     for node in quantized.graph.nodes:
-        if node.op != "call_function":
+        if not isinstance(node.target, torch._ops.OpOverload):
             continue
-        name = str(node.target).split(".")[1] if "." in str(node.target) else str(node.target)
-        if "quantize" in name or name in _MOVES or not _computes(node):
+        name = node.target._opname.rstrip("_")
+        if "quantize" in name or name in _MOVES:
             continue
-        reads = all("dequantize" in str(source.target) for source in node.all_input_nodes)
-        after_fused = any(_is_fused_pair(source, node) for source in node.all_input_nodes)
-        writes = all("quantize_per" in str(user.target) or _is_fused_pair(node, user) for user in node.users)
-        if not ((reads or after_fused) and writes):
+        tensors = [source for source in node.all_input_nodes if source.op != "get_attr"]
+        reads = all("dequantize" in str(source.target) or _is_fused(source, node) for source in tensors)
+        writes = all("quantize_per" in str(user.target) or _is_fused(node, user) for user in node.users)
+        if not (name in in_int8 and reads and writes):
             counts[name] += 1
     return [f"{name} x{count}" for name, count in counts.most_common()]
 
 
-_MOVES = ("view", "reshape", "flatten", "slice", "cat", "permute", "getitem", "_guards_fn")
+# Operators that only move values.
+_MOVES = ("view", "reshape", "flatten", "slice", "permute", "transpose", "dropout")
+# What the exporter's graph and the partitioner's configurations call the same operator.
+_ALIASES = {"convolution": "conv2d", "mean": "adaptive_avg_pool2d", "hardtanh": "relu6"}
 
 
-def _computes(node: fx.Node) -> bool:
-    return "torch.ops" in repr(node.target) or "OpOverload" in type(node.target).__name__
+def _operators_in_int8() -> set[str]:
+    """Operators that XNNPACK's partitioner takes in static int8."""
+    from executorch.backends.xnnpack.partition.config import ALL_PARTITIONER_CONFIGS
+    from executorch.backends.xnnpack.partition.config.xnnpack_config import ConfigPrecisionType
+
+    names: set[str] = set()
+    for config in (make() for make in ALL_PARTITIONER_CONFIGS):
+        if ConfigPrecisionType.STATIC_QUANT in config.supported_precision_types():
+            name = config.target_name.split(".")[0]
+            names |= {name, _ALIASES.get(name, name)}
+    return names
 
 
-def _is_fused_pair(first: fx.Node, second: fx.Node) -> bool:
+def _is_fused(first: fx.Node, second: fx.Node) -> bool:
     """Whether the second is a ReLU that XNNPACK runs inside the first."""
     return "relu" in str(second.target) and "relu6" not in str(second.target) and second in first.users

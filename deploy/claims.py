@@ -1,0 +1,187 @@
+"""Measure what the README claims about latency, and write deploy/results/latency.json: one command, one quiet machine.
+
+python deploy/claims.py --work exports/claims
+
+Stock networks are torchvision's own classes lowered the ordinary way, without any of our rewrites and without the
+normalisation that our files carry inside. "Textbook" is SK as the paper's equations read: stack, sum, softmax over the
+branch axis. Ratios are of medians of runs in which the files take turns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import edge_sk
+from edge_sk.errors import script
+from edge_sk.export import delegation, executorch_tools, latency, to_pte
+from edge_sk.export.network import from_arch
+from edge_sk.files import artifact_path, atomic_write
+from edge_sk.manifest import manifest
+
+RESULT = Path(__file__).parent / "results" / "latency.json"
+OURS = (
+    ("sk_shufflenetv2_1.0", "fp32"),
+    ("sk_shufflenetv2_1.0", "int8"),
+    ("shufflenetv2_1.0", "fp32"),
+    ("sk_mobilenetv2_1.0", "fp32"),
+)
+STOCK = ("torchvision:shufflenet_v2_x1_0", "torchvision:mobilenet_v2")
+# (numerator, denominator, the ratio that is claimed)
+CLAIMS = (
+    ("sk_shufflenetv2_1.0_xnnpack_fp32", "stock-shufflenet_v2_x1_0", 1.05),
+    ("sk_shufflenetv2_1.0_xnnpack_fp32", "textbook-sk_shufflenetv2_1.0", 0.75),
+    ("sk_shufflenetv2_1.0_xnnpack_int8", "stock-shufflenet_v2_x1_0", 0.80),
+    ("sk_mobilenetv2_1.0_xnnpack_fp32", "stock-mobilenet_v2", 1.25),
+)
+
+
+class Textbook(nn.Module):
+    """The unit as the paper's equations read.
+
+    Args:
+        unit: Whose weights it shares.
+    """
+
+    def __init__(self, unit: edge_sk.SelectiveKernel) -> None:
+        super().__init__()
+        self.branches, self.gate = unit.branches, unit.gate
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Split, fuse, select."""
+        assert self.gate is not None
+        maps = torch.stack([branch(x) for branch in self.branches], dim=1)
+        attention = self.gate(maps.sum(1).mean((2, 3))[:, :, None, None])
+        return (attention * maps).sum(1)
+
+
+def textbook(model: nn.Module) -> nn.Module:
+    """A model with every unit in the paper's form, in place."""
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, edge_sk.SelectiveKernel):
+                setattr(parent, name, Textbook(child))
+    return model
+
+
+def lower_ordinarily(model: nn.Module, path: Path) -> dict[str, Any]:
+    """Lower a network as ExecuTorch's documentation says, and nothing else."""
+    exir = executorch_tools.executorch("exir")
+    partitioner = executorch_tools.executorch("backends.xnnpack.partition.xnnpack_partitioner").XnnpackPartitioner
+    started = time.perf_counter()
+    with executorch_tools.quiet():
+        exported = torch.export.export(model.eval(), (torch.zeros(1, 3, 224, 224),))
+        edge = exir.to_edge_transform_and_lower(exported, partitioner=[partitioner()])
+        found = delegation.inspect(edge.exported_program().graph_module)
+        content = bytes(edge.to_executorch().buffer)
+    seconds = time.perf_counter() - started
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(content)
+    return {
+        "delegates": found.delegates,
+        "left": {item.operator: item.count for item in found.left},
+        "export_seconds": round(seconds, 1),
+        "size_bytes": len(content),
+    }
+
+
+def export_all(work: Path) -> dict[str, dict[str, Any]]:
+    """Export every file anew, and tell what each is made of."""
+    made: dict[str, dict[str, Any]] = {}
+    for name in STOCK:
+        stem = f"stock-{name.partition(':')[2]}"
+        made[stem] = lower_ordinarily(edge_sk.create_model(name), artifact_path(work, stem, ".pte"))
+    stem = "textbook-sk_shufflenetv2_1.0"
+    model = textbook(edge_sk.create_model("sk_shufflenetv2_1.0"))
+    made[stem] = lower_ordinarily(model, artifact_path(work, stem, ".pte"))
+    for arch, precision in OURS:
+        record = to_pte(from_arch(arch), work, precision=precision)  # type: ignore[arg-type]
+        assert record.delegation is not None
+        made[record.file.removesuffix(".pte")] = {
+            "delegates": record.delegation.delegates,
+            "left": {item.operator: item.count for item in record.delegation.left},
+            "in_float": record.delegation.in_float,
+            "export_seconds": record.export_seconds,
+            "size_bytes": record.size_bytes,
+            "rewrites": record.rewrites,
+        }
+    return made
+
+
+@script
+def main(argv: Sequence[str] | None = None) -> int:
+    """Export, measure, write, and say which claims hold."""
+    p = argparse.ArgumentParser(
+        prog="deploy/claims.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    p.add_argument("--work", type=Path, required=True, metavar="DIR", help="folder for the exported files")
+    p.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="thread counts (default: 1 2)")
+    p.add_argument("--rounds", type=int, default=5, help="fresh processes per thread count (default: 5)")
+    p.add_argument("--runs", type=int, default=100, help="timed forwards per file and round (default: 100)")
+    p.add_argument("--reuse", action="store_true", help="measure the files of an earlier call again")
+    p.add_argument("--output", type=Path, default=RESULT, help="default: deploy/results/latency.json")
+    args = p.parse_args(argv)
+    args.work.mkdir(parents=True, exist_ok=True)
+    facts = args.work / "made.json"
+    if args.reuse and facts.exists():
+        made = json.loads(facts.read_text(encoding="utf-8"))
+    else:
+        made = export_all(args.work)
+        facts.write_text(json.dumps(made), encoding="utf-8")
+    files = {stem: artifact_path(args.work, stem, ".pte") for stem in made}
+    for threads in args.threads:
+        measured = latency.measure(list(files.values()), threads=threads, rounds=args.rounds, runs=args.runs)
+        for stem, one in zip(files, measured, strict=True):
+            made[stem].setdefault("latency", {})[str(threads)] = one.model_dump()
+    for stem, file in files.items():
+        shares: dict[str, float] = {}
+        for operator in latency.operator_times(file):
+            shares[operator.kind] = round(shares.get(operator.kind, 0.0) + operator.p50_ms, 4)
+        made[stem]["operators_ms"] = shares
+    result = {
+        "claims": claims(made),
+        "files": made,
+        "manifest": manifest(["deploy/claims.py", *(argv or sys.argv[1:])]),
+    }
+    with atomic_write(args.output) as temporary:
+        temporary.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    for claim in result["claims"]:
+        verdict = "holds" if claim["holds"] else "DOES NOT HOLD"
+        print(
+            f"{claim['file']} / {claim['against']}, {claim['threads']} threads: p50 {claim['ratio_p50']:.3f}, "
+            f"min {claim['ratio_min']:.3f}; at most {claim['at_most']:.2f}: {verdict}"
+        )
+    return 0
+
+
+def claims(made: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    """Every claim with what was measured."""
+    rows = []
+    for file, against, at_most in CLAIMS:
+        for threads, ours in made[file]["latency"].items():
+            theirs = made[against]["latency"][threads]
+            ratio = ours["p50_ms"] / theirs["p50_ms"]
+            rows.append(
+                {
+                    "file": file,
+                    "against": against,
+                    "threads": int(threads),
+                    "ratio_p50": round(ratio, 4),
+                    "ratio_min": round(ours["min_ms"] / theirs["min_ms"], 4),
+                    "at_most": at_most,
+                    "holds": ratio <= at_most,
+                }
+            )
+    return rows
+
+
+if __name__ == "__main__":
+    sys.exit(main())

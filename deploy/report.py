@@ -1,0 +1,157 @@
+"""Compare networks for phones: profile, export, verify and measure each; a page to look at, a table for a pull request.
+
+python deploy/report.py --arch shufflenetv2_1.0 sk_shufflenetv2_1.0 timm:mobilenetv4_conv_small --output reports/one
+python deploy/report.py --checkpoint runs/plain runs/sk --output reports/two --against reports/one/report.json
+python deploy/report.py --records from_phone/*.json --output reports/three
+
+Run again after an interruption and it goes on; what is made and unchanged is kept. Exit codes: 0 done, 1 worse than
+--against beyond the noise, 2 bad input or a file that could not be made (the report names it).
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from edge_sk.errors import InputError, script
+from edge_sk.export import network as networks
+from edge_sk.export import report as pages
+from edge_sk.export.report.answers import answers
+from edge_sk.export.report.model import Report, file_name, join, read_records
+from edge_sk.files import atomic_write
+from edge_sk.manifest import manifest
+
+# Core ML's own float is half precision: fp16 is to an .mlpackage what fp32 is to a .pte.
+PRECISIONS = {"pte": ("fp32", "int8"), "mlpackage": ("fp16", "int8")}
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    p = argparse.ArgumentParser(
+        prog="deploy/report.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    p.add_argument("--arch", nargs="+", default=[], help="names of the zoo, timm:NAME or torchvision:NAME, untrained")
+    p.add_argument("--checkpoint", nargs="+", default=[], metavar="RUN", help="run folders of recipes/train.py")
+    p.add_argument("--records", nargs="+", default=[], metavar="FILE", help="records or reports made elsewhere")
+    p.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder for the pages and the files")
+    p.add_argument("--against", metavar="OLD.json", help="an older report.json: name what got worse; exit code 1")
+    p.add_argument("--formats", nargs="+", choices=tuple(PRECISIONS), default=list(PRECISIONS), help="default: both")
+    p.add_argument("--threads", nargs="+", type=int, default=[1, 2], help="thread counts of latency (default: 1 2)")
+    p.add_argument("--rounds", type=int, default=5, help="fresh processes per thread count (default: 5)")
+    p.add_argument("--runs", type=int, default=50, help="timed forwards per file and round (default: 50)")
+    p.add_argument("--input-size", type=int, metavar="PIXELS", help="side of the image (default: the network's own)")
+    p.add_argument("--data", help="images for parity and calibration (default: the training's, else digits)")
+    return p
+
+
+@script
+def main(argv: Sequence[str] | None = None) -> int:
+    """Make the report that the command line asks for."""
+    args = parser().parse_args(argv)
+    _check(args)
+    command = ["deploy/report.py", *(sys.argv[1:] if argv is None else argv)]
+    # Before minutes of work: everything that can be wrong with the input.
+    old = pages.read_report(args.against) if args.against else None
+    elsewhere = read_records(args.records)
+    chosen = _networks(args)
+    networks.check_output(args.output)
+    report = Report(records=[], manifest=manifest(command))
+    if chosen:
+        _collect(chosen, args, command, report)
+    report.records = join([*report.records, *elsewhere])
+    if not report.records:
+        reasons = "; ".join(f"{file_name(one)}: {one.reason}" for one in report.failures)
+        raise InputError(f"no file could be made: {reasons}")
+    changes = pages.compare(old, report) if old else None
+    _write(args.output, report, changes)
+    return _summarize(args.output, report, changes)
+
+
+def _check(args: argparse.Namespace) -> None:
+    if not (args.arch or args.checkpoint or args.records):
+        raise InputError("nothing to report on; give --arch, --checkpoint or --records")
+    for name in ("rounds", "runs"):
+        if getattr(args, name) < 1:
+            raise InputError(f"--{name} {getattr(args, name)} measures nothing; give at least 1")
+    if min(args.threads) < 1:
+        raise InputError(f"--threads {min(args.threads)} is not a number of threads; give at least 1")
+    if args.input_size is not None and args.input_size < 1:
+        raise InputError(f"--input-size {args.input_size} is no image; give the side in pixels")
+
+
+def _networks(args: argparse.Namespace) -> list[networks.Network]:
+    # resolve(): the last part of the path names the run, and "." is no name.
+    chosen = [networks.from_run(Path(run).resolve(), data=args.data) for run in dict.fromkeys(args.checkpoint)]
+    chosen += [networks.from_arch(arch, data=args.data or "digits") for arch in dict.fromkeys(args.arch)]
+    if args.input_size is None:
+        return chosen
+    return [
+        dataclasses.replace(one, input_size=(one.input_size[0], args.input_size, args.input_size)) for one in chosen
+    ]
+
+
+def _collect(chosen: list[networks.Network], args: argparse.Namespace, command: list[str], report: Report) -> None:
+    from edge_sk.export.report.collect import Request, collect
+
+    request = Request(
+        artifacts=tuple((form, precision) for form in args.formats for precision in PRECISIONS[form]),
+        threads=tuple(dict.fromkeys(args.threads)),
+        rounds=args.rounds,
+        runs=args.runs,
+        argv=command,
+    )
+    with _progress(request.steps(len(chosen))) as step:
+        collected = collect(chosen, args.output, request, step)
+    report.records, report.costs, report.failures = collected.records, collected.costs, collected.failures
+
+
+@contextlib.contextmanager
+def _progress(total: int) -> Iterator[Callable[[str], None]]:
+    """A bar in a terminal, a line per step elsewhere; on stderr."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    console = Console(file=sys.stderr, highlight=False, soft_wrap=True)
+    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}", markup=False))
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("", total=total)
+        begun = 0
+
+        def step(what: str) -> None:
+            nonlocal begun
+            begun += 1
+            bar.update(task, completed=begun - 1, description=what)
+            if not console.is_terminal:
+                console.print(f"[{begun}/{total}] {what}", markup=False)
+
+        yield step
+
+
+def _write(output: Path, report: Report, changes: list[pages.Change] | None) -> None:
+    pages.write_report(output / "report.json", report)
+    for name, render in (("report.md", pages.render_markdown), ("report.html", pages.render_html)):
+        with atomic_write(output / name) as temporary:
+            temporary.write_text(render(report, changes), encoding="utf-8")
+
+
+def _summarize(output: Path, report: Report, changes: list[pages.Change] | None) -> int:
+    """Print the answers and where to look; the exit code."""
+    for one in answers(report):
+        print(f"{one.question} {one.answer}")
+    for failure in report.failures:
+        print(f"error: {file_name(failure)} ({failure.stage}): {failure.reason}", file=sys.stderr)
+    worse = [change for change in changes or () if change.verdict == "worse"]
+    for change in worse:
+        print(f"regression: {change.file}: {change.what}", file=sys.stderr)
+    print(f"{output / 'report.html'}  report.md  report.json")
+    if worse:
+        return 1
+    return 2 if report.failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
