@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+import itertools
 import json
 import math
 import re
@@ -17,29 +17,10 @@ from typing import Any
 
 from edge_sk.errors import InputError
 from edge_sk.export.executorch_tools import executorch, quiet
-from edge_sk.export.record import Latency
+from edge_sk.export.record import Latency, OperatorTime
 from edge_sk.manifest import manifest
 
 RUNTIME = "executorch Python runtime"
-
-
-@dataclasses.dataclass(frozen=True)
-class OperatorTime:
-    """What one kind of operator takes in one forward.
-
-    Args:
-        name: XNNPACK's or the portable kernel's name.
-        kind: ``convolution``, ``elementwise``, ``pooling``, ``data movement`` or ``outside the delegate``.
-        calls: In one forward.
-        p50_ms: Sum over its calls of the median time.
-        share: Of the sum over all operators.
-    """
-
-    name: str
-    kind: str
-    calls: int
-    p50_ms: float
-    share: float
 
 
 # In order: the first that matches. XNNPACK calls a 1x1 convolution "Fully Connected" and a concatenation "Copy".
@@ -74,30 +55,36 @@ def measure(
         InputError: A file cannot be loaded.
     """
     paths = [str(file) for file in files]
-    times: list[list[float]] = [[] for _ in paths]
+    times: list[list[list[float]]] = [[] for _ in paths]
     loads: list[list[dict[str, Any]]] = [[] for _ in paths]
     for _ in range(rounds):
         answer = _ask(task="forwards", threads=threads, paths=paths, runs=runs, warmup=warmup)
         for taken, more in zip(times, answer, strict=True):
-            taken.extend(more)
+            taken.append(more)
         for load, path in zip(loads, paths, strict=True):
             load.append(_ask(task="loading", threads=threads, path=path, runs=warmup))
-    described = manifest()
-    where = f"host latency, not a phone's: {described['host']['cpu']}, {described['host']['cores']} cores"
+    date = manifest()["date"]
     return [
-        _summarize(taken, load, threads=threads, rounds=rounds, where=where, date=described["date"])
+        _summarize(taken, load, threads=threads, rounds=rounds, where=this_host(), date=date)
         for taken, load in zip(times, loads, strict=True)
     ]
 
 
-def _summarize(taken: list[float], loads: list[dict[str, Any]], **context: Any) -> Latency:
+def this_host() -> str:
+    """Where a latency measured here was measured: the processor, and that it is no phone's."""
+    host = manifest()["host"]
+    return f"host latency, not a phone's: {host['cpu']}, {host['cores']} cores"
+
+
+def _summarize(taken: list[list[float]], loads: list[dict[str, Any]], **context: Any) -> Latency:
     memory = [load["peak_memory_mb"] for load in loads]
-    ordered = sorted(taken)
+    ordered = sorted(itertools.chain.from_iterable(taken))
     return Latency(
         p50_ms=round(statistics.median(ordered), 4),
         p90_ms=round(ordered[math.ceil(0.9 * len(ordered)) - 1], 4),
         min_ms=round(ordered[0], 4),
         mean_ms=round(statistics.fmean(ordered), 4),
+        round_p50_ms=[round(statistics.median(one), 4) for one in taken],
         runs=len(ordered),
         load_ms=round(statistics.median(load["load_ms"] for load in loads), 2),
         peak_memory_mb=None if None in memory else round(max(memory), 1),
@@ -125,7 +112,13 @@ def operator_times(file: str | Path, *, threads: int = 1, runs: int = 30, warmup
             totals[re.sub(r" #\d+$", "", event)].append(float(p50))
     whole = sum(map(sum, totals.values())) or 1.0
     found = [
-        OperatorTime(name, kind_of(name), len(p50s), round(sum(p50s), 4), round(sum(p50s) / whole, 4))
+        OperatorTime(
+            name=name,
+            kind=kind_of(name),
+            calls=len(p50s),
+            p50_ms=round(sum(p50s), 4),
+            share=round(sum(p50s) / whole, 4),
+        )
         for name, p50s in totals.items()
     ]
     return sorted(found, key=lambda one: -one.p50_ms)

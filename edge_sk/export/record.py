@@ -20,7 +20,7 @@ SCHEMA_VERSION = 1
 LAYOUT = "NCHW, RGB, float in [0, 1]"
 
 Format = Literal["pte", "mlpackage"]
-Precision = Literal["fp32", "fp16", "int8", "palette4"]
+Precision = Literal["fp32", "fp16", "int8", "palette6"]
 
 
 class _Part(BaseModel):
@@ -119,11 +119,34 @@ class Latency(_Part):
     p90_ms: float
     min_ms: float
     mean_ms: float
+    round_p50_ms: list[float] = Field(
+        default_factory=list, description="Median of each round: how far they lie apart is the noise of p50_ms"
+    )
     runs: int = Field(description="Timed forwards, over all rounds")
     rounds: int = Field(description="Fresh processes, interleaved with those of the other files")
     load_ms: float = Field(description="Median over rounds: load the program and its method")
     peak_memory_mb: float | None = Field(description="Resident memory of the process that loads and runs it")
     where: str = Field(description="'host latency' and the CPU, or the device's name")
+    runtime: str
+    date: str
+
+
+class OperatorTime(_Part):
+    """What one kind of operator takes in one forward."""
+
+    name: str = Field(description="The backend's or the portable kernel's name")
+    kind: str = Field(description="convolution, elementwise, pooling, data movement, or outside the delegate")
+    calls: int = Field(description="In one forward")
+    p50_ms: float = Field(description="Sum over its calls of the median time")
+    share: float = Field(description="Of the sum over all operators")
+
+
+class Trace(_Part):
+    """Where the time of a forward goes; tracing itself takes time, so the sum is not the latency."""
+
+    threads: int
+    operators: list[OperatorTime] = Field(description="Slowest first")
+    where: str = Field(description="As in a latency")
     runtime: str
     date: str
 
@@ -153,6 +176,7 @@ class Record(_Part):
     parity: ParityEvidence | None = None
     accuracy: Accuracy | None = None
     latency: list[Latency] = Field(default_factory=list)
+    traces: list[Trace] = Field(default_factory=list, description="Time per operator, where it was traced")
     notes: list[str] = Field(default_factory=list, description="What was not verified, and why")
     manifest: dict[str, Any] = Field(
         description="edge_sk.manifest.manifest(): command, versions, commit, host, date"
