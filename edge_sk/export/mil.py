@@ -24,7 +24,8 @@ from torch import Tensor
 
 from edge_sk.errors import InputError
 from edge_sk.export.coreml_tools import coremltools, quiet
-from edge_sk.export.mil_ops import CONSTANTS, OPERATORS
+from edge_sk.export.mil_constants import CONSTANTS
+from edge_sk.export.mil_ops import OPERATORS
 
 LARGEST_HALF = 65504.0
 """The largest number that half precision holds."""
@@ -124,10 +125,15 @@ class MilProgram:
         self._constants: dict[str, Any] = {}
         self._steps: list[_Step] = []
         self._ranks: dict[str, int] = {}
+        self._keys: dict[Any, str] = {}
+        self._names: collections.Counter[str] = collections.Counter()
         self.stored_as: collections.Counter[str] = collections.Counter()
+        for var in main.inputs.values():
+            self._key(var)
         for op in main.operations:
             self._add(op)
-        self._outputs = [var.name for var in main.outputs]
+        self._outputs = [self._key(var) for var in main.outputs]
+        self._keys.clear()
         self._release()
 
     @classmethod
@@ -210,9 +216,17 @@ class MilProgram:
         by_label = dict(zip(self.labels, values[end].flatten().tolist(), strict=True))
         return Answer(values[before].flatten(), max(by_label, key=by_label.__getitem__), by_label)
 
+    def _key(self, var: Any) -> str:
+        """A variable's name, made unique: coremltools names the defaults that it fills in like others in the file."""
+        if var not in self._keys:
+            self._names[var.name] += 1
+            number = self._names[var.name]
+            self._keys[var] = var.name if number == 1 else f"{var.name}#{number}"
+        return self._keys[var]
+
     def _add(self, op: Any) -> None:
         """Take one operator over from coremltools' representation."""
-        names = [var.name for var in op.outputs]
+        names = [self._key(var) for var in op.outputs]
         if op.op_type == "const":
             self._constants[names[0]] = _constant(op.outputs[0].val)
             return
@@ -229,10 +243,10 @@ class MilProgram:
         half = False
         for var in op.outputs:
             if hasattr(var, "rank") and op.op_type != "classify":
-                self._ranks[var.name] = var.rank
+                self._ranks[self._key(var)] = var.rank
                 half = half or _is_half(var)
         wiring = {
-            name: [each.name for each in var] if isinstance(var, (list, tuple)) else var.name
+            name: [self._key(each) for each in var] if isinstance(var, (list, tuple)) else self._key(var)
             for name, var in inputs.items()
         }
         self._steps.append(_Step(op.op_type, wiring, names, half, last_use=[]))

@@ -6,35 +6,34 @@ import collections
 import errno
 import shutil
 import time
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 import edge_sk
 from edge_sk.errors import InputError
 from edge_sk.export import parity
-from edge_sk.export.coreml_runtime import run_package
 from edge_sk.export.coreml_tools import coremltools, quiet
-from edge_sk.export.deploy_form import deploy_form, with_preprocessing
+from edge_sk.export.deploy_form import deploy_form
 from edge_sk.export.folder import atomic_folder
-from edge_sk.export.mil import LARGEST_HALF, MilProgram
+from edge_sk.export.mil import MilProgram
+from edge_sk.export.mlpackage_check import check_interface, check_operators, prove
 from edge_sk.export.network import UNTRAINED, Network, check_output
-from edge_sk.export.record import Accuracy, MLProgram, ParityEvidence, Precision, Record, write_record
+from edge_sk.export.record import MLProgram, Precision, Record, write_record
 from edge_sk.files import artifact_path
 from edge_sk.manifest import manifest
 
-PRECISIONS: tuple[Precision, ...] = ("fp16", "fp32", "int8", "palette4")
+PRECISIONS: tuple[Precision, ...] = ("fp16", "fp32", "int8", "palette6")
 TARGETS = ("iOS16", "iOS17", "iOS18", "iOS26")
 """Oldest systems to run on, by coremltools' names; macOS 13 and later take what iOS 16 takes, and so on."""
 
-MAX_RANK = 5
 PALETTE_TROUBLE = (
-    "4-bit palettes of coremltools 9.0 were reported wrong or crashing on the Neural Engine "
-    "(github.com/apple/coremltools issues 2716, 2688): compare on the device, or use int8"
+    "packages with palettes from coremltools 9.0 were reported wrong or crashing on the Neural Engine "
+    "(github.com/apple/coremltools issues 2716, 2688: 4 bits): compare on the device, or use int8"
 )
 INPUT, LOGITS, LABEL = "image", "logits", "classLabel"
 
@@ -54,7 +53,7 @@ def to_mlpackage(
     Args:
         network: What to export.
         output: Folder; the package is ``ARCH_coreml_PRECISION.mlpackage``, the record has ``.json`` behind it.
-        precision: ``int8`` and ``palette4`` say how weights are stored; arithmetic is then in half precision.
+        precision: ``int8`` and ``palette6`` say how weights are stored; arithmetic is then in half precision.
         target: Oldest system, of :data:`TARGETS`.
         softmax: A classifier with probabilities and labels, as Xcode's preview and the Vision framework expect;
             ``False`` gives raw logits.
@@ -77,7 +76,7 @@ def to_mlpackage(
     folder = Path(output)
     check_output(folder)
     path = artifact_path(folder, f"{network.stem}_coreml_{precision}", ".mlpackage")
-    labels = _labels(network) if softmax else None
+    labels = class_labels(network) if softmax else None
     started = time.perf_counter()
     form = deploy_form(network.model, mean=network.mean, std=network.std, softmax=softmax)
     graph = _export(form, network)
@@ -88,8 +87,9 @@ def to_mlpackage(
     with atomic_folder(path) as temporary:
         _save(model, temporary)
         program = MilProgram.load(temporary)
-        check_structure(program, graph, network, labels)
-        evidence, accuracy, runtime_notes = _prove(network, program, precision, softmax, images, name=path.name)
+        check_interface(program, network, labels)
+        check_operators(program, graph)
+        evidence, accuracy, runtime_notes = prove(program, network, precision, images=images)
         cost = edge_sk.profile(network.model, (1, *network.input_size))
         record = Record(
             arch=network.arch,
@@ -124,7 +124,7 @@ def to_mlpackage(
     return record
 
 
-def _labels(network: Network) -> list[str]:
+def class_labels(network: Network) -> list[str]:
     """One label per class, all different; numbers where the network has no names.
 
     Core ML returns a dictionary keyed by label: equal labels would swallow each other.
@@ -186,22 +186,30 @@ def _convert(
         except OSError:
             raise
         except Exception as error:
+            # The frames hold a temporary folder, which would otherwise be removed at some later moment, with a warning.
+            traceback.clear_frames(error.__traceback__)
+            culprit = _culprit(graph, network, error)
             raise InputError(
-                f"coremltools cannot convert {_culprit(graph, error)} of {network.arch}: {_first_line(error)}; "
+                f"coremltools cannot convert {culprit} in {network.arch}: {_first_line(error)}; "
                 "replace that module by operators that Core ML has"
             ) from error
         return _compress(model, precision)
 
 
-def _culprit(graph: torch.export.ExportedProgram, error: Exception) -> str:
-    """The module whose operator an error message names."""
+def _culprit(graph: torch.export.ExportedProgram, network: Network, error: Exception) -> str:
+    """The operator that an error message names, and the module of the network that it comes from."""
     words = set(_first_line(error).replace("'", " ").replace(",", " ").split())
-    for node in graph.graph.nodes:
-        if node.op == "call_function" and node.name in words:
-            stack = list((node.meta.get("nn_module_stack") or {}).values())
-            place = f"module {stack[-1][0]!r}" if stack and stack[-1][0] else "the network"
-            return f"operator {node.target} in {place}"
-    return "an operator"
+    targets = [node.target for node in graph.graph.nodes if node.op == "call_function" and node.name in words]
+    if not targets:
+        return "an operator"
+    # The deploy form is a traced graph, which no longer has the network's modules.
+    original = torch.export.export(network.model, (network.example(),)).run_decompositions({})
+    for node in original.graph.nodes:
+        stack = list((node.meta.get("nn_module_stack") or {}).values())
+        if node.target == targets[0] and stack:
+            path, kind = stack[-1]
+            return f"{targets[0]} of module {path!r} ({str(kind).rsplit('.', 1)[-1]})"
+    return str(targets[0])
 
 
 def _compress(model: Any, precision: Precision) -> Any:
@@ -212,7 +220,7 @@ def _compress(model: Any, precision: Precision) -> Any:
     if precision == "int8":
         op = cto.OpLinearQuantizerConfig(mode="linear_symmetric")
         return cto.linear_quantize_weights(model, cto.OptimizationConfig(global_config=op))
-    op = cto.OpPalettizerConfig(mode="kmeans", nbits=4)
+    op = cto.OpPalettizerConfig(mode="kmeans", nbits=6)
     return cto.palettize_weights(model, cto.OptimizationConfig(global_config=op))
 
 
@@ -267,95 +275,11 @@ def _save(model: Any, path: Path) -> None:
     (path / "executorch_debug_handle_mapping.json").unlink(missing_ok=True)
 
 
-def check_structure(
-    program: MilProgram,
-    graph: torch.export.ExportedProgram,
-    network: Network,
-    labels: list[str] | None,
-) -> None:
-    """Hold the saved program's interface and operators against what was asked for.
-
-    Raises:
-        InputError: Labels missing or in another order, another image input, a rank beyond Core ML's, or transposes and
-            casts that the network does not have.
-    """
-    name = program.path.name
-    if program.labels != labels:
-        raise InputError(f"{name}: the labels in the package differ from the network's {labels}; export it again")
-    if labels is not None and not program.ends_in_softmax:
-        raise InputError(f"{name}: the classifier has no softmax: its probabilities would be logits; export it again")
-    image = program.image
-    if image is None or (image.channels, image.height, image.width) != tuple(network.input_size):
-        raise InputError(f"{name}: the package takes {image}, the network {network.input_size}; export it again")
-    if program.max_rank() > MAX_RANK:
-        raise InputError(
-            f"{name}: a value has {program.max_rank()} axes and Core ML allows {MAX_RANK}; split the reshape"
-        )
-    asked = collections.Counter(
-        str(node.target).split(".")[1] for node in graph.graph.nodes if node.op == "call_function"
-    )
-    found = program.operations()
-    # Half precision costs one conversion of the image and one of the output.
-    allowed = {"transpose": asked["permute"] + asked["transpose"] + asked["t"], "cast": 2 + asked["_to_copy"]}
-    for kind, most in allowed.items():
-        if found[kind] > most:
-            raise InputError(
-                f"{name}: {found[kind]} {kind} operators where the network has {most}: coremltools added some, which "
-                "slow the model down; look at the graph in Xcode or Netron"
-            )
-
-
-def _prove(
-    network: Network, program: MilProgram, precision: Precision, softmax: bool, images: int, *, name: str
-) -> tuple[ParityEvidence, Accuracy | None, list[str]]:
-    """Hold the saved package against eager on test images; on all of them where accuracy means something."""
-    batches = list(network.images(split="test", limit=None if network.knows_data else images))
-    pictures, truth = torch.cat([b for b, _ in batches]), torch.cat([y for _, y in batches])
-    # Core ML's image input has 8 bits per channel; so have the test images.
-    pixels = (pictures * 255).round().to(torch.uint8)
-    eager = with_preprocessing(network.model, mean=network.mean, std=network.std)
-    with torch.no_grad():
-        expected = torch.cat([eager(batch.float() / 255) for batch in pixels.split(16)])
-    run = run_package(program, pixels.permute(0, 2, 3, 1).squeeze(-1).numpy())
-    # Core ML itself gives a classifier's probabilities; the interpreter also what enters the softmax.
-    reference = expected.softmax(1) if run.probabilities else expected
-    measured = parity.compare(reference, run.outputs)
-    limits = parity.threshold("mlpackage", precision)
-    measured.check(limits, what=name)
-    if softmax:
-        _check_answers(program.labels or [], run.labels, run.outputs, name)
-    if precision != "fp32" and program.largest_half > LARGEST_HALF:
-        raise InputError(
-            f"{name}: a value reaches {program.largest_half:.3g} and half precision ends at {LARGEST_HALF:.0f}: the "
-            "phone would overflow; export fp32"
-        )
-    accuracy = None
-    if network.knows_data:
-        accuracy = Accuracy(
-            top1=_share(run.outputs.argmax(1) == truth),
-            eager_top1=_share(expected.argmax(1) == truth),
-            images=len(truth),
-            data=network.data,
-        )
-    evidence = ParityEvidence.of(measured, limits, data=f"{network.data} test", runtime=run.runtime)
-    return evidence, accuracy, run.notes
-
-
-def _check_answers(labels: list[str], answers: list[str], outputs: Tensor, name: str) -> None:
-    """The label that an application sees must be that of the highest output."""
-    for index, (answer, output) in enumerate(zip(answers, outputs, strict=True)):
-        if answer != labels[int(output.argmax())]:
-            raise InputError(
-                f"{name}: image {index} is answered {answer!r}, and the highest output is that of "
-                f"{labels[int(output.argmax())]!r}: the labels are out of order"
-            )
-
-
 def _notes(network: Network, precision: Precision) -> list[str]:
     notes = []
     if network.weights == UNTRAINED:
         notes.append("untrained weights: parity holds for these weights, accuracy means nothing")
-    if precision == "palette4":
+    if precision == "palette6":
         notes.append(PALETTE_TROUBLE)
     return notes
 
@@ -363,10 +287,6 @@ def _notes(network: Network, precision: Precision) -> list[str]:
 def _num_classes(network: Network) -> int:
     with torch.no_grad():
         return network.model(network.example()).shape[1]
-
-
-def _share(hits: Tensor) -> float:
-    return hits.double().mean().item()
 
 
 def _first_line(error: BaseException) -> str:

@@ -145,6 +145,7 @@ def _heads() -> Heads:
     model = Heads().eval()
     norm = model.heads["batch_norm"]
     assert isinstance(norm, nn.BatchNorm2d)
+    assert norm.running_mean is not None
     nn.init.uniform_(norm.running_mean, -1, 1)
     return model
 
@@ -239,6 +240,7 @@ def test_compressed_weights_are_read_as_coremltools_reads_them(tmp_path, image, 
     with quiet():
         import coremltools.optimize.coreml as cto
 
+        stored: Any
         dense = _convert(_tiny(), minimum_deployment_target=ct.target[target])
         if form.startswith("palette"):
             config = cto.OpPalettizerConfig(nbits=int(form[-1]), weight_threshold=0)
@@ -246,8 +248,9 @@ def test_compressed_weights_are_read_as_coremltools_reads_them(tmp_path, image, 
         else:
             config = cto.OpLinearQuantizerConfig(mode=form, weight_threshold=0)
             stored = cto.linear_quantize_weights(dense, cto.OptimizationConfig(global_config=config))
-        stored.save(str(tmp_path / "stored.mlpackage"))
-        cto.decompress_weights(stored).save(str(tmp_path / "decompressed.mlpackage"))
+        decompressed: Any = cto.decompress_weights(stored)
+    stored.save(str(tmp_path / "stored.mlpackage"))
+    decompressed.save(str(tmp_path / "decompressed.mlpackage"))
     program = MilProgram.load(tmp_path / "stored.mlpackage")
     assert sum(program.stored_as.values()) >= 2
     (got,) = program.predict(image).values()
@@ -256,6 +259,26 @@ def test_compressed_weights_are_read_as_coremltools_reads_them(tmp_path, image, 
         exact = _tiny()(torch.from_numpy(image).permute(2, 0, 1)[None].float()).numpy()
     assert np.abs(got - exact).max() > 1e-3, "compression must show"
     np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-4)
+
+
+def test_equal_names_are_told_apart(packages, image, monkeypatch):
+    """coremltools fills in default arguments when it loads, and names them like constants of the file."""
+    from coremltools.converters.mil.frontend.milproto import load as milproto
+
+    original = milproto.load
+
+    def clashing(*args: Any, **kwargs: Any) -> Any:
+        program = original(*args, **kwargs)
+        for op in program.functions["main"].operations:
+            if op.op_type == "const":
+                op.outputs[0].name = "const_39"
+        return program
+
+    (expected,) = [MilProgram.load(packages["iOS16"]).predict(image)]
+    monkeypatch.setattr(milproto, "load", clashing)
+    got = MilProgram.load(packages["iOS16"]).predict(image)
+    for head, value in expected.items():
+        np.testing.assert_array_equal(got[head], value)
 
 
 def test_an_unknown_operator_is_named_and_not_skipped(tmp_path):
