@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -77,18 +78,7 @@ def to_pte(
     check_output(folder)
     path = artifact_path(folder, f"{network.stem}_{backend}_{precision}", ".pte")
     started = time.perf_counter()
-    form = deploy_form(network.model, mean=network.mean, std=network.std, softmax=softmax)
-    example = network.example()
-    graph, in_float = form, []
-    with quiet():
-        if precision == "int8":
-            calibration = (batch for batch, _ in network.images(split="train", limit=CALIBRATION_IMAGES))
-            graph = quantize(form, example, calibration)
-            in_float = computed_in_float(graph)
-        elif precision == "fp16":
-            graph, example = form.half(), example.half()
-        program, delegated = _lower(graph, example, backend, _constants(network, precision, softmax), network.arch)
-    delegated.in_float = in_float
+    form, program, delegated = lower(network, precision=precision, backend=backend, softmax=softmax)
     seconds = time.perf_counter() - started
     if not allow_fallback:
         delegation.check_whole(delegated, arch=network.arch, backend=backend)
@@ -113,23 +103,59 @@ def to_pte(
     return record
 
 
-def _lower(
-    graph: nn.Module, example: Tensor, backend: Backend, constants: dict[str, Any], arch: str
-) -> tuple[Any, Delegation]:
+def lower(
+    network: Network,
+    *,
+    precision: Precision = "fp32",
+    backend: Backend = "xnnpack",
+    softmax: bool = False,
+    calibration_images: int = CALIBRATION_IMAGES,
+) -> tuple[nn.Module, Any, Delegation]:
+    """Rewrite, quantize and lower a network, without proof and without writing anything.
+
+    Returns:
+        The deploy form, ExecuTorch's program, and how much of it the delegate took.
+
+    Raises:
+        InputError: The model cannot be exported, or ExecuTorch is not installed.
+    """
     exir = executorch("exir")
+    form = deploy_form(network.model, mean=network.mean, std=network.std, softmax=softmax)
+    example = network.example()
+    graph, in_float = form, []
     try:
-        exported = torch.export.export(graph, (example,))
-    except Exception as error:
-        raise InputError(
-            f"{arch} cannot be exported: torch.export says {_first_line(error)}; "
-            "rewrite the module that branches on its data"
-        ) from error
-    with delegation.listening() as reasons:
+        with quiet():
+            if precision == "int8":
+                calibration = (batch for batch, _ in network.images(split="train", limit=calibration_images))
+                graph = quantize(form, example, calibration)
+                in_float = computed_in_float(graph)
+            elif precision == "fp16":
+                graph, example = form.half(), example.half()
+            exported = torch.export.export(graph, (example,))
+    except InputError:
+        raise
+    except Exception as error:  # The model's own code runs under the exporter: anything may be raised.
+        raise InputError(_why_not_exported(network.arch, error)) from error
+    with quiet(), delegation.listening() as reasons:
         edge = exir.to_edge_transform_and_lower(
-            exported, partitioner=[_partitioner(backend)], constant_methods=constants
+            exported,
+            partitioner=[_partitioner(backend)],
+            constant_methods=_constants(network, precision, softmax),
         )
-    delegated = delegation.inspect(edge.exported_program().graph_module, reasons)
-    return edge.to_executorch(), delegated
+        delegated = delegation.inspect(edge.exported_program().graph_module, reasons)
+        program = edge.to_executorch()
+    delegated.in_float = in_float
+    return form, program, delegated
+
+
+def _why_not_exported(arch: str, error: Exception) -> str:
+    # torch.export ends its message with the user's stack: the last line of a module's code is where it happened.
+    places = re.findall(r'File "(?!.*/torch/)([^"]+)", line (\d+), in (\w+)', str(error))
+    where = f" at {places[-1][0]}:{places[-1][1]} ({places[-1][2]})" if places else ""
+    return (
+        f"{arch} cannot be exported{where}: torch.export says {_first_line(error)}; "
+        "rewrite the module that branches on its data"
+    )
 
 
 def _partitioner(backend: Backend) -> Any:

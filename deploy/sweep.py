@@ -1,0 +1,148 @@
+"""Lower every network of the zoo and say whether it is one delegate: writes deploy/results/delegation.json.
+
+python deploy/sweep.py                       # everything, about an hour on two cores; --resume continues
+python deploy/sweep.py --pattern "sk_mob*" --precisions fp32
+
+Delegation depends on the graph and not on the image's size, so networks are lowered with small images. Each program is
+run on one image against eager.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import edge_sk
+from edge_sk.errors import InputError, script
+from edge_sk.export import pte
+from edge_sk.export.network import Network, from_arch
+from edge_sk.files import atomic_write
+from edge_sk.manifest import manifest
+
+RESULT = Path(__file__).parent / "results" / "delegation.json"
+# Grafts of networks that are not ours, and the networks themselves.
+GRAFTED = (
+    "timm:mobilenetv1_100",
+    "timm:mobilenetv2_100",
+    "timm:mobilenetv3_large_100",
+    "timm:mobilenetv4_conv_small",
+    "timm:efficientnet_b0",
+    "timm:efficientnet_lite0",
+    "timm:mobileone_s1",
+    "timm:ghostnet_100",
+    "timm:regnety_002",
+    "timm:convnext_atto",
+    "timm:resnext50_32x4d",
+    "torchvision:shufflenet_v2_x1_0",
+    "torchvision:mobilenet_v2",
+    "torchvision:mobilenet_v3_small",
+    "torchvision:mnasnet1_0",
+)
+MOBILE = ("shufflenet", "mobilenet")
+SIZE = 64
+
+
+@script
+def main(argv: Sequence[str] | None = None) -> int:
+    """Sweep, print a line for each network, write the table after each."""
+    p = argparse.ArgumentParser(
+        prog="deploy/sweep.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    p.add_argument("--pattern", default="*", help="names of the zoo; grafts are taken with '*' only")
+    p.add_argument("--precisions", nargs="+", choices=("fp32", "int8"), default=["fp32", "int8"])
+    p.add_argument("--resume", action="store_true", help="keep what --output already has")
+    p.add_argument("--output", type=Path, default=RESULT, help="default: deploy/results/delegation.json")
+    args = p.parse_args(argv)
+    rows: dict[str, Any] = {}
+    if args.resume and args.output.exists():
+        rows = json.loads(args.output.read_text(encoding="utf-8"))["networks"]
+    for name, precision in _jobs(args.pattern, args.precisions):
+        key = f"{name} {precision}"
+        if key in rows:
+            continue
+        try:
+            rows[key] = lower(_network(name), precision)
+        except InputError as error:
+            rows[key] = {"error": str(error)}
+        print(f"{key}: {_verdict(rows[key])}", flush=True)
+        content = {"networks": rows, "manifest": manifest(["deploy/sweep.py", *(argv or sys.argv[1:])])}
+        with atomic_write(args.output) as temporary:
+            temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    pieces = [key for key, row in rows.items() if row.get("delegates") != 1 or row["left"]]
+    print(f"{len(rows) - len(pieces)} of {len(rows)} are one delegate with nothing left")
+    for key in pieces:
+        print(f"  {key}: {_verdict(rows[key])}")
+    return 1 if pieces else 0
+
+
+def _jobs(pattern: str, precisions: Sequence[str]) -> Iterator[tuple[str, str]]:
+    names = edge_sk.list_models(pattern)
+    if not names:
+        raise InputError(f"no name of the zoo matches {pattern!r}")
+    if pattern == "*":
+        names += [f"graft {name}" for name in GRAFTED]
+    for precision in precisions:
+        for name in names:
+            if precision == "fp32" or (not name.startswith("graft ") and any(word in name for word in MOBILE)):
+                yield name, precision
+
+
+def _network(name: str) -> Network:
+    network = from_arch(name.removeprefix("graft "))
+    model = network.model
+    if name.startswith("graft "):
+        model, _ = edge_sk.graft(model)
+        model.eval()
+    size = min(SIZE, network.input_size[1])
+    return Network(
+        arch=name,
+        model=model,
+        weights=network.weights,
+        input_size=(network.input_size[0], size, size),
+        mean=network.mean,
+        std=network.std,
+    )
+
+
+def lower(network: Network, precision: str) -> dict[str, Any]:
+    """Lower a network and run it once.
+
+    Raises:
+        InputError: It cannot be exported or run.
+    """
+    started = time.perf_counter()
+    # Four images settle the ranges well enough to lower; nothing is said about accuracy here.
+    form, program, delegated = pte.lower(network, precision=precision, calibration_images=4)  # type: ignore[arg-type]
+    image = torch.rand(1, *network.input_size, generator=torch.Generator().manual_seed(0))
+    got = pte.run_pte(bytes(program.buffer), image)
+    with torch.no_grad():
+        expected = pte.reference(network, softmax=False)(image)
+    return {
+        "delegates": delegated.delegates,
+        "left": {item.operator: item.count for item in delegated.left},
+        "operators": delegated.operators_delegated,
+        "in_float": delegated.in_float,
+        "rewrites": form.reparameterized,
+        "relative_difference": float((got - expected).abs().max() / expected.abs().max()),
+        "seconds": round(time.perf_counter() - started, 1),
+    }
+
+
+def _verdict(row: dict[str, Any]) -> str:
+    if "error" in row:
+        return row["error"]
+    left = ", ".join(f"{count}x {name}" for name, count in row["left"].items()) or "nothing"
+    return (
+        f"{row['delegates']} delegate(s), left {left}, difference {row['relative_difference']:.1e}, {row['seconds']} s"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,78 @@
+"""Records: written whole, read back, refused when they are something else."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from edge_sk.errors import InputError
+from edge_sk.export import parity
+from edge_sk.export.record import InputContract, ParityEvidence, Record, read_record, record_path, write_record
+from edge_sk.manifest import manifest
+
+
+def _record(**fields: Any) -> Record:
+    contract = InputContract(shape=[1, 3, 8, 8], mean=[0.0], std=[1.0], interpolation="bilinear", crop_pct=0.875)
+    defaults = {
+        "arch": "net_1.0", "file": "net_1.0_xnnpack_fp32.pte", "format": "pte", "backend": "xnnpack",
+        "precision": "fp32", "weights": "untrained", "num_classes": 2, "labels": ["a", "b"], "softmax": False,
+        "input": contract, "params": 1, "macs": 2, "activations": 3, "size_bytes": 4, "manifest": manifest([]),
+    }  # fmt: skip
+    return Record(**(defaults | fields))
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    artifact = tmp_path / "net_1.0_xnnpack_fp32.pte"
+    path = write_record(artifact, _record())
+    assert path == record_path(artifact) == tmp_path / "net_1.0_xnnpack_fp32.pte.json"
+    assert read_record(path) == _record(manifest=read_record(path).manifest)
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
+def test_evidence_keeps_what_was_demanded() -> None:
+    logits = torch.randn(64, 4)
+    limits = parity.threshold("pte", "fp32")
+    evidence = ParityEvidence.of(parity.compare(logits, logits), limits, data="digits", runtime="here")
+    assert evidence.threshold_relative == limits.relative
+    assert evidence.images == 64
+
+
+def test_nan_is_none() -> None:
+    logits = torch.full((64, 4), torch.nan)
+    evidence = ParityEvidence.of(
+        parity.compare(logits, logits), parity.threshold("pte", "fp32"), data="digits", runtime="here"
+    )
+    assert evidence.max_abs is None
+    json.loads(evidence.model_dump_json(), parse_constant=lambda name: pytest.fail(f"{name} in JSON"))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "is not a record"),
+        (b"\xff\xfe\x00", "is not a record"),
+        ("[]", "is not a valid record"),
+        ('{"arch": 3}', r"arch: .*string"),
+    ],
+)
+def test_not_a_record(tmp_path: Path, content: str | bytes, message: str) -> None:
+    path = tmp_path / "x.json"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(InputError, match=message):
+        read_record(path)
+
+
+def test_no_record(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no record at"):
+        read_record(tmp_path / "x.json")
+
+
+def test_unknown_field(tmp_path: Path) -> None:
+    content = _record().model_dump() | {"speed": "fast"}
+    (tmp_path / "x.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match="speed: Extra inputs"):
+        read_record(tmp_path / "x.json")
