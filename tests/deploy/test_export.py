@@ -1,0 +1,106 @@
+"""The export command: what it calls, what it prints, how it refuses."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from deploy.export import main, parser
+from edge_sk.errors import InputError
+from edge_sk.export import network as networks
+from edge_sk.export import parity
+from edge_sk.export.network import Network
+
+pytest.importorskip("executorch")
+
+
+def test_exports(
+    small_network: Network, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(networks, "from_arch", lambda name, data: small_network)
+    assert main(["--arch", "small_1.0", "--output", str(tmp_path), "--precisions", "fp32", "int8"]) == 0
+    out = capsys.readouterr().out
+    assert "small_1.0_xnnpack_fp32.pte" in out
+    assert "delegates: 1, left outside: nothing" in out
+    assert "computed in float: sigmoid x1" in out
+    names = {path.name for path in tmp_path.iterdir()}
+    files = {f"small_1.0_xnnpack_{precision}.pte" for precision in ("fp32", "int8")}
+    assert names == files | {f"{file}.json" for file in files}
+    record = json.loads((tmp_path / "small_1.0_xnnpack_int8.pte.json").read_text())
+    assert record["manifest"]["command"].startswith("python deploy/export.py --arch small_1.0")
+    assert record["parity"]["images"] == 64
+
+
+def test_one_failure_does_not_stop_the_others(
+    small_network: Network, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(networks, "from_arch", lambda name, data: small_network)
+    strict = parity.Threshold(relative=0.0, sqnr_db=parity.EXACT_DB + 1, top1_agreement=1.0)
+    monkeypatch.setitem(parity.THRESHOLDS, ("pte", "fp32"), strict)
+    command = ["--arch", "small_1.0", "--output", str(tmp_path), "--precisions", "fp32", "fp16"]
+    assert main(command) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("error: small_1.0 pte fp32: small_1.0_xnnpack_fp32.pte does not compute")
+    assert "small_1.0_xnnpack_fp16.pte" in captured.out
+    assert not (tmp_path / "small_1.0_xnnpack_fp32.pte").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--arch", "sk_shufflenetv2_1", "--output", "OUT"], "did you mean sk_shufflenetv2_1.0"),
+        (["--checkpoint", "nowhere", "--output", "OUT"], "--checkpoint nowhere does not exist"),
+        (["--arch", "sk_shufflenetv2_0.5", "--output", "OUT/file"], "cannot write into --output .*file"),
+        (["--arch", "sk_shufflenetv2_0.5", "--output", "OUT", "--data", "nothing"], "nothing"),
+    ],
+)
+def test_bad_input(arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import re
+
+    (tmp_path / "file").write_text("")
+    assert main([argument.replace("OUT", str(tmp_path)) for argument in arguments]) == 2
+    captured = capsys.readouterr()
+    assert len(captured.err.splitlines()) == 1
+    assert re.search(message, captured.err)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_checkpoint_of_another_arch(tmp_path: Path) -> None:
+    """The weights say what they belong to before anything is lowered."""
+    import edge_sk
+    from edge_sk.training.checkpoint import RunConfig, save_config, save_weights
+
+    config = RunConfig(
+        arch="shufflenetv2_0.5", num_classes=10, classes=None, in_chans=3, input_size=(3, 40, 40), mean=(0.5,) * 3,
+        std=(0.5,) * 3, interpolation="bilinear", crop_pct=1.0, recipe="digits", data="digits", edge_sk_version="0",
+    )  # fmt: skip
+    save_config(tmp_path, config)
+    save_weights(tmp_path, edge_sk.create_model("sk_shufflenetv2_0.5", num_classes=10).state_dict())
+    with pytest.raises(InputError, match=r"shufflenetv2_0.5"):
+        networks.from_run(tmp_path)
+
+
+def test_interrupt_leaves_no_partial_file(tmp_path: Path) -> None:
+    script = Path(__file__).parents[2] / "deploy" / "export.py"
+    command = [sys.executable, str(script), "--arch", "sk_shufflenetv2_0.5", "--output", str(tmp_path)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    time.sleep(6)  # in the middle of importing, rewriting or lowering, whichever this machine has come to
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert error.strip().splitlines()[-1:] in (["interrupted"], ["KeyboardInterrupt"])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_flags_are_few_and_known() -> None:
+    flags = {option for action in parser()._actions for option in action.option_strings}
+    assert flags == {
+        "-h", "--help", "--checkpoint", "--arch", "--output", "--formats", "--precisions", "--backend", "--data",
+        "--images", "--softmax", "--no-softmax", "--target", "--allow-fallback", "--bundle",
+    }  # fmt: skip
