@@ -30,7 +30,7 @@ class Threshold:
 THRESHOLDS: dict[tuple[str, str], Threshold] = {
     ("pte", "fp32"): Threshold(relative=1e-4, sqnr_db=80.0, top1_agreement=1.0),
     ("pte", "fp16"): Threshold(relative=2e-2, sqnr_db=40.0, top1_agreement=0.98),
-    ("pte", "int8"): Threshold(relative=None, sqnr_db=10.0, top1_agreement=0.95),
+    ("pte", "int8"): Threshold(relative=None, sqnr_db=6.0, top1_agreement=0.95),
     ("mlpackage", "fp32"): Threshold(relative=1e-4, sqnr_db=80.0, top1_agreement=1.0),
     ("mlpackage", "fp16"): Threshold(relative=2e-2, sqnr_db=40.0, top1_agreement=0.98),
     ("mlpackage", "int8"): Threshold(relative=None, sqnr_db=10.0, top1_agreement=0.95),
