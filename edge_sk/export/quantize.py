@@ -34,7 +34,7 @@ def quantize(model: nn.Module, example: Tensor, batches: Iterable[Tensor]) -> fx
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
     config: Any = get_symmetric_quantization_config(is_per_channel=True)
-    # The whole range, not the default histogram's clipped one: 10.3 against 9.5 dB (SK-ShuffleNetV2, digits), and faster.
+    # The whole range, not the default histogram's clipped one: 10.3 against 9.5 dB (SK-ShuffleNetV2), and faster.
     observed = dataclasses.replace(
         config.input_activation, observer_or_fake_quant_ctr=MinMaxObserver.with_args(eps=SMALLEST_STEP)
     )
