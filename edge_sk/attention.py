@@ -280,7 +280,8 @@ def plot(summary: Mapping[str, Any], path: str | Path, *, title: str) -> None:
     chosen = sorted({0, len(units) // 2, len(units) - 1})
     figure = Figure(figsize=(13, 10), layout="constrained")
     FigureCanvasAgg(figure)
-    top, middle, bottom = figure.subfigures(3, 1)
+    parts: Any = figure.subfigures(3, 1)  # the stub knows a single one only
+    top, middle, bottom = parts
     colours = [f"C{position}" for position in range(len(scales))]
 
     axes = top.subplots()

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from edge_sk.errors import InputError, script
 from edge_sk.files import atomic_write
@@ -147,9 +148,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.jobs < 1:
         raise InputError(f"--jobs {args.jobs} must be at least 1")
     recipe = load_recipe(args.recipe, args.set, folder=RECIPES)
+    differing = {key: set() for key in ("input_size", "mean", "std", "interpolation", "crop_pct")}
     for arch in args.arch:
         # A misspelled name is an error now, not after hours of training the others.
-        edge_sk.create_model(arch, num_classes=10)
+        cfg: Any = edge_sk.create_model(arch, num_classes=10).default_cfg
+        for key, values in differing.items():
+            values.add(getattr(recipe.data, key, None) or cfg[key])
+    unpaired = {key: sorted(map(str, values)) for key, values in differing.items() if len(values) > 1}
+    for key, values in unpaired.items():
+        print(f"warning: the networks are given different images: {key} {' and '.join(values)}", file=sys.stderr)
     output = Path(args.output)
     # By seed, so that a comparison cut short has pairs.
     runs = [
@@ -189,6 +196,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "epochs": recipe.schedule.epochs,
         "input_size": list(config.input_size),
         "jobs": args.jobs,
+        "input_differences": unpaired,
         "networks": entries,
     } | manifest(None if argv is None else ["recipes/compare.py", *argv])
     text = json.dumps(record, indent=1) + "\n"

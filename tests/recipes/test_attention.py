@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from edge_sk.training.data import digits
+from recipes.attention import main
+from recipes.train import main as train
+
+QUICK = ["schedule.epochs=1", "schedule.warmup_epochs=0", "data.input_size=32"]
+
+
+def trained(folder: Path, *more: str, arch: str = "sk_shufflenetv2_0.5", settings: tuple[str, ...] = ()) -> Path:
+    arguments = ["--arch", arch, "--output", str(folder), "--device", "cpu", "--workers", "0", *more]
+    assert train([*arguments, "--set", *QUICK, *settings]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return trained(tmp_path_factory.mktemp("runs") / "digits", settings=("data.batch_size=479",))
+
+
+@pytest.fixture(scope="module")
+def image_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("images")
+    for split, source in (("train", "train"), ("val", "test")):
+        images, labels = digits(source)  # type: ignore[arg-type]
+        for label in range(2):
+            folder = root / split / f"class_{label}"
+            folder.mkdir(parents=True)
+            for number, image in enumerate(images[labels == label][:6]):
+                Image.fromarray(image.numpy()).resize((48, 40)).save(folder / f"{number}.png")
+    return root
+
+
+def test_object_scales_of_scaled_digits(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    record = tmp_path / "record.json"
+    arguments = ["--checkpoint", str(run), "--data", "scaled_digits", "--limit", "30", "--record", str(record)]
+    assert main([*arguments, "--output", str(tmp_path / "out")]) == 0
+    summary = json.loads((tmp_path / "out" / "attention.json").read_text())
+    assert summary == json.loads(record.read_text())
+    assert summary["arch"] == "sk_shufflenetv2_0.5"
+    assert (summary["scales"], summary["images"], summary["interval_over"]) == ([0.25, 0.5, 1.0], 30, "images")
+    assert len(summary["units"]) == 13
+    first = summary["units"][0]
+    assert (first["name"], first["smaller"], first["larger"]) == ("stage2.1.branch2.3", "3", "3d2")
+    assert len(first["larger_by_channel"][0]) == 24
+    assert len(first["by_class"][0]) == 10
+    assert {"command", "versions", "host"} <= summary.keys()
+    assert (tmp_path / "out" / "attention.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "out" / "attention.md").read_text().strip() in capsys.readouterr().out
+
+
+def test_an_image_folder_is_enlarged_in_the_middle(image_folder: Path, tmp_path: Path) -> None:
+    run = trained(tmp_path / "run", "--recipe", "digits", "--data", str(image_folder), settings=("data.batch_size=6",))
+    assert main(["--checkpoint", str(run), str(run), "--output", str(tmp_path / "out")]) == 0
+    summary = json.loads((tmp_path / "out" / "attention.json").read_text())
+    assert (summary["scales"], summary["images"], summary["runs"]) == ([1.0, 1.5, 2.0], 12, 2)
+    assert (summary["interval_over"], summary["classes"]) == ("runs", ["class_0", "class_1"])
+    # The scales show different pictures.
+    assert any(len(set(unit["difference"])) == 3 for unit in summary["units"])
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--scales", "1.0"], "--scales 1: give two or more, ascending"),
+        (["--scales", "2", "1"], "--scales 2 1: give two or more, ascending"),
+        (["--scales", "0.5", "1"], "the middle of an image can only be enlarged, by 1.0 or more"),
+        (["--data", "scaled_digits", "--scales", "0.5", "2"], "the scale must be from 0.25 to 1.0"),
+        (["--limit", "0"], "--limit 0 must be at least 1"),
+        (["--batch-size", "0"], "--batch-size 0 must be at least 1"),
+    ],
+)
+def test_bad_input_is_one_line(
+    run: Path, more: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--checkpoint", str(run), *more, "--output", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_other_architectures_and_networks_without_selection_are_refused(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain = trained(tmp_path / "plain", arch="shufflenetv2_0.5", settings=("data.batch_size=1000",))
+    capsys.readouterr()
+    assert main(["--checkpoint", str(run), str(plain), "--limit", "2", "--output", str(tmp_path / "out")]) == 2
+    assert "is shufflenetv2_0.5, not sk_shufflenetv2_0.5: give seeds of one" in capsys.readouterr().err
+    assert main(["--checkpoint", str(plain), "--limit", "2", "--output", str(tmp_path / "out")]) == 2
+    assert "has no selective kernels that select" in capsys.readouterr().err

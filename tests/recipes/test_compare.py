@@ -1,0 +1,168 @@
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from pathlib import Path
+
+import pytest
+
+from edge_sk.errors import InputError
+from edge_sk.training.comparison import Finished, compare, markdown, plot, read_finished, verdict
+from edge_sk.training.recipe import load_recipe
+from recipes.compare import RECIPES, Run, main, parse, train_command
+
+QUICK = ["schedule.epochs=1", "schedule.warmup_epochs=0", "data.batch_size=479", "data.input_size=32"]
+ARCHS = ["shufflenetv2_0.5", "sk_shufflenetv2_0.5@kernels=3+3,select=false"]
+COSTS = {"plain": (100, 1000), "sk": (120, 1100), "other": (120, 1100)}
+
+
+def arguments(output: Path, *more: str, archs: list[str] = ARCHS) -> list[str]:
+    common = ["--arch", *archs, "--seeds", "3", "--recipe", "digits", "--data", "digits", "--device", "cpu"]
+    return [*common, "--output", str(output), "--set", *QUICK, *more]
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("compared")
+    assert main(arguments(output, "--jobs", "2", "--record", str(output / "record.json"))) == 0
+    return output
+
+
+def results(*, sk: list[float]) -> dict[str, dict[int, Finished]]:
+    plain = [80.0, 82.0, 84.0, 86.0, 88.0]
+    return {
+        "plain": {seed: Finished(top1, 10 + seed) for seed, top1 in enumerate(plain)},
+        "sk": {seed: Finished(base + gain, 20) for seed, (base, gain) in enumerate(zip(plain, sk, strict=True))},
+    }
+
+
+def test_the_difference_is_taken_seed_by_seed() -> None:
+    # The networks' own spread is 3.2 points; the paired gain of 1 to 3 is certain all the same.
+    plain, sk = compare(results(sk=[1.0, 1.5, 2.0, 2.5, 3.0]), COSTS)
+    assert plain["top1"] == 84.0
+    assert plain["top1_deviation"] == pytest.approx(math.sqrt(10), abs=1e-3)
+    assert plain["seconds"] == 12
+    assert "difference" not in plain
+    assert sk["difference"] == 2.0
+    half = 2.776445 * math.sqrt(0.625 / 5)  # t(0.975, 4)
+    assert sk["difference_ci95"] == [pytest.approx(2 - half, abs=1e-3), pytest.approx(2 + half, abs=1e-3)]
+    assert sk["difference_by_seed"] == {"0": 1.0, "1": 1.5, "2": 2.0, "3": 2.5, "4": 3.0}
+    assert (sk["params"], sk["macs"]) == (120, 1100)
+
+
+@pytest.mark.parametrize(
+    ("gains", "expected"),
+    [
+        ([1.0, 1.5, 2.0, 2.5, 3.0], "better"),
+        ([-1.0, -1.5, -2.0, -2.5, -3.0], "worse"),
+        ([-2.0, 3.0, 1.0, -1.0, 1.0], "not shown"),
+    ],
+)
+def test_the_verdict_is_the_intervals(gains: list[float], expected: str) -> None:
+    assert verdict(compare(results(sk=gains), COSTS)[1]) == expected
+
+
+def test_one_seed_has_no_interval(tmp_path: Path) -> None:
+    one = {arch: {0: runs[0]} for arch, runs in results(sk=[1.0] * 5).items()}
+    entries = compare(one, COSTS)
+    assert entries[1]["difference_ci95"] is None
+    assert verdict(entries[1]) == "not shown"
+    assert "| +1.00 | - | not shown |" in markdown(entries)
+    plot(entries, tmp_path / "plot.png", title="one seed")
+    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_seeds_that_do_not_pair_are_refused() -> None:
+    unpaired = results(sk=[1.0] * 5)
+    unpaired["sk"] = {seed + 1: run for seed, run in unpaired["sk"].items()}
+    with pytest.raises(InputError, match=r"sk was run with seeds \[1, 2, 3, 4, 5\], plain with \[0, 1, 2, 3, 4\]"):
+        compare(unpaired, COSTS)
+
+
+def test_a_comparison_leaves_its_record(compared: Path) -> None:
+    record = json.loads((compared / "compare.json").read_text())
+    assert record == json.loads((compared / "record.json").read_text())
+    assert [entry["arch"] for entry in record["networks"]] == ARCHS
+    assert (record["seeds"], record["epochs"], record["set"]) == ([3], 1, QUICK)
+    plain, summed = record["networks"]
+    # Two branches have twice the depthwise convolutions.
+    assert summed["params"] > plain["params"]
+    assert summed["macs"] > plain["macs"]
+    assert summed["difference"] == pytest.approx(summed["top1"] - plain["top1"], abs=1e-3)
+    assert {"command", "versions", "host", "date"} <= record.keys()
+    assert record["command"].startswith("python recipes/compare.py --arch shufflenetv2_0.5")
+    assert (compared / "compare.md").read_text().count("\n") == 4
+    assert (compared / "compare.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_finished_runs_are_not_done_again(compared: Path) -> None:
+    files = sorted(compared.glob("runs/*/*"))
+    assert len(files) > 10
+    before = {path: path.stat().st_mtime_ns for path in files}
+    table = (compared / "compare.md").read_text()
+    assert main(arguments(compared)) == 0
+    assert {path: path.stat().st_mtime_ns for path in files} == before
+    assert (compared / "compare.md").read_text() == table
+
+
+def test_an_interrupted_run_is_resumed(compared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "copy"
+    shutil.copytree(compared, output)
+    folder = output / "runs" / "shufflenetv2_0.5-seed3"
+    (folder / "model.safetensors").unlink()
+    assert main(arguments(output, "--dry-run")) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"to train  {folder}"
+    assert lines[1].startswith("finished  ")
+    command = train_command(Run("shufflenetv2_0.5", 3, folder), parse(arguments(output)))
+    assert command[-1] == "--resume"
+    fresh = train_command(Run("shufflenetv2_0.5", 4, folder.parent / "new"), parse(arguments(output)))
+    assert "--resume" not in fresh
+
+
+def test_a_run_of_another_recipe_is_not_mixed_in(compared: Path) -> None:
+    recipe = load_recipe("digits", [*QUICK, "optim.lr=0.2"], folder=RECIPES)
+    folder = compared / "runs" / "shufflenetv2_0.5-seed3"
+    with pytest.raises(InputError, match=r"is of another comparison \(optim.lr: 0.1 -> 0.2\): give another --output"):
+        read_finished(folder, recipe, arch="shufflenetv2_0.5", data="digits")
+    recipe = load_recipe("digits", [*QUICK, "checkpoint.every_minutes=3"], folder=RECIPES)
+    with pytest.raises(InputError, match="data: digits -> scaled_digits"):
+        read_finished(folder, recipe, arch="shufflenetv2_0.5", data="scaled_digits")
+    assert read_finished(folder, recipe, arch="shufflenetv2_0.5", data="digits") is not None
+    assert read_finished(folder.parent / "none", recipe, arch="shufflenetv2_0.5", data="digits") is None
+
+
+def test_a_run_that_fails_is_named_with_its_log(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--arch", "shufflenetv2_0.5", "--seeds", "0", "--data", str(tmp_path / "none")]
+    assert main([*arguments, "--output", str(tmp_path / "out")]) == 2
+    message = capsys.readouterr().err
+    log = tmp_path / "out" / "runs" / "shufflenetv2_0.5-seed0.log"
+    assert f"1 of 1 runs failed, see {log}" in message
+    assert "does not exist" in log.read_text()
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--arch", "shufflenetv2_0.5", "sk_shufflenetv2_0.6"], "unknown model 'sk_shufflenetv2_0.6'"),
+        (["--arch", "shufflenetv2_0.5", "shufflenetv2_0.5"], "names one twice"),
+        (["--arch", "shufflenetv2_0.5", "--seeds", "1", "1"], "--seeds 1 1 names one twice"),
+        (["--arch", "shufflenetv2_0.5", "--jobs", "0"], "--jobs 0 must be at least 1"),
+        (["--arch", "shufflenetv2_0.5", "--set", "optim.speed=1"], "unknown key optim.speed"),
+    ],
+)
+def test_bad_input_is_one_line(
+    more: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*more, "--output", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_networks_given_different_images_are_pointed_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    archs = ["shufflenetv2_0.5", "timm:lcnet_050", "timm:tf_mobilenetv3_small_minimal_100"]
+    assert main(["--arch", *archs, "--output", str(tmp_path / "out"), "--dry-run"]) == 0
+    assert "warning: the networks are given different images: mean" in capsys.readouterr().err
