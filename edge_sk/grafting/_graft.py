@@ -79,13 +79,13 @@ def graft(
         after_real, differences_real = measure.site_differences(grafted, real, done.units)
     report = Report(
         model=type(model).__name__,
-        found_by=done.found_by,
-        why_structure=done.why_structure,
+        untraced=done.untraced,
         init=init,
         input_size=tuple(shape),
         replaced=[
             Replaced(
                 name=site.name,
+                found_by=site.found_by,
                 conv=describe(site.conv),
                 kernels="+".join(map(str, unit.kernels)),
                 activation=_placement(site, unit),
@@ -114,14 +114,12 @@ class Operation:
     """What was done to a model.
 
     Args:
-        found_by: ``"dataflow"`` or ``"structure"``.
-        why_structure: Why the model could not be traced.
+        untraced: Why torch.fx could not follow the whole model; ``None`` if it could.
         units: The sites replaced, each with its unit.
         left: Grouped convolutions that were not.
     """
 
-    found_by: str
-    why_structure: str | None
+    untraced: str | None
     units: list[tuple[Site, SelectiveKernel]]
     left: list[Left]
 
@@ -153,8 +151,8 @@ def operate(
         InputError: Nothing to graft, or bad options.
     """
     with measure.evaluating(model):
-        found_by, why_structure, sites, left = _find(model)
-        sites, unused = _observed(model, images, sites, found_by)
+        untraced, sites, left = _find(model)
+        sites, unused = _observed(model, images, sites)
     left = [*left, *unused]
     chosen = [site for site in sites if where is None or where(site)]
     left += [Left(site.name, describe(site.conv), f"where={_name(where)}") for site in sites if site not in chosen]
@@ -165,7 +163,7 @@ def operate(
     for site, unit in units:
         replace(model, site, unit)
         site.conv.eval()  # taken out, and kept to compare with
-    return Operation(found_by, why_structure, units, left)
+    return Operation(untraced, units, left)
 
 
 def check(model: nn.Module, *, where: object, init: str) -> None:
@@ -221,16 +219,27 @@ def _copy(model: nn.Module) -> nn.Module:
         ) from error
 
 
-def _find(model: nn.Module) -> tuple[str, str | None, list[Site], list[Left]]:
-    try:
-        return "dataflow", None, *dataflow.find(model)
-    except Exception as error:
-        # Tracing runs the model's own Python code, which can raise anything.
-        reason = next(iter(str(error).splitlines()), "")
-        return "structure", f"{type(error).__name__}: {reason}"[:200], *structure.find(model)
+def _find(model: nn.Module) -> tuple[str | None, list[Site], list[Left]]:
+    """Sites by dataflow; by structure those in modules that cannot be traced."""
+    untraced = None
+    for heed_marks in (False, True):
+        try:
+            sites, left = dataflow.find(model, heed_marks=heed_marks)
+            break
+        except Exception as error:
+            # Tracing runs the model's own Python code, which can raise anything.
+            untraced = untraced or f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"[:200]
+    else:
+        return untraced, *structure.find(model)
+    unseen = {item.name for item in left if item.reason == dataflow.UNSEEN}
+    more_sites, more_left = structure.find(model)
+    left = [item for item in left if item.name not in unseen] + [item for item in more_left if item.name in unseen]
+    sites += [site for site in more_sites if site.name in unseen]
+    order = {name: index for index, (name, _) in enumerate(model.named_modules())}
+    return untraced, sorted(sites, key=lambda site: order[site.name]), left
 
 
-def _observed(model: nn.Module, images: Tensor, sites: list[Site], found_by: str) -> tuple[list[Site], list[Left]]:
+def _observed(model: nn.Module, images: Tensor, sites: list[Site]) -> tuple[list[Site], list[Left]]:
     """Run the model: note resolutions, and leave out sites that the run contradicts."""
     watched = [module for site in sites for module in (site.conv, site.norm_module)]
     seen = measure.observe(model, images, watched)
@@ -243,7 +252,7 @@ def _observed(model: nn.Module, images: Tensor, sites: list[Site], found_by: str
             reason = "it does not run on this input"
         elif conv.calls > 1 or norm.calls > 1:
             reason = f"it runs {max(conv.calls, norm.calls)} times in one forward"
-        elif found_by == "structure" and norm.given is not conv.returned:
+        elif site.found_by == "structure" and norm.given is not conv.returned:
             reason = "the batch normalisation registered behind it reads another tensor"
         if reason:
             left.append(Left(site.name, describe(site.conv), reason))

@@ -40,11 +40,14 @@ _WITHOUT: tuple[Any, ...] = (
 )
 _FUNCTIONS = _WITH_MODULE | {function: (function.__name__, None) for function in _WITHOUT}
 
+# A convolution in a module that was not looked into, or whose weight is used without calling it.
+UNSEEN = "forward does not call it as a module of its own"
+
 
 class _Tracer(fx.Tracer):
     """Looks into modules only as far as sites can be there, so that what cannot be traced elsewhere does not matter."""
 
-    def __init__(self, wanted: dict[str, nn.Conv2d]) -> None:
+    def __init__(self, wanted: dict[str, nn.Conv2d], *, heed_marks: bool) -> None:
         timm = sys.modules.get("timm.layers")
         functions = tuple(timm.get_notrace_functions()) if timm else ()
         self.opaque = tuple(timm.get_notrace_modules()) if timm else ()
@@ -52,6 +55,7 @@ class _Tracer(fx.Tracer):
         modules: Any = tuple(sys.modules[name] for name in ("math", "torchvision.ops") if name in sys.modules)
         super().__init__(autowrap_modules=modules, autowrap_functions=functions, param_shapes_constant=True)
         self.wanted = {id(conv) for conv in wanted.values()}
+        self.heed_marks = heed_marks
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Whether a module stays one node."""
@@ -59,22 +63,24 @@ class _Tracer(fx.Tracer):
             return False
         if isinstance(m, nn.Conv2d | nn.modules.batchnorm._BatchNorm) or eligibility.is_selective_kernel(m):
             return True
-        if type(m) in self.opaque:
-            return True
         inside = list(m.modules())
+        holds_wanted = any(id(module) in self.wanted for module in inside)
+        if type(m) in self.opaque and (self.heed_marks or not holds_wanted):
+            return True
         norms = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in inside)
-        return not norms and not any(id(module) in self.wanted for module in inside)
+        return not norms and not holds_wanted
 
 
 class _Graph:
     """A traced model, with the questions that finding sites asks."""
 
-    def __init__(self, model: nn.Module, wanted: dict[str, nn.Conv2d]) -> None:
+    def __init__(self, model: nn.Module, wanted: dict[str, nn.Conv2d], *, heed_marks: bool) -> None:
         parameters = list(inspect.signature(model.forward).parameters.values())
         # Optional arguments are constants: code that asks `if targets is None` takes the branch it takes by default.
         defaults = {p.name: p.default for p in parameters[1:] if p.default is not inspect.Parameter.empty}
         self.model = model
-        self.nodes = list(_Tracer(wanted).trace(model, concrete_args=defaults or None).nodes)
+        tracer = _Tracer(wanted, heed_marks=heed_marks)
+        self.nodes = list(tracer.trace(model, concrete_args=defaults or None).nodes)
         self.modules = dict(model.named_modules())
         self.calls = Counter(id(module) for node in self.nodes if (module := self.module(node)) is not None)
         read = [str(node.target) for node in self.nodes if node.op == "get_attr"]
@@ -103,8 +109,12 @@ class _Graph:
         return f"its output goes to {len(node.users)} operations" if node.users else "its output is not used"
 
 
-def find(model: nn.Module) -> tuple[list[Site], list[Left]]:
+def find(model: nn.Module, *, heed_marks: bool) -> tuple[list[Site], list[Left]]:
     """Find the sites of a model in eval mode.
+
+    Args:
+        model: Not changed.
+        heed_marks: Whether to stay out of modules that timm marks as not traceable, even if sites are in them.
 
     Returns:
         The sites, and the grouped convolutions that are none, each with the reason.
@@ -113,7 +123,7 @@ def find(model: nn.Module) -> tuple[list[Site], list[Left]]:
         Exception: Whatever the model's Python code raises when it meets a symbolic value.
     """
     wanted = eligibility.grouped_convolutions(model)
-    graph = _Graph(model, wanted)
+    graph = _Graph(model, wanted, heed_marks=heed_marks)
     sharing = eligibility.Sharing(model)
     sites: list[Site] = []
     left: list[Left] = []
@@ -132,7 +142,7 @@ def _site(graph: _Graph, sharing: eligibility.Sharing, name: str, conv: nn.Conv2
         return reason
     start = graph.node(conv)
     if start is None:
-        return "forward does not call it as a module of its own"
+        return UNSEEN
     if reason := _misused(graph, conv):
         return f"the convolution {reason}"
     after = graph.next(start)
@@ -146,7 +156,7 @@ def _site(graph: _Graph, sharing: eligibility.Sharing, name: str, conv: nn.Conv2
         return reason if reason.startswith("it") else f"its {type(norm).__name__} {reason}"
     assert isinstance(norm, nn.BatchNorm2d)
     activation = _activation(graph, sharing, after, norm)
-    return Site(name=name, conv=conv, norm=str(after.target), norm_module=norm, activation=activation)
+    return Site(name, conv, str(after.target), norm, "dataflow", activation)
 
 
 def _activation(

@@ -15,6 +15,7 @@ class Replaced:
 
     Args:
         name: Dotted path.
+        found_by: ``"dataflow"`` (torch.fx) or ``"structure"`` (order of registration, confirmed by a run).
         conv: The convolution that stood there, in short.
         kernels: The branches, for instance ``3+5``.
         activation: Where the site's activation went, in words.
@@ -26,6 +27,7 @@ class Replaced:
     """
 
     name: str
+    found_by: str
     conv: str
     kernels: str
     activation: str
@@ -42,8 +44,7 @@ class Report:
 
     Args:
         model: Class of the model.
-        found_by: ``"dataflow"`` (torch.fx) or ``"structure"`` (order of registration).
-        why_structure: Why the model could not be traced.
+        untraced: Why torch.fx could not follow the whole model; ``None`` if it could.
         init: How the units start.
         input_size: ``(C, H, W)`` that was measured.
         replaced: Sites that became selective kernels.
@@ -58,8 +59,7 @@ class Report:
     """
 
     model: str
-    found_by: str
-    why_structure: str | None
+    untraced: str | None
     init: str
     input_size: tuple[int, ...]
     replaced: Sequence[Replaced]
@@ -72,21 +72,30 @@ class Report:
     same_choice: float | None
 
     @property
+    def found_by(self) -> str:
+        """How the sites were found, in words."""
+        ways = [site.found_by for site in self.replaced]
+        names = {"dataflow": "dataflow", "structure": "module structure"}
+        counts = [(names[way], ways.count(way)) for way in names if way in ways]
+        return counts[0][0] if len(counts) == 1 else " and ".join(f"{name} ({count})" for name, count in counts)
+
+    @property
     def exact(self) -> bool:
         """Whether every unit could start as its site's function, and did."""
         return all(site.exact for site in self.replaced)
 
     def to_dict(self) -> dict[str, Any]:
         """The report as plain values, for JSON."""
-        return dataclasses.asdict(self)
+        return dataclasses.asdict(self) | {"found_by": self.found_by, "exact": self.exact}
 
     def __str__(self) -> str:
         """The report for people."""
         total = len(self.replaced) + len(self.left)
-        how = {"dataflow": "by dataflow (torch.fx)", "structure": "by module structure"}[self.found_by]
-        lines = [f"{self.model}: {len(self.replaced)} of {total} grouped convolutions grafted, found {how}"]
-        if self.why_structure:
-            lines.append(f"  it cannot be traced: {self.why_structure}")
+        lines = [
+            f"{self.model}: {len(self.replaced)} of {total} grouped convolutions grafted, found by {self.found_by}"
+        ]
+        if self.untraced:
+            lines.append(f"  torch.fx cannot trace all of it: {self.untraced}")
         header = ("site", "was", "kernels", "activation", "stage", "output", "difference")
         rows = [
             (

@@ -35,6 +35,7 @@ class Site:
         conv: The convolution, ``k x k`` with odd ``k >= 3``, grouped or depthwise.
         norm: Dotted path of its batch normalisation.
         norm_module: The batch normalisation.
+        found_by: ``"dataflow"`` (torch.fx) or ``"structure"`` (order of registration, confirmed by a run).
         activation: What follows; ``None`` for a linear site.
         resolution: ``(H, W)`` of the convolution's output at the model's input size; ``None`` before the model has run.
         stage: ``log2`` of the output's stride, minus 1: 1 to 4 are ResNet's ``layer1`` to ``layer4``. ``None`` before
@@ -45,6 +46,7 @@ class Site:
     conv: nn.Conv2d
     norm: str
     norm_module: nn.BatchNorm2d
+    found_by: Literal["dataflow", "structure"]
     activation: Activation | None = None
     resolution: tuple[int, int] | None = None
     stage: int | None = None

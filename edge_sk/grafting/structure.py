@@ -60,4 +60,4 @@ def _site(
         path, act = followers[1]
         place = "module" if eligibility.is_plain(act, sharing) else "outside"
         activation = Activation(type(act).__name__, act, place, path if place == "module" else None)
-    return Site(name=name, conv=conv, norm=norm_name, norm_module=norm, activation=activation)
+    return Site(name, conv, norm_name, norm, "structure", activation)

@@ -1,0 +1,172 @@
+"""Graft selective kernels onto many of timm's and torchvision's networks, and tabulate what came of it.
+
+python recipes/graft_table.py --arch timm:ghostnet_100 torchvision:mobilenet_v2    # some, as text
+python recipes/graft_table.py --write                        # all: docs/graft_table.md and results/graft_table.json
+
+Networks are randomly initialised, their batch normalisation gets random statistics and scales, so that no site is a
+constant or an identity. Differences are measured on noise and on two photographs at the network's own input size.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+import edge_sk
+from edge_sk.errors import InputError, script
+from edge_sk.files import atomic_write
+from edge_sk.manifest import manifest
+
+ROOT = Path(__file__).resolve().parent.parent
+RECORD = ROOT / "recipes" / "results" / "graft_table.json"
+TABLE = ROOT / "docs" / "graft_table.md"
+SEED = 0
+# A preserved float32 network may differ by no more, relative to its largest output.
+TARGET = 1e-5
+
+TORCHVISION = """
+    mobilenet_v2 mobilenet_v3_small mobilenet_v3_large mnasnet0_5 mnasnet1_0 efficientnet_b0 efficientnet_v2_s
+    shufflenet_v2_x0_5 shufflenet_v2_x1_0 shufflenet_v2_x1_5 shufflenet_v2_x2_0 regnet_x_400mf regnet_y_400mf
+    regnet_x_800mf regnet_y_800mf resnext50_32x4d convnext_tiny
+"""
+TIMM = """
+    mobilenetv1_100 mobilenetv1_125 mobilenetv2_050 mobilenetv2_100 mobilenetv2_140 mobilenetv3_small_050
+    mobilenetv3_small_100 mobilenetv3_large_100 mobilenetv3_rw tf_mobilenetv3_large_minimal_100 mobilenetv4_conv_small
+    mobilenetv4_conv_medium mobilenetv4_hybrid_medium mobilenet_edgetpu_100 lcnet_050 lcnet_100 tinynet_a tinynet_e
+    mnasnet_small mnasnet_100 semnasnet_100 spnasnet_100 fbnetc_100 fbnetv3_b hardcorenas_a efficientnet_b0
+    efficientnet_es efficientnet_lite0 tf_efficientnet_lite0 efficientnetv2_rw_t mixnet_s ghostnet_100 ghostnetv2_100
+    ghostnetv3_100 repghostnet_100 rexnet_100 rexnetr_200 repvit_m0_9 repvit_m1 repvgg_b1g4 fastvit_t8 fastvit_sa12
+    mobileone_s0 mobileone_s4 starnet_s1 starnet_s4 hgnetv2_b0 hgnetv2_b2 ese_vovnet19b_dw efficientvit_b0
+    efficientvit_m0 efficientformerv2_s0 shvit_s1 swiftformer_xs nextvit_small edgenext_xx_small mobilevit_s
+    mobilevitv2_050 tiny_vit_5m_224 coatnet_rmlp_nano_rw_224 convnext_atto convmixer_768_32 inception_next_tiny
+    pvt_v2_b0 davit_tiny regnetx_002 regnetx_016 regnety_002 regnety_016 regnetz_b16 resnext50_32x4d resnext50d_32x4d
+    seresnext26d_32x4d seresnext50_32x4d skresnext50_32x4d resnext26ts gcresnext26ts ecaresnext26t_32x4d
+    resnest14d res2next50 dla60x dpn48b xception41 xception41p nf_regnet_b0 legacy_seresnext26_32x4d
+"""
+ARCHS = [f"torchvision:{name}" for name in TORCHVISION.split()] + [f"timm:{name}" for name in TIMM.split()]
+
+
+@torch.no_grad()
+def randomise(model: nn.Module) -> None:
+    """Give every batch normalisation random scales, shifts and statistics, so that none can be lost unnoticed."""
+    generator = torch.Generator().manual_seed(SEED)
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is not None:
+            assert module.running_var is not None
+            module.running_mean.normal_(0, 0.2, generator=generator)
+            module.running_var.uniform_(0.5, 2, generator=generator)
+            if module.affine:
+                module.weight.uniform_(0.5, 1.5, generator=generator)
+                module.bias.normal_(0, 0.2, generator=generator)
+
+
+def row(arch: str) -> dict[str, Any]:
+    """Graft one network twice, with dense branches (k and k + 2) and with the paper's (k and a dilated 3x3)."""
+    torch.manual_seed(SEED)
+    model = edge_sk.create_model(arch)
+    randomise(model)
+    model.eval()
+    try:
+        _, dense = edge_sk.graft(model)
+        _, dilated = edge_sk.graft(model, kernels=edge_sk.grafting.default_kernels)
+    except InputError as error:
+        return {"arch": arch, "refused": str(error)}
+    reasons: dict[str, int] = {}
+    for item in dense.left:
+        reasons[item.reason] = reasons.get(item.reason, 0) + 1
+    return {
+        "arch": arch,
+        "input_size": dense.input_size,
+        "found_by": dense.found_by,
+        "convolutions": len(dense.replaced) + len(dense.left),
+        "replaced": len(dense.replaced),
+        "left": reasons,
+        "params": dense.params,
+    } | {
+        name: {
+            "macs": report.macs,
+            "params": report.params[1],
+            "difference": max(report.difference, report.difference_real),
+            "site_difference": max(max(site.difference, site.difference_real) for site in report.replaced),
+        }
+        for name, report in (("dense", dense), ("dilated", dilated))
+    }
+
+
+def markdown(rows: Sequence[dict[str, Any]]) -> str:
+    """The table, with its summary."""
+    grafted = [one for one in rows if "refused" not in one]
+    worst = max((one[kind]["difference"] for one in grafted for kind in ("dense", "dilated")), default=0.0)
+    lines = [
+        "# What `edge_sk.graft` does to other libraries' networks",
+        "",
+        f"{len(rows)} networks of timm and torchvision, {len(grafted)} grafted; largest relative output difference "
+        f"{worst:.1e} (target {TARGET:.0e}, float32).",
+        "Made by `python recipes/graft_table.py --write`; the record is `recipes/results/graft_table.json`.",
+        "",
+        "- sites: convolutions replaced, of all depthwise and grouped ones larger than 1x1; what is left has its "
+        "reason below the table",
+        "- difference: largest change of any output value relative to the largest output value, on noise and "
+        "photographs, with random weights and batch-normalisation statistics; *k, k+2*: dense branches, the default "
+        'of `init="preserve"`; *k, 3x3 dilated*: the paper\'s cheap pair',
+        "- cost: parameters and MACs added",
+        "",
+        "| network | found by | sites | difference: k, k+2 | k, 3x3 dilated | params: k, k+2 | MACs "
+        "| params: k, 3x3 dilated | MACs |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    reasons: dict[str, list[str]] = {}
+    for one in grafted:
+        for reason, count in one["left"].items():
+            reasons.setdefault(reason, []).append(f"{one['arch']} ({count})")
+        dense, dilated = one["dense"], one["dilated"]
+        lines.append(
+            f"| {one['arch']} | {one['found_by']} | {one['replaced']} of {one['convolutions']} "
+            f"| {dense['difference']:.1e} | {dilated['difference']:.1e} "
+            f"| {_added(one['params'][0], dense['params'])} | {_added(*(dense['macs'] or (0, 0)))} "
+            f"| {_added(one['params'][0], dilated['params'])} | {_added(*(dilated['macs'] or (0, 0)))} |"
+        )
+    lines += ["", "## Left as they were", ""]
+    lines += [f"- {reason}: {', '.join(names)}" for reason, names in sorted(reasons.items())]
+    lines += ["", "## Nothing to graft", ""]
+    lines += [f"- {one['arch']}: {one['refused']}" for one in rows if "refused" in one]
+    return "\n".join(lines) + "\n"
+
+
+def _added(before: int, after: int) -> str:
+    return f"{(after - before) / before:+.1%}" if before else "not counted"
+
+
+@script
+def main(argv: Sequence[str] | None = None) -> int:
+    """Graft, tabulate, and with ``--write`` renew the record."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser.add_argument("--arch", nargs="+", default=ARCHS, metavar="A", help="timm:NAME or torchvision:NAME")
+    parser.add_argument("--write", action="store_true", help=f"renew {TABLE.relative_to(ROOT)} and its record")
+    args = parser.parse_args(argv)
+    if args.write and args.arch is not ARCHS:
+        raise InputError("--write renews the whole table; leave --arch out")
+    rows = []
+    for number, arch in enumerate(args.arch, 1):
+        rows.append(row(arch))
+        print(f"{number}/{len(args.arch)} {arch}", file=sys.stderr, flush=True)
+    if not args.write:
+        print(markdown(rows))
+        return 0
+    record = {"rows": rows} | manifest(["recipes/graft_table.py", "--write"], seed=SEED)
+    with atomic_write(RECORD) as path:
+        path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    with atomic_write(TABLE) as path:
+        path.write_text(markdown(rows), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
