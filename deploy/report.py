@@ -20,13 +20,14 @@ from pathlib import Path
 from edge_sk.errors import InputError, script
 from edge_sk.export import network as networks
 from edge_sk.export import report as pages
+from edge_sk.export.record import Format, Precision
 from edge_sk.export.report.answers import answers
 from edge_sk.export.report.model import Report, file_name, join, read_records
 from edge_sk.files import atomic_write
 from edge_sk.manifest import manifest
 
 # Core ML's own float is half precision: fp16 is to an .mlpackage what fp32 is to a .pte.
-PRECISIONS = {"pte": ("fp32", "int8"), "mlpackage": ("fp16", "int8")}
+PRECISIONS: dict[Format, tuple[Precision, ...]] = {"pte": ("fp32", "int8"), "mlpackage": ("fp16", "int8")}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -41,7 +42,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--against", metavar="OLD.json", help="an older report.json: name what got worse; exit code 1")
     p.add_argument("--formats", nargs="+", choices=tuple(PRECISIONS), default=list(PRECISIONS), help="default: both")
     p.add_argument("--threads", nargs="+", type=int, default=[1, 2], help="thread counts of latency (default: 1 2)")
-    p.add_argument("--rounds", type=int, default=5, help="fresh processes per thread count (default: 5)")
+    p.add_argument("--rounds", type=int, default=3, help="fresh processes per thread count (default: 3)")
     p.add_argument("--runs", type=int, default=50, help="timed forwards per file and round (default: 50)")
     p.add_argument("--input-size", type=int, metavar="PIXELS", help="side of the image (default: the network's own)")
     p.add_argument("--data", help="images for parity and calibration (default: the training's, else digits)")

@@ -49,7 +49,7 @@ def render_html(report: Report, changes: Sequence[Change] | None = None) -> str:
     )  # fmt: skip
     environment.globals.update(
         file_name=file_name, network_name=network_name, latency_in=latency_in, noise_ms=noise_ms,
-        parity_mark=parity_mark, delegation_mark=delegation_mark,
+        parity_mark=parity_mark, delegation_mark=delegation_mark, breakable=_breakable,
     )  # fmt: skip
     return environment.get_template("page.html.jinja").render(
         report=report,
@@ -71,6 +71,12 @@ def render_html(report: Report, changes: Sequence[Change] | None = None) -> str:
         data=_embed(data),
         download=base64.b64encode(report.model_dump_json(indent=1).encode()).decode(),
     )
+
+
+def _breakable(name: str) -> Any:
+    """A name that may wrap behind its underscores."""
+    markup = require("markupsafe", extra="deploy", needed_for="the report's page")
+    return markup.Markup("_<wbr>").join(markup.escape(part) for part in name.split("_"))
 
 
 def _measured(records: Sequence[Record], known: Sequence[Setting]) -> list[dict[str, Any]]:

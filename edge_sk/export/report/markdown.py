@@ -71,7 +71,7 @@ def _table(report: Report) -> tuple[list[str], list[str]]:
     columns += [
         f"p50 ms, {one.thread_text}" + (f" [{places.index(one.where) + 1}]" if len(places) > 1 else "") for one in known
     ]
-    columns += ["accuracy %", "computes the same", "delegated", "front"]
+    columns += ["accuracy %", "same output", "delegated", "front"]
     header = [_row(columns), _row(["---", *["--:"] * (len(columns) - 4), "---", "---", "---"])]
     rows = []
     for index, record in enumerate(records):

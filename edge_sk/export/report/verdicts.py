@@ -52,9 +52,7 @@ def delegation_mark(record: Record) -> Mark:
     """Whether the backend runs the whole network."""
     done = record.delegation
     if done is None:
-        return Mark(
-            "unknown", "decided on the device", "Core ML chooses CPU, GPU or Neural Engine when it loads the file"
-        )
+        return Mark("unknown", "by the device", "Core ML chooses CPU, GPU or Neural Engine when it loads the file")
     floating = f" Computed in float inside the delegate: {', '.join(done.in_float)}." if done.in_float else ""
     if done.whole:
         return Mark("good", "whole", f"One delegate runs all {done.operators_delegated} operators.{floating}")
