@@ -94,7 +94,7 @@ def train_all(runs: Sequence[Run], args: argparse.Namespace) -> None:
             while waiting and len(working) < args.jobs:
                 run = waiting.pop(0)
                 command = train_command(run, args)
-                run.folder.parent.mkdir(parents=True, exist_ok=True)
+                log_of(run).parent.mkdir(parents=True, exist_ok=True)
                 with log_of(run).open("ab") as log:
                     process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
                 working[run] = process, time.monotonic()
@@ -128,7 +128,7 @@ def train_all(runs: Sequence[Run], args: argparse.Namespace) -> None:
 
 def log_of(run: Run) -> Path:
     """Where a run's messages go."""
-    return run.folder.parent / f"{run.folder.name}.log"
+    return run.folder.parent.parent / "logs" / f"{run.folder.name}.log"
 
 
 @script

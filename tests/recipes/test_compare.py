@@ -137,7 +137,7 @@ def test_a_run_that_fails_is_named_with_its_log(tmp_path: Path, capsys: pytest.C
     arguments = ["--arch", "shufflenetv2_0.5", "--seeds", "0", "--data", str(tmp_path / "none")]
     assert main([*arguments, "--output", str(tmp_path / "out")]) == 2
     message = capsys.readouterr().err
-    log = tmp_path / "out" / "runs" / "shufflenetv2_0.5-seed0.log"
+    log = tmp_path / "out" / "logs" / "shufflenetv2_0.5-seed0.log"
     assert f"1 of 1 runs failed, see {log}" in message
     assert "does not exist" in log.read_text()
 
