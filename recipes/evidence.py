@@ -25,6 +25,39 @@ PLOTS = ROOT / "docs" / "evidence"
 RUNS = "runs/scaled_digits"
 SEEDS = (0, 1, 2, 3, 4)
 
+INTRODUCTION = """\
+# Evidence: does SK pay, and does the kernel choice follow the object?
+
+The SKNet paper's claims, tested on data that every installation has. There is no ImageNet here: nothing on this page
+says what happens there; [recipes/README.md](../recipes/README.md) has the commands for those who have it. Written by
+`python recipes/evidence.py` from the records in `recipes/results`; a test compares it with them.
+"""
+
+METHOD = f"""\
+## How it was done
+
+- Data: `scaled_digits`, real handwritten digits (scikit-learn's, 8x8) drawn at 0.25 to 1.0 of a 96-pixel canvas, at a
+  random place, amid pieces of other digits and noise. 5,748 training images of 1,437 digits; 1,440 test images of 360
+  other digits. The scale of every image is known; `--data scaled_digits@0.5` draws the same images at one scale.
+- Training: [scaled_digits.yaml](../recipes/scaled_digits.yaml), the same for every network and tuned for none but the
+  plain `shufflenetv2_0.5`; accuracy after the last epoch, no selection on the test images.
+- Seeds {", ".join(map(str, SEEDS))}: a seed fixes initial weights, the order and the images of every batch, and
+  networks are compared seed by seed. The interval is Student's at 95 % over seeds. It holds for training again on these
+  images, not for other test images, and it is not corrected for the number of comparisons.
+- *better* and *worse* mean that the interval leaves out zero.
+- Times are wall-clock times of training on a shared machine, two runs at once, and only rough.
+- `python recipes/evidence.py --commands` prints every command behind this page.
+"""
+
+ATTENTION = """\
+## Attention against the object's scale
+
+Attention for the largest kernel minus that for the smallest, mean over channels and test images, by scale of the digit
+(fraction of the canvas; the same digits in the same clutter at every scale). The paper's claim: it rises with the scale
+in the early and middle units and not in the last. The shift is from the smallest scale to the largest, with Student's
+95 % interval over the trained networks (seeds).
+"""
+
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
@@ -100,10 +133,10 @@ COMPARISONS = (
     ),
 )
 
-# Networks whose attention is looked at; the second is the control whose two kernels see the same.
+# Networks whose attention is looked at, and what to know about them.
 WATCHED = {
     "sk_shufflenetv2_0.5": "",
-    "sk_shufflenetv2_0.5@kernels=3+3": " (control: both kernels are 3x3, so no choice can follow the scale)",
+    "sk_shufflenetv2_0.5@kernels=3+3": " (control: two identical 3x3)",
     "sk_shufflenetv2_1.0": "",
     "sk_mobilenetv2_0.5": "",
 }
@@ -180,8 +213,8 @@ def attention_section(arch: str, remark: str) -> list[str]:
             way: sum(attention.direction(unit) == way for unit in part) for way in ("larger", "smaller", "neither")
         }
         lines.append(
-            f"- {place} third of the depth, {len(part)} units: {counts['larger']} moved to the larger kernel with scale, "
-            f"{counts['smaller']} to the smaller, {counts['neither']} neither"
+            f"- {place} third of the depth, {len(part)} units: {counts['larger']} moved to the larger kernel with "
+            f"scale, {counts['smaller']} to the smaller, {counts['neither']} neither"
         )
     lines += ["", attention.markdown(record), f"![Attention against scale](evidence/{key}.png)", ""]
     return [
@@ -193,40 +226,36 @@ def attention_section(arch: str, remark: str) -> list[str]:
     ]
 
 
+def in_short() -> list[str]:
+    """The answers, before how they were found."""
+    lines = ["## In short", ""]
+    for item in COMPARISONS:
+        record = read(f"compare_{item.key}")
+        if record is None:
+            lines.append(f"- {item.title}: not run yet")
+            continue
+        plain = next(iter(item.archs))
+        others = [plain, *(arch for arch in item.archs if arch.startswith("se_"))]
+        lines += [f"- {answer(record, item.of_interest, other)}" for other in others]
+    for arch, remark in WATCHED.items():
+        record = read(attention_key(arch))
+        if record is None:
+            lines.append(f"- attention of `{arch}`{remark}: not run yet")
+            continue
+        ways = [attention.direction(unit) for unit in record["units"]]
+        lines.append(
+            f"- attention of `{arch}`{remark}: of {len(ways)} units {ways.count('larger')} moved to the larger kernel "
+            f"as the digit grew, {ways.count('smaller')} to the smaller, {ways.count('neither')} neither"
+        )
+    return [*lines, ""]
+
+
 def page() -> str:
     """The whole page."""
-    lines = [
-        "# Evidence: does SK pay, and does the kernel choice follow the object?",
-        "",
-        "The SKNet paper's claims, tested on data that every installation has. There is no ImageNet here: nothing on this",
-        "page says what happens there; [recipes/README.md](../recipes/README.md) has the commands for those who have it.",
-        "Written by `python recipes/evidence.py` from the records in `recipes/results`; a test compares it with them.",
-        "",
-        "## How it was done",
-        "",
-        "- Data: `scaled_digits`, real handwritten digits (scikit-learn's, 8x8) drawn at 0.25 to 1.0 of a 96-pixel canvas, at a",
-        "  random place, amid pieces of other digits and noise. 5,748 training images of 1,437 digits; 1,440 test images of",
-        "  360 other digits. The scale of every image is known; `--data scaled_digits@0.5` draws the same images at one scale.",
-        "- Training: [scaled_digits.yaml](../recipes/scaled_digits.yaml), the same for every network and tuned for none",
-        "  but the plain `shufflenetv2_0.5`; accuracy after the last epoch, no selection on the test images.",
-        f"- Seeds {', '.join(map(str, SEEDS))}: a seed fixes initial weights, the order and the images of every batch, and networks are",
-        "  compared seed by seed. The interval is Student's at 95 % over seeds. It holds for training again on these",
-        "  images, not for other test images, and it is not corrected for the number of comparisons.",
-        "- *better* and *worse* mean that the interval leaves out zero.",
-        "- Times are wall-clock times of training on a shared machine, two runs at once, and only rough.",
-        "",
-    ]
+    lines = [INTRODUCTION, *in_short(), METHOD]
     for item in COMPARISONS:
         lines += comparison_section(item)
-    lines += [
-        "## Attention against the object's scale",
-        "",
-        "Attention for the largest kernel minus that for the smallest, mean over channels and test images, by scale of the",
-        "digit (fraction of the canvas; the same digits in the same clutter at every scale). The paper's claim: it rises with",
-        "the scale in the early and middle units and not in the last. The shift is from the smallest scale to the largest, with",
-        "Student's 95 % interval over the trained networks (seeds).",
-        "",
-    ]
+    lines.append(ATTENTION)
     for arch, remark in WATCHED.items():
         lines += attention_section(arch, remark)
     return "\n".join(lines).rstrip() + "\n"

@@ -59,7 +59,8 @@ def test_every_row_of_the_paper_has_its_line_with_the_papers_errors(key: str) ->
     for row in table.rows:
         cells = [cell(error, column in row.recalled) for column, error in zip(table.errors, row.errors, strict=True)]
         if key == "5":
-            expected += [(f"{row.name}, {data}", value) for data, value in zip(("CIFAR-10", "CIFAR-100"), cells, strict=True)]
+            names = (f"{row.name}, {data}" for data in ("CIFAR-10", "CIFAR-100"))
+            expected += list(zip(names, cells, strict=True))
         else:
             expected.append((row.name, " / ".join(cells)))
     assert [(row[0], row[4]) for row in section(key)] == expected
