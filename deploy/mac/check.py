@@ -1,0 +1,53 @@
+"""On a Mac: Core ML's own predictions against eager, on real images. Not run where the project is tested.
+
+python deploy/mac/check.py exports/sk_shufflenetv2_1.0_coreml_fp16.mlpackage --checkpoint runs/sk_shufflenetv2_1.0
+
+deploy/export.py does the same by itself when it runs on a Mac; this is for packages that were made elsewhere.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from edge_sk.errors import script
+from edge_sk.export import coreml_device
+from edge_sk.export import network as networks
+from edge_sk.export.coreml_runtime import INTERPRETER_NOTE
+from edge_sk.export.mil import MilProgram
+from edge_sk.export.mlpackage_check import check_interface, prove
+from edge_sk.export.record import read_record, record_path, write_record
+
+
+@script
+def main(argv: Sequence[str] | None = None) -> int:
+    """Check each package; its record then says that Core ML itself was compared."""
+    p = argparse.ArgumentParser(
+        prog="deploy/mac/check.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    p.add_argument("packages", nargs="+", metavar="PACKAGE", help=".mlpackage of deploy/export.py")
+    source = p.add_mutually_exclusive_group(required=True)
+    source.add_argument("--checkpoint", metavar="RUN", help="the run folder that was exported")
+    source.add_argument("--arch", help="the name that was exported without training")
+    p.add_argument("--data", help="images; default: the training's, else digits")
+    args = p.parse_args(argv)
+    coreml_device.require_macos("comparing with Core ML")
+    network = (
+        networks.from_run(args.checkpoint, data=args.data)
+        if args.checkpoint
+        else networks.from_arch(args.arch, data=args.data or "digits")
+    )
+    for package in args.packages:
+        record = read_record(record_path(package))
+        program = MilProgram.load(package)
+        check_interface(program, network, record.labels)
+        record.parity, record.accuracy, notes = prove(program, network, record.precision)
+        record.notes = [note for note in record.notes if note != INTERPRETER_NOTE] + notes
+        write_record(package, record)
+        print(f"{package}: top-1 agreement {record.parity.top1_agreement:.1%}, {record.parity.runtime}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,177 @@
+"""What only a Mac can tell about a package: which unit runs each operator, and how fast (coremltools 9.0's tools).
+
+Nothing here has been run where this project is tested: there is no Mac. What reads Core ML's answers is tested with
+stand-ins for them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import itertools
+import math
+import platform
+import statistics
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edge_sk.errors import InputError
+from edge_sk.export.coreml_tools import coremltools
+from edge_sk.export.mil import MilProgram
+from edge_sk.export.record import Latency
+from edge_sk.manifest import manifest
+
+COMPUTE_UNITS = {
+    "all": "ALL",
+    "cpu": "CPU_ONLY",
+    "cpu+gpu": "CPU_AND_GPU",
+    "cpu+neural-engine": "CPU_AND_NE",
+}
+"""Names of the command line, and coremltools' for the same."""
+
+_UNIT_OF = {
+    "MLCPUComputeDevice": "CPU",
+    "MLGPUComputeDevice": "GPU",
+    "MLNeuralEngineComputeDevice": "Neural Engine",
+}
+
+
+def require_macos(what: str) -> None:
+    """Refuse where there is no Core ML.
+
+    Raises:
+        InputError: Not macOS.
+    """
+    if platform.system() != "Darwin":
+        raise InputError(f"{what} needs Core ML, and this is {platform.system()}: run it on a Mac")
+
+
+def this_mac() -> str:
+    """The chip and the system."""
+    return f"{manifest()['host']['cpu']}, macOS {platform.mac_ver()[0]}"
+
+
+def compute_plan(package: str | Path, units: str = "all") -> list[tuple[str, str, float]]:
+    """Which unit Core ML plans for each operator.
+
+    Args:
+        package: An ``.mlpackage``.
+        units: A key of :data:`COMPUTE_UNITS`: what Core ML may use.
+
+    Returns:
+        Per operator: its MIL name, the unit, its share of the estimated cost.
+
+    Raises:
+        InputError: Not macOS. Needs macOS 14.4.
+    """
+    require_macos("a compute plan")
+    ct = coremltools()
+    from coremltools.models.compute_plan import MLComputePlan
+
+    allowed = ct.ComputeUnit[COMPUTE_UNITS[units]]
+    model = ct.models.MLModel(str(package), compute_units=allowed)
+    plan = MLComputePlan.load_from_path(path=model.get_compiled_model_path(), compute_units=allowed)
+    return list(read_plan(plan))
+
+
+def read_plan(plan: Any) -> Iterator[tuple[str, str, float]]:
+    """The operators of a ``MLComputePlan``'s main function; constants have no unit and are left out."""
+    for op in plan.model_structure.program.functions["main"].block.operations:
+        usage = plan.get_compute_device_usage_for_mlprogram_operation(op)
+        if usage is None:
+            continue
+        device = type(usage.preferred_compute_device).__name__
+        cost = plan.get_estimated_cost_for_mlprogram_operation(op)
+        yield op.operator_name.split(".")[-1], _UNIT_OF.get(device, device), cost.weight if cost else 0.0
+
+
+def units(plan: list[tuple[str, str, float]]) -> dict[str, int]:
+    """How many operators each unit gets, the most first."""
+    return dict(collections.Counter(unit for _, unit, _ in plan).most_common())
+
+
+def latency(
+    package: str | Path,
+    allowed: str = "all",
+    *,
+    iphone: bool = False,
+    rounds: int = 3,
+    runs: int = 50,
+    warmup: int = 5,
+) -> Latency:
+    """Measure a package with coremltools' ``MLModelBenchmarker``.
+
+    Args:
+        package: An ``.mlpackage``.
+        allowed: A key of :data:`COMPUTE_UNITS`: what Core ML may use.
+        iphone: On the one connected iPhone; coremltools builds and drives an app on it, which needs Xcode.
+        rounds: How often the model is loaded anew.
+        runs: Timed predictions per round.
+        warmup: Untimed predictions before.
+
+    Raises:
+        InputError: Not macOS, or not exactly one iPhone is connected.
+    """
+    require_macos("Core ML's latency")
+    return asyncio.run(_latency(Path(package), allowed, iphone, rounds, runs, warmup))
+
+
+async def _latency(package: Path, allowed: str, iphone: bool, rounds: int, runs: int, warmup: int) -> Latency:
+    ct = coremltools()
+    from coremltools.models.ml_program.experimental.perf_utils import MLModelBenchmarker
+
+    device = await _iphone() if iphone else None
+    model = ct.models.MLModel(str(package), compute_units=ct.ComputeUnit[COMPUTE_UNITS[allowed]])
+    features = _noise(MilProgram.load(package))
+    loads: list[float] = []
+    taken: list[list[float]] = []
+    for _ in range(rounds):
+        benchmarker = MLModelBenchmarker(model, device)
+        loads += (await benchmarker.benchmark_load()).samples
+        await benchmarker.benchmark_predict(inputs=features, iterations=warmup)
+        taken.append((await benchmarker.benchmark_predict(inputs=features, iterations=runs)).samples)
+    where = f"{device.name}, iOS {device.os_version}" if device is not None else this_mac()
+    return summarize(taken, loads, where=where, units=allowed)
+
+
+async def _iphone() -> Any:
+    from coremltools.models.ml_program.experimental.remote_device import Device, DeviceType
+
+    phones: Any = Device.get_connected_devices(DeviceType.IPHONE)
+    if len(phones) != 1:
+        raise InputError(f"{len(phones)} iPhones are connected; connect one, unlocked and in developer mode")
+    return await phones[0].prepare_for_model_debugging()
+
+
+def _noise(program: MilProgram) -> dict[str, Any]:
+    """An image for the package; coremltools 9.0's own generator knows arrays only."""
+    from PIL import Image
+
+    if program.image is None:
+        raise InputError(f"{program.path} takes no image; export it with deploy/export.py")
+    shape = (program.image.height, program.image.width, *([3] if program.image.channels == 3 else []))
+    pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    return {program.image.name: Image.fromarray(pixels)}
+
+
+def summarize(taken: list[list[float]], loads: list[float], *, where: str, units: str) -> Latency:
+    """Milliseconds of each round's predictions, and of each load, as a record's entry."""
+    ordered = sorted(itertools.chain.from_iterable(taken))
+    return Latency(
+        threads=0,
+        p50_ms=round(statistics.median(ordered), 4),
+        p90_ms=round(ordered[math.ceil(0.9 * len(ordered)) - 1], 4),
+        min_ms=round(ordered[0], 4),
+        mean_ms=round(statistics.fmean(ordered), 4),
+        round_p50_ms=[round(statistics.median(one), 4) for one in taken],
+        runs=len(ordered),
+        rounds=len(taken),
+        load_ms=round(statistics.median(loads), 2),
+        peak_memory_mb=None,
+        where=where,
+        runtime=f"Core ML, compute units {units} (coremltools MLModelBenchmarker)",
+        date=manifest()["date"],
+    )
