@@ -75,7 +75,7 @@ class MLProgram(_Part):
         description="Largest magnitude on the parity images of a value in half precision, which ends at 65504"
     )
     compute_units: dict[str, dict[str, int]] | None = Field(
-        None, description="Per device: operators by the unit that Core ML plans for them (a count is no share of time)"
+        default=None, description="Per device: operators by the unit that Core ML plans for them (a count is no share of time)"
     )
 
 
