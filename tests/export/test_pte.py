@@ -55,7 +55,7 @@ def test_one_delegate_and_the_same_answers(exported: Exported) -> None:
     assert record.parity.relative < 1e-4
     assert record.parity.top1_agreement == 1.0
     assert record.accuracy.top1 == record.accuracy.eager_top1
-    assert record.accuracy.top1 > 0.9
+    assert record.accuracy.top1 > 0.7
     assert "absorb_shuffles x16" in record.rewrites
     assert read_record(record_path(path)) == record
     assert record.size_bytes == path.stat().st_size
@@ -76,7 +76,7 @@ def test_the_file_tells_how_to_use_it(exported: Exported) -> None:
         program = executorch("runtime").Runtime.get().load_program(str(exported["fp32"][0]))
         told = {name: program.load_method(name).execute([]) for name in program.method_names if name != "forward"}
     assert told["labels"] == ["\n".join("0123456789")]
-    assert told["input_size"] == [3, 48, 48]
+    assert told["input_size"] == [3, 40, 40]
     assert told["mean"] == pytest.approx([0.5, 0.45, 0.4])
     assert told["std"] == pytest.approx([0.3, 0.25, 0.2])
     assert told["num_classes"] == [10]
@@ -97,11 +97,11 @@ def test_truncated(exported: Exported) -> None:
     content = exported["fp32"][0].read_bytes()
     for length in (0, 100, len(content) // 2):
         with pytest.raises(InputError, match="ExecuTorch cannot run the program"):
-            pte.run_pte(content[:length], torch.zeros(1, 3, 48, 48))
+            pte.run_pte(content[:length], torch.zeros(1, 3, 40, 40))
 
 
 def test_softmax_and_fp16(lived_in: Callable[[nn.Module], nn.Module], tmp_path: Path) -> None:
-    network = _tiny(_small(lived_in))
+    network = _tiny(_small(lived_in), weights=UNTRAINED)  # probabilities of random weights hardly vary
     record = to_pte(network, tmp_path, precision="fp16", softmax=True)
     assert record.softmax
     assert record.delegation is not None
@@ -154,7 +154,9 @@ class _Branches(nn.Module):
 
 
 def test_a_model_that_branches_cannot_be_exported(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"tiny cannot be exported: torch.export says .*branches on its data"):
+    with pytest.raises(
+        InputError, match=r"tiny cannot be exported at .*test_pte.py:\d+ \(forward\): .*branches on its data"
+    ):
         to_pte(_tiny(_Branches()), tmp_path)
     assert list(tmp_path.iterdir()) == []
 
