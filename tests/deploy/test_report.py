@@ -224,13 +224,13 @@ def test_hover_tells_and_another_axis_can_be_chosen(browser: Any, sample_page: P
         page.locator("#tradeoff").scroll_into_view_if_needed()
         point = page.locator("#tradeoff .scatterlayer .point").first.bounding_box()
         page.mouse.move(point["x"] + point["width"] / 2, point["y"] + point["height"] / 2)
-        text = page.locator("#tradeoff .hoverlayer").inner_text()
+        text = page.locator("#tradeoff .hoverlayer").text_content()
         assert "p50" in text
         assert "MACs" in text
         page.get_by_label("Against").select_option("size")
         page.get_by_label("Latency with").select_option("1")
         page.wait_for_function("document.querySelector('#tradeoff .ytitle').textContent.includes('File size')")
-        assert "2 threads" in page.locator("#tradeoff .xtitle").inner_text()
+        assert "2 threads" in page.locator("#tradeoff .xtitle").text_content()
 
 
 @needs_browser
@@ -316,7 +316,7 @@ def test_hostile_names_are_shown_and_not_run(browser: Any, tmp_path: Path) -> No
         point.scroll_into_view_if_needed()
         box = point.bounding_box()
         page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
-        assert "<b>bold</b>" in page.locator("#tradeoff .hoverlayer").inner_text()
+        assert "<b>bold</b>" in page.locator("#tradeoff .hoverlayer").text_content()
         assert page.evaluate("window.hacked") is None
         assert page.locator("img").count() == 0
 

@@ -15,6 +15,7 @@ from edge_sk.export import latency, to_mlpackage, to_pte
 from edge_sk.export.network import UNTRAINED, Network
 from edge_sk.export.record import Format, Precision, Record, Trace, read_record, record_path, write_record
 from edge_sk.export.report.model import Failure, NetworkCost
+from edge_sk.export.report.settle import settle
 from edge_sk.files import atomic_write
 from edge_sk.manifest import manifest
 
@@ -87,8 +88,9 @@ def collect(networks: Sequence[Network], output: Path, request: Request, step: C
     collected = Collected()
     made: dict[Path, Record] = {}
     state = _State(output / STATE)
-    for network, folder in zip(networks, folders, strict=True):
-        step(f"profile {network.arch}")
+    for given, folder in zip(networks, folders, strict=True):
+        step(f"profile {given.arch}")
+        network = settle(given)
         collected.costs.append(NetworkCost.of(network))
         weights = _weights_digest(network)
         for form, precision in request.artifacts:

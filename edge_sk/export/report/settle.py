@@ -1,0 +1,42 @@
+"""Untrained networks in which images survive: without it, parity of some of them could prove nothing."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from edge_sk.export.network import UNTRAINED, Network
+
+IMAGES = 16
+
+
+def settle(network: Network) -> Network:
+    """Scale an untrained network's layers so that its batch norms write values of size one; others stay as they are.
+
+    Random weights with fresh statistics can shrink an image layer by layer: every squeeze-and-excitation halves it,
+    and the logits of an untrained SE-ShuffleNetV2 are the classifier's bias plus a thousandth of it. Each batch norm
+    gets one variance for all its channels, the mean square of what enters it for training images. One per channel
+    would divide dead channels by next to nothing and make rounding errors the largest values.
+    """
+    if network.weights != UNTRAINED:
+        return network
+    model = copy.deepcopy(network.model)
+    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+
+    def scale(norm: Any, inputs: tuple[Tensor]) -> None:
+        norm.running_var.fill_(inputs[0].square().mean())
+
+    hooks = [norm.register_forward_pre_hook(scale) for norm in norms if norm.track_running_stats]
+    mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (network.mean, network.std))
+    try:
+        with torch.no_grad():
+            images, _ = next(network.images(split="train", limit=IMAGES))
+            model((images - mean) / std)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return dataclasses.replace(network, model=model)
