@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 
-from edge_sk.errors import InputError, script
+# Before torch is loaded. Threads that wait spin by default: on cores shared with other programs a step then takes ten
+# times as long as with threads that sleep.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+from edge_sk.errors import InputError, script  # noqa: E402
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -132,7 +132,8 @@ def test_a_run_folder_holds_what_is_promised(uninterrupted: Path) -> None:
         ("2", "14", "360"),
     ]
     assert float(rows(uninterrupted)[1]["train_loss"]) < float(rows(uninterrupted)[0]["train_loss"])
-    assert Image.open(uninterrupted / "curves.png").size[0] > 800
+    with Image.open(uninterrupted / "curves.png") as curves:
+        assert curves.size[0] > 800
 
 
 def test_evaluate_reports_what_training_measured(uninterrupted: Path, capsys: pytest.CaptureFixture[str]) -> None:
