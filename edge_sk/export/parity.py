@@ -33,7 +33,7 @@ THRESHOLDS: dict[tuple[str, str], Threshold] = {
     ("pte", "int8"): Threshold(relative=None, sqnr_db=6.0, top1_agreement=0.95),
     ("mlpackage", "fp32"): Threshold(relative=1e-4, sqnr_db=80.0, top1_agreement=1.0),
     # Trained networks reach 55 dB, random ones, whose images hardly differ at the end, 40.
-    ("mlpackage", "fp16"): Threshold(relative=1e-2, sqnr_db=35.0, top1_agreement=0.98),
+    ("mlpackage", "fp16"): Threshold(relative=2e-2, sqnr_db=35.0, top1_agreement=0.98),
     ("mlpackage", "int8"): Threshold(relative=None, sqnr_db=10.0, top1_agreement=0.95),
     ("mlpackage", "palette6"): Threshold(relative=None, sqnr_db=8.0, top1_agreement=0.95),
 }

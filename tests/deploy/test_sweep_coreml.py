@@ -54,12 +54,12 @@ def test_swept_networks_are_sensitive():
 def test_the_committed_table_is_that_of_the_committed_data():
     content = json.loads((RESULTS / "coreml.json").read_text())
     assert (RESULTS / "coreml.md").read_text() == table(content)
+    assert [name for name, row in content["networks"].items() if "error" in row] == []
 
 
-def test_the_committed_table_is_complete_and_passes():
-    networks = json.loads((RESULTS / "coreml.json").read_text())["networks"]
-    assert set(networks) == set(zoo.names())
-    assert [name for name, row in networks.items() if "error" in row] == []
+@pytest.mark.slow
+def test_the_committed_table_has_every_network():
+    assert set(json.loads((RESULTS / "coreml.json").read_text())["networks"]) == set(zoo.names())
 
 
 @pytest.mark.slow
