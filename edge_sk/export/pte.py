@@ -205,11 +205,12 @@ def run_pte(program: bytes, images: Tensor) -> Tensor:
     """
     with quiet():
         runtime = executorch("runtime").Runtime.get()
+        # The runtime reads memory in order, whatever a tensor's strides say.
         try:
             loaded = runtime.load_program(program)
             method = loaded.load_method("forward")
             dtype = {5: torch.float16}.get(method.metadata.input_tensor_meta(0).dtype(), torch.float32)
-            outputs = [method.execute([image[None].to(dtype)])[0].float().clone() for image in images]
+            outputs = [method.execute([image[None].to(dtype).contiguous()])[0].float().clone() for image in images]
         except RuntimeError as error:
             raise InputError(f"ExecuTorch cannot run the program: {_first_line(error)}") from error
     return torch.cat(outputs)
@@ -240,9 +241,9 @@ def _prove(
 
 
 def _write_bundle(network: Network, program: Any, path: Path, precision: str, softmax: bool) -> None:
-    bundled = executorch("bundled_program.core")
-    config = executorch("bundled_program.config")
-    serialize = executorch("bundled_program.serialize").serialize_from_bundled_program_to_flatbuffer
+    bundled = executorch("devtools.bundled_program.core")
+    config = executorch("devtools.bundled_program.config")
+    serialize = executorch("devtools.bundled_program.serialize").serialize_from_bundled_program_to_flatbuffer
     pictures = next(iter(network.images(split="test", limit=4)))[0]
     got = run_pte(bytes(program.buffer), pictures)
     dtype = torch.float16 if precision == "fp16" else torch.float32

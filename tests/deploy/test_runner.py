@@ -7,6 +7,7 @@ import os
 import platform
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ def _build(arch: str) -> Path:
     pip = shutil.which("pip") or shutil.which("pip3")
     done = subprocess.run(
         [str(RUNNER / "build.sh"), arch],
-        env=os.environ | ({"PIP": pip} if pip else {}),
+        env=os.environ | {"PYTHON": sys.executable} | ({"PIP": pip} if pip else {}),
         capture_output=True,
         text=True,
         check=False,
