@@ -3,8 +3,8 @@
 python recipes/graft_table.py --arch timm:ghostnet_100 torchvision:mobilenet_v2    # some, as text
 python recipes/graft_table.py --write                        # all: docs/graft_table.md and results/graft_table.json
 
-Networks are randomly initialised, their batch normalisation gets random statistics and scales, so that no site is a
-constant or an identity. Differences are measured on noise and on two photographs at the network's own input size.
+Networks are randomly initialised and then made to answer to their input as trained ones do (``look_trained``).
+Differences are measured on noise and on two photographs at the network's own input size.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from torch import nn
 import edge_sk
 from edge_sk.errors import InputError, script
 from edge_sk.files import atomic_write
+from edge_sk.grafting import measure
 from edge_sk.manifest import manifest
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -43,7 +44,7 @@ TIMM = """
     mnasnet_small mnasnet_100 semnasnet_100 spnasnet_100 fbnetc_100 fbnetv3_b hardcorenas_a efficientnet_b0
     efficientnet_es efficientnet_lite0 tf_efficientnet_lite0 efficientnetv2_rw_t mixnet_s ghostnet_100 ghostnetv2_100
     ghostnetv3_100 repghostnet_100 rexnet_100 rexnetr_200 repvit_m0_9 repvit_m1 repvgg_b1g4 fastvit_t8 fastvit_sa12
-    mobileone_s0 mobileone_s4 starnet_s1 starnet_s4 hgnetv2_b0 hgnetv2_b2 ese_vovnet19b_dw efficientvit_b0
+    mobileone_s0 mobileone_s2 starnet_s1 starnet_s4 hgnetv2_b0 hgnetv2_b2 ese_vovnet19b_dw efficientvit_b0
     efficientvit_m0 efficientformerv2_s0 shvit_s1 swiftformer_xs nextvit_small edgenext_xx_small mobilevit_s
     mobilevitv2_050 tiny_vit_5m_224 coatnet_rmlp_nano_rw_224 convnext_atto convmixer_768_32 inception_next_tiny
     pvt_v2_b0 davit_tiny regnetx_002 regnetx_016 regnety_002 regnety_016 regnetz_b16 resnext50_32x4d resnext50d_32x4d
@@ -54,25 +55,38 @@ ARCHS = [f"torchvision:{name}" for name in TORCHVISION.split()] + [f"timm:{name}
 
 
 @torch.no_grad()
-def randomise(model: nn.Module) -> None:
-    """Give every batch normalisation random scales, shifts and statistics, so that none can be lost unnoticed."""
+def look_trained(model: nn.Module) -> None:
+    """Make an untrained network answer to its input, with batch normalisations that nothing can lose unnoticed.
+
+    Random scales and shifts, then statistics of real activations, then each statistic off by up to a fifth. Random
+    statistics alone make deep networks nearly constant, and a constant hides every error.
+    """
     generator = torch.Generator().manual_seed(SEED)
-    for module in model.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is not None:
-            assert module.running_var is not None
-            module.running_mean.normal_(0, 0.2, generator=generator)
-            module.running_var.uniform_(0.5, 2, generator=generator)
-            if module.affine:
-                module.weight.uniform_(0.5, 1.5, generator=generator)
-                module.bias.normal_(0, 0.2, generator=generator)
+    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    norms = [norm for norm in norms if norm.running_mean is not None]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 1.0
+        norm.train()
+        if norm.affine:
+            norm.weight.uniform_(0.5, 1.5, generator=generator)
+            norm.bias.normal_(0, 0.2, generator=generator)
+    shape = measure.config(model).get("input_size") or (3, 224, 224)
+    model(torch.cat([measure.photographs(model, shape), measure.random_images(model, shape)]))
+    model.eval()
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+        for statistic in (norm.running_mean, norm.running_var):
+            assert statistic is not None
+            statistic.mul_(torch.empty_like(statistic).uniform_(0.8, 1.2, generator=generator))
 
 
 def row(arch: str) -> dict[str, Any]:
     """Graft one network twice, with dense branches (k and k + 2) and with the paper's (k and a dilated 3x3)."""
     torch.manual_seed(SEED)
     model = edge_sk.create_model(arch)
-    randomise(model)
     model.eval()
+    look_trained(model)
     try:
         _, dense = edge_sk.graft(model)
         _, dilated = edge_sk.graft(model, kernels=edge_sk.grafting.default_kernels)
@@ -84,6 +98,8 @@ def row(arch: str) -> dict[str, Any]:
     return {
         "arch": arch,
         "input_size": dense.input_size,
+        "response": _response(model, dense.input_size),
+        "own_rounding": _own_rounding(model, dense.input_size),
         "found_by": dense.found_by,
         "convolutions": len(dense.replaced) + len(dense.left),
         "replaced": len(dense.replaced),
@@ -100,6 +116,21 @@ def row(arch: str) -> dict[str, Any]:
     }
 
 
+@torch.no_grad()
+def _response(model: nn.Module, shape: Sequence[int]) -> float:
+    """How much the output depends on the image: its change from one photograph to the other, relative to its size."""
+    (output,) = measure.outputs(model, measure.photographs(model, shape))
+    return float((output[0] - output[1]).abs().max() / output.abs().max())
+
+
+@torch.no_grad()
+def _own_rounding(model: nn.Module, shape: Sequence[int]) -> float:
+    """How far the ungrafted network carries one float32 rounding of its input."""
+    images = torch.cat([measure.photographs(model, shape), measure.random_images(model, shape)])
+    rounded = images * (1 + torch.finfo(torch.float32).eps)
+    return measure.difference(measure.outputs(model, images), measure.outputs(model, rounded))
+
+
 def markdown(rows: Sequence[dict[str, Any]]) -> str:
     """The table, with its summary."""
     grafted = [one for one in rows if "refused" not in one]
@@ -114,13 +145,14 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
         "- sites: convolutions replaced, of all depthwise and grouped ones larger than 1x1; what is left has its "
         "reason below the table",
         "- difference: largest change of any output value relative to the largest output value, on noise and "
-        "photographs, with random weights and batch-normalisation statistics; *k, k+2*: dense branches, the default "
-        'of `init="preserve"`; *k, 3x3 dilated*: the paper\'s cheap pair',
+        "photographs; weights are random, batch-normalisation statistics near those of real activations;"
+        " *own rounding*: the ungrafted network when every input value moves by one float32 rounding; *k, k+2*: dense "
+        'branches, the default of `init="preserve"`; *k, 3x3 dilated*: the paper\'s cheap pair',
         "- cost: parameters and MACs added",
         "",
-        "| network | found by | sites | difference: k, k+2 | k, 3x3 dilated | params: k, k+2 | MACs "
+        "| network | found by | sites | difference: k, k+2 | k, 3x3 dilated | own rounding | params: k, k+2 | MACs "
         "| params: k, 3x3 dilated | MACs |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     reasons: dict[str, list[str]] = {}
     for one in grafted:
@@ -129,7 +161,7 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
         dense, dilated = one["dense"], one["dilated"]
         lines.append(
             f"| {one['arch']} | {one['found_by']} | {one['replaced']} of {one['convolutions']} "
-            f"| {dense['difference']:.1e} | {dilated['difference']:.1e} "
+            f"| {dense['difference']:.1e} | {dilated['difference']:.1e} | {one['own_rounding']:.1e} "
             f"| {_added(one['params'][0], dense['params'])} | {_added(*(dense['macs'] or (0, 0)))} "
             f"| {_added(one['params'][0], dilated['params'])} | {_added(*(dilated['macs'] or (0, 0)))} |"
         )

@@ -24,8 +24,8 @@ from torch import Tensor, nn
 from edge_sk.grafting.site import Site
 from edge_sk.selective_kernel import Kernel, SelectiveKernel
 
-# Scale of a branch that is to add nothing yet.
-WHISPER = 1e-6
+# Scale of a branch that is to add nothing yet: below float32's resolution, far above its smallest number.
+WHISPER = 1e-8
 _HOMOGENEOUS = (nn.Identity, nn.ReLU, nn.LeakyReLU, nn.PReLU)
 
 
