@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import html
 import json
 import random
 import re
@@ -42,11 +43,11 @@ def report() -> Report:
 
 
 def latency(
-    p50: float, *, rounds: tuple[float, ...] = (), threads: int = 1, where: str = "phone", **more: Any
+    p50: float, *, medians: tuple[float, ...] = (), threads: int = 1, where: str = "phone", **more: Any
 ) -> Latency:
     values: dict[str, Any] = {
         "threads": threads, "p50_ms": p50, "p90_ms": p50 * 1.2, "min_ms": p50 * 0.9, "mean_ms": p50,
-        "round_p50_ms": list(rounds), "runs": 150, "rounds": 3, "load_ms": 5.0, "peak_memory_mb": None,
+        "round_p50_ms": list(medians), "runs": 150, "rounds": 3, "load_ms": 5.0, "peak_memory_mb": None,
         "where": where, "runtime": "test", "date": "2026-01-01T00:00:00+00:00",
     }  # fmt: skip
     return Latency(**values | more)
@@ -78,9 +79,9 @@ def test_the_smallest_and_the_fastest_are(report: Report) -> None:
 
 def test_files_within_the_noise_of_the_fastest_are_named_with_it(report: Report) -> None:
     first, second, third = report.records[:3]
-    first.latency = [latency(10.0, rounds=(9.9, 10.1))]
-    second.latency = [latency(10.2, rounds=(10.2, 10.3))]
-    third.latency = [latency(12.0, rounds=(12.0, 12.1))]
+    first.latency = [latency(10.0, medians=(9.9, 10.1))]
+    second.latency = [latency(10.2, medians=(10.2, 10.3))]
+    third.latency = [latency(12.0, medians=(12.0, 12.1))]
     report.records = [first, second, third]
     told = answer(report, "fastest")
     assert "Not told apart" in told.because
@@ -212,8 +213,8 @@ def test_more_accuracy_is_better(report: Report) -> None:
 
 
 def test_noise_is_the_spread_of_the_rounds() -> None:
-    assert noise_ms(latency(10.0, rounds=(9.0, 10.0, 11.5))) == pytest.approx(2.5)
-    assert noise_ms(latency(10.0, rounds=(10.0, 10.0))) == pytest.approx(0.3)
+    assert noise_ms(latency(10.0, medians=(9.0, 10.0, 11.5))) == pytest.approx(2.5)
+    assert noise_ms(latency(10.0, medians=(10.0, 10.0))) == pytest.approx(0.3)
     assert noise_ms(latency(10.0)) == pytest.approx(2.0)
 
 
@@ -226,9 +227,9 @@ def test_a_report_is_no_worse_than_itself(report: Report) -> None:
 )
 def test_latency_counts_beyond_the_noise_of_both(report: Report, p50: float, verdict: str | None) -> None:
     report.records = report.records[:1]
-    report.records[0].latency = [latency(10.0, rounds=(9.8, 10.4))]
+    report.records[0].latency = [latency(10.0, medians=(9.8, 10.4))]
     new = report.model_copy(deep=True)
-    new.records[0].latency = [latency(p50, rounds=(p50, p50 + 0.5))]
+    new.records[0].latency = [latency(p50, medians=(p50, p50 + 0.5))]
     found = compare(report, new)
     assert [one.verdict for one in found] == ([verdict] if verdict else [])
     if verdict:
@@ -298,10 +299,13 @@ def test_marks_give_reasons(report: Report) -> None:
 def test_measurements_from_elsewhere_join_their_file(report: Report) -> None:
     mac = variant(find(report, "shufflenetv2_1.0", "fp16", "mlpackage"))
     mac.latency = [latency(0.4, where="MacBook", threads=0)]
+    assert mac.program is not None
+    mac.program.compute_units = {"MacBook": {"Neural Engine": 90, "CPU": 2}}
     joined = join([*report.records, mac])
     assert len(joined) == len(report.records)
     assert latency_in(find(Report(records=joined, manifest={}), "shufflenetv2_1.0", "fp16", "mlpackage"),
                       Setting("MacBook", "test", 0)) is not None  # fmt: skip
+    assert any("90 on Neural Engine" in delegation_mark(record).reason for record in joined)
     newer = variant(mac, latency=[latency(0.3, where="MacBook", threads=0, date="2026-02-01T00:00:00+00:00")])
     again = join([newer, *joined])
     assert [one.p50_ms for record in again for one in record.latency if one.where == "MacBook"] == [0.3]
@@ -346,7 +350,7 @@ def test_the_page_needs_no_other_file(report: Report) -> None:
     page = render_html(report)
     outside = re.findall(r'<(?:script|link|img|iframe|object)\b[^>]*?(?:src|href)\s*=\s*"?([^">\s]+)', _own(page))
     assert outside == []
-    assert "default-src 'none'" in page
+    assert "default-src 'none'" in html.unescape(page[:2000])
     assert page.count("<script") - _plotly_count("<script") == 3
 
 

@@ -141,6 +141,8 @@ def join(records: Sequence[Record]) -> list[Record]:
         first.traces = _newest([*first.traces, *record.traces])
         first.parity = first.parity or record.parity
         first.accuracy = first.accuracy or record.accuracy
+        if first.program is not None and record.program is not None and record.program.compute_units:
+            first.program.compute_units = (first.program.compute_units or {}) | record.program.compute_units
         first.notes += [note for note in record.notes if note not in first.notes]
     return list(joined.values())
 

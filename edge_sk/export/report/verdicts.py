@@ -52,6 +52,12 @@ def delegation_mark(record: Record) -> Mark:
     """Whether the backend runs the whole network."""
     done = record.delegation
     if done is None:
+        if record.program is not None and record.program.compute_units:
+            planned = [
+                f"{device}: {', '.join(f'{count} on {unit}' for unit, count in units.items())}"
+                for device, units in record.program.compute_units.items()
+            ]
+            return Mark("good", "planned", f"Operators by the unit that Core ML plans for them. {'; '.join(planned)}")
         return Mark("unknown", "by the device", "Core ML chooses CPU, GPU or Neural Engine when it loads the file")
     floating = f" Computed in float inside the delegate: {', '.join(done.in_float)}." if done.in_float else ""
     if done.whole:
