@@ -19,6 +19,8 @@ from edge_sk.models._entry import DEFAULT_CFG, Entry
 # Options of every name; names with selective kernels have SK_OPTIONS too, ShuffleNetV2's also sk_units.
 COMMON_OPTIONS = ("drop_rate",)
 SK_OPTIONS = ("kernels", "reduction", "min_width", "select")
+# Of timm's and torchvision's networks; kernels asks for the graft.
+GRAFT_OPTIONS = (*SK_OPTIONS, "init")
 
 
 @functools.cache
@@ -63,6 +65,9 @@ def create_model(
             it.
         options: ``drop_rate``; for names with selective kernels also ``kernels``, ``reduction`` (r), ``min_width`` (L),
             ``select`` and, in ShuffleNetV2, ``sk_units``. Together they build every row of the paper's Tables 3, 6, 7.
+            With ``timm:`` and ``torchvision:``, ``kernels`` (``"auto"``: each site's default) grafts selective kernels
+            as :func:`edge_sk.graft` does, with ``reduction``, ``min_width``, ``select`` and ``init``; other options go to
+            the library.
 
     Returns:
         The network in training mode, with ``default_cfg`` (timm's form).
@@ -74,11 +79,9 @@ def create_model(
     options = spelled | options
     for prefix, build in (("timm:", _create_timm), ("torchvision:", _create_torchvision)):
         if name.startswith(prefix):
+            units = {key: options.pop(key) for key in GRAFT_OPTIONS if key in options}
             model = build(name.removeprefix(prefix), num_classes or 1000, in_chans, options)
-            if init_from is not None:
-                classifier = model.default_cfg.get("classifier")
-                _weights.load(model, _weights.read_state(init_from), source=init_from, classifier=classifier)
-            return model
+            return _finish_foreign(name, model, units, init_from)
     entry = find(name)
     check_options(entry, options)
     cfg = entry.default_cfg
@@ -95,6 +98,25 @@ def create_model(
     if state is not None and not from_plain:
         _weights.load(model, state, source=init_from, classifier=classifier)
     _set_cfg(model, entry, num_classes=classes)
+    return model
+
+
+def _finish_foreign(name: str, model: Any, units: dict[str, Any], init_from: str | Path | None) -> nn.Module:
+    """Graft another library's network if options ask for it, and load its weights: the plain one's before the graft."""
+    if units and "kernels" not in units:
+        raise InputError(
+            f"{name}: {', '.join(units)} belong to selective kernels: give kernels too, for instance kernels=3+5 or "
+            "kernels=auto"
+        )
+    state = None if init_from is None else _weights.read_state(init_from)
+    classifier = model.default_cfg.get("classifier")
+    plain = state is not None and (not units or _weights.fits(model, state))
+    if state is not None and plain:
+        _weights.load(model, state, source=init_from, classifier=classifier)
+    if units:
+        grafting.graft_(model, **units | {"kernels": None if units["kernels"] == "auto" else units["kernels"]})
+    if state is not None and not plain:
+        _weights.load(model, state, source=init_from, classifier=classifier)
     return model
 
 
@@ -132,7 +154,8 @@ def find(name: str) -> Entry:
     zoo = entries()
     if name in zoo:
         return zoo[name]
-    near = difflib.get_close_matches(name, zoo, n=3, cutoff=0.6)
+    near = difflib.get_close_matches(name, zoo, n=3)
+    near.sort(key=lambda other: (-difflib.SequenceMatcher(None, name, other).ratio(), other))
     hint = f"did you mean {', '.join(near)}?" if near else "edge_sk.list_models() lists the names"
     raise InputError(f"unknown model {name!r}; {hint} (timm:NAME and torchvision:NAME are accepted too)")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,29 @@ def _first_line(error: Exception) -> str:
     return next(iter(str(error).splitlines()), type(error).__name__)
 
 
+# timm's selective-kernel ResNets (skresnext50_32x4d, ...): names of the unit, and of what stands beside it in a block.
+_TIMM_NAMES = (
+    (r"\.conv2\.paths\.(\d+)\.", r".conv2.branches.\1."),
+    (r"\.conv2\.attn\.fc_reduce\.", ".conv2.gate.reduce."),
+    (r"\.conv2\.attn\.fc_select\.", ".conv2.gate.expand."),
+    (r"\.conv2\.attn\.bn\.", ".conv2.gate.bn."),
+    (r"\.conv([13])\.conv\.", r".conv\1."),
+    (r"\.conv([13])\.bn\.", r".bn\1."),
+)
+
+
+def _from_timm_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    if not any(".conv2.attn.fc_select." in name for name in state):
+        return state
+
+    def translate(name: str) -> str:
+        for pattern, ours in _TIMM_NAMES:
+            name = re.sub(pattern, ours, name)
+        return name
+
+    return {translate(name): value for name, value in state.items()}
+
+
 def fits(model: nn.Module, state: dict[str, Tensor]) -> bool:
     """Whether the names agree."""
     return set(model.state_dict()) == set(state)
@@ -107,20 +131,18 @@ def load(model: nn.Module, state: dict[str, Tensor], *, source: object, classifi
         InputError: Names or shapes differ anywhere else.
     """
     own = model.state_dict()
+    if not fits(model, state):
+        state = _from_timm_names(state)
     missing, foreign = sorted(set(own) - set(state)), sorted(set(state) - set(own))
-    if missing or foreign:
-        examples = ", ".join([f"lacks {n}" for n in missing[:2]] + [f"has {n}" for n in foreign[:2]])
-        raise InputError(
-            f"the weights of {source} are of another network: {len(missing)} tensors missing and {len(foreign)} "
-            f"unknown ({examples})"
-        )
-    other = [name for name in own if own[name].shape != state[name].shape]
+    other = [name for name in own if name in state and own[name].shape != state[name].shape]
     head = [name for name in other if classifier and name.startswith(f"{classifier}.")]
-    if set(other) - set(head):
-        name = next(name for name in other if name not in head)
+    wrong = [name for name in other if name not in head]
+    if missing or foreign or wrong:
+        shapes = [f"{name} is {tuple(state[name].shape)} there and {tuple(own[name].shape)} here" for name in wrong]
+        kinds = (("missing", missing), ("unknown", foreign), ("of another shape", shapes))
         raise InputError(
-            f"the weights of {source} do not fit: {name} is {tuple(state[name].shape)} there and "
-            f"{tuple(own[name].shape)} here"
+            f"the weights of {source} are of another network: "
+            + "; ".join(f"{len(names)} tensors {kind} ({', '.join(names)})" for kind, names in kinds if names)
         )
     if head:
         _logger.info("%s has another number of classes: %s starts fresh", source, classifier)
