@@ -51,7 +51,16 @@ def _commit() -> str | None:
     if not (root / ".git").exists():
         return None
     try:
-        describe = ["git", "-C", str(root), "describe", "--always", "--dirty=+dirty", "--abbrev=12", "--exclude=*"]
+        describe = [
+            "git",
+            "-C",
+            str(root),
+            "describe",
+            "--always",
+            "--dirty=+dirty",
+            "--abbrev=12",
+            "--exclude=*",
+        ]
         return subprocess.run(describe, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None
