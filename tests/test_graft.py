@@ -636,3 +636,65 @@ def test_table_can_be_made_again(arch: str) -> None:
     for kind in ("dense", "dilated"):
         assert again[kind]["macs"] == recorded[kind]["macs"]
         assert again[kind]["difference"] <= TARGET
+
+
+def test_names_of_other_libraries_take_a_graft(tmp_path: Path, lived_in: LivedIn, digits: Tensor) -> None:
+    from safetensors.torch import save_file
+
+    plain = lived_in(edge_sk.create_model("timm:mobilenetv3_small_050", num_classes=10))
+    save_file(plain.state_dict(), tmp_path / "plain.safetensors")
+    name = "timm:mobilenetv3_small_050@kernels=3+5,reduction=8"
+    every = "timm:mobilenetv3_small_050@kernels=auto"
+    grafted = edge_sk.create_model(every, num_classes=10, init_from=tmp_path / "plain.safetensors").eval()
+    with torch.no_grad():
+        torch.testing.assert_close(grafted(digits[:2]), plain(digits[:2]), rtol=1e-4, atol=1e-4)
+    save_file(grafted.state_dict(), tmp_path / "grafted.safetensors")
+    again = edge_sk.create_model(every, num_classes=10, init_from=tmp_path / "grafted.safetensors").eval()
+    with torch.no_grad():
+        assert torch.equal(again(digits[:2]), grafted(digits[:2]))
+    assert {str(kernel) for unit in units(edge_sk.create_model(name)) for kernel in unit.kernels} == {"3", "5"}
+    with pytest.raises(InputError, match="reduction belong to selective kernels: give kernels too"):
+        edge_sk.create_model("timm:mobilenetv3_small_050@reduction=8")
+    with pytest.raises(InputError, match=r"nothing to graft|no grouped or depthwise"):
+        edge_sk.create_model("torchvision:resnet18@kernels=3+5")
+    with pytest.raises(InputError, match="init='none' is not known"):
+        edge_sk.create_model("timm:mobilenetv3_small_050@kernels=3+5,init=none")
+
+
+def test_timms_skresnext_is_sknet(tmp_path: Path, lived_in: LivedIn, digits: Tensor) -> None:
+    import timm
+
+    theirs = lived_in(timm.create_model("skresnext50_32x4d", num_classes=10))
+    torch.save(theirs.state_dict(), tmp_path / "theirs.pt")
+    ours = edge_sk.create_model("sknet50", num_classes=10, init_from=tmp_path / "theirs.pt").eval()
+    with torch.no_grad():
+        torch.testing.assert_close(ours(digits[:2]), theirs(digits[:2]), rtol=1e-4, atol=1e-5)
+
+
+def test_every_mismatch_of_weights_is_named(tmp_path: Path) -> None:
+    state = edge_sk.create_model("shufflenetv2_0.5").state_dict()
+    state["conv1.0.weight"] = state["conv1.0.weight"][:, :1]
+    state["stage2.0.branch1.0.weight"] = state["stage2.0.branch1.0.weight"][:1]
+    torch.save(state, tmp_path / "shapes.pt")
+    with pytest.raises(InputError, match=r"do not fit: conv1.0.weight is .* here, stage2.0.branch1.0.weight is"):
+        edge_sk.create_model("shufflenetv2_0.5", init_from=tmp_path / "shapes.pt")
+    names = [f"conv1.1.{part}" for part in ("weight", "bias", "running_mean")]
+    for name in names:
+        del state[name]
+    torch.save(state | {"extra": torch.zeros(1)}, tmp_path / "names.pt")
+    with pytest.raises(InputError) as caught:
+        edge_sk.create_model("shufflenetv2_0.5", init_from=tmp_path / "names.pt")
+    assert all(f"lacks {name}" in str(caught.value) for name in names)
+    assert "has extra" in str(caught.value)
+    assert "conv1.0.weight is" in str(caught.value)
+
+
+@pytest.mark.slow
+def test_grafted_network_trains_and_reloads_from_its_run(tmp_path: Path) -> None:
+    from edge_sk.training.checkpoint import load_run
+    from recipes.train import main
+
+    arch = "timm:mobilenetv3_small_050@kernels=3+5"
+    assert main(["--arch", arch, "--output", str(tmp_path / "run"), "--set", "schedule.epochs=1"]) == 0
+    loaded = load_run(tmp_path / "run")
+    assert len(units(loaded.model)) == 11

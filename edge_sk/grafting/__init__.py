@@ -1,7 +1,7 @@
 """Graft selective kernels onto a network: :func:`edge_sk.graft` and what it is made of."""
 
 from edge_sk.grafting import preserve
-from edge_sk.grafting._graft import graft
+from edge_sk.grafting._graft import graft, graft_
 from edge_sk.grafting.report import Replaced, Report
 from edge_sk.grafting.site import Left, Site
 from edge_sk.grafting.unit import default_kernels, insert, make_unit, replace
@@ -16,6 +16,7 @@ __all__ = [
     "default_kernels",
     "depthwise",
     "graft",
+    "graft_",
     "grouped",
     "insert",
     "make_unit",

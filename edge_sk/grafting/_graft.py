@@ -64,14 +64,14 @@ def graft(
         >>> len(report.replaced), report.difference < 1e-6
         (1, True)
     """
-    check(model, where=where, init=init)
+    _check(model, where=where, init=init, select=select)
     shape = _shape(model, input_size, images)
     grafted = _copy(model)
     noise = measure.random_images(grafted, shape)
     real = measure.photographs(grafted, shape) if images is None else images.to(noise)
     with measure.evaluating(grafted):
         before, before_real = measure.outputs(grafted, noise), measure.outputs(grafted, real)
-    done = operate(
+    done = _operate(
         grafted, noise, kernels=kernels, where=where, init=init, reduction=reduction, min_width=min_width, select=select
     )
     with measure.evaluating(grafted):
@@ -110,8 +110,46 @@ def graft(
     return grafted, report
 
 
+def graft_(
+    model: nn.Module,
+    *,
+    kernels: Kernels | Callable[[Site], Kernels | None] | None = None,
+    where: Callable[[Site], bool] | None = None,
+    init: Init = "preserve",
+    reduction: int = 16,
+    min_width: int = 32,
+    select: bool = True,
+) -> None:
+    """:func:`graft` into the model itself, without the report.
+
+    Args:
+        model: Changed in place.
+        kernels: See :func:`graft`, as the other options.
+        where: Which sites.
+        init: How units start.
+        reduction: ``r``.
+        min_width: ``L``.
+        select: Whether branches are selected or summed.
+
+    Raises:
+        InputError: As :func:`graft`, but for a changed output, which is not measured.
+    """
+    _check(model, where=where, init=init, select=select)
+    images = measure.random_images(model, _shape(model, None, None))
+    _operate(
+        model,
+        images,
+        kernels=kernels,
+        where=where,
+        init=init,
+        reduction=reduction,
+        min_width=min_width,
+        select=select,
+    )
+
+
 @dataclasses.dataclass(frozen=True)
-class Operation:
+class _Operation:
     """What was done to a model.
 
     Args:
@@ -125,32 +163,18 @@ class Operation:
     left: list[Left]
 
 
-def operate(
+def _operate(
     model: nn.Module,
     images: Tensor,
     *,
-    kernels: Kernels | Callable[[Site], Kernels | None] | None = None,
-    where: Callable[[Site], bool] | None = None,
-    init: Init = "preserve",
-    reduction: int = 16,
-    min_width: int = 32,
-    select: bool = True,
-) -> Operation:
-    """Graft in place, without measuring what it did.
-
-    Args:
-        model: Changed in place.
-        images: A batch that it takes; the model runs on it once.
-        kernels: See :func:`graft`, as the other options.
-        where: Which sites.
-        init: How units start.
-        reduction: ``r``.
-        min_width: ``L``.
-        select: Whether branches are selected or summed.
-
-    Raises:
-        InputError: Nothing to graft, or bad options.
-    """
+    kernels: Kernels | Callable[[Site], Kernels | None] | None,
+    where: Callable[[Site], bool] | None,
+    init: Init,
+    reduction: int,
+    min_width: int,
+    select: bool,
+) -> _Operation:
+    """Graft in place; the model runs once on ``images``."""
     with measure.evaluating(model):
         untraced, sites, left = _find(model)
         sites, unused = _observed(model, images, sites)
@@ -164,15 +188,11 @@ def operate(
     for site, unit in units:
         replace(model, site, unit)
         site.conv.eval()  # taken out, and kept to compare with
-    return Operation(untraced, units, left)
+    return _Operation(untraced, units, left)
 
 
-def check(model: nn.Module, *, where: object, init: str) -> None:
-    """Refuse what cannot be grafted before anything is done.
-
-    Raises:
-        InputError: Says what to do instead.
-    """
+def _check(model: nn.Module, *, where: object, init: str, select: object) -> None:
+    """Refuse what cannot be grafted before anything is done."""
     if not isinstance(model, nn.Module):
         raise InputError(f"graft takes a network (nn.Module), got {type(model).__name__}")
     wrappers = {"DataParallel": "module", "DistributedDataParallel": "module", "OptimizedModule": "_orig_mod"}
@@ -183,6 +203,8 @@ def check(model: nn.Module, *, where: object, init: str) -> None:
         raise InputError("the model is TorchScript, which cannot be changed: graft the Python module it came from")
     if init not in ("preserve", "random"):
         raise InputError(f"init={init!r} is not known; use 'preserve' (keep the function) or 'random' (the paper's)")
+    if not isinstance(select, bool):
+        raise InputError(f"select={select!r} is neither true nor false")
     if where is not None and not callable(where):
         raise InputError(
             f"where={where!r} is not a predicate over sites; for instance edge_sk.grafting.depthwise, "

@@ -66,8 +66,8 @@ def create_model(
         options: ``drop_rate``; for names with selective kernels also ``kernels``, ``reduction`` (r), ``min_width`` (L),
             ``select`` and, in ShuffleNetV2, ``sk_units``. Together they build every row of the paper's Tables 3, 6, 7.
             With ``timm:`` and ``torchvision:``, ``kernels`` (``"auto"``: each site's default) grafts selective kernels
-            as :func:`edge_sk.graft` does, with ``reduction``, ``min_width``, ``select`` and ``init``; other options go to
-            the library.
+            as :func:`edge_sk.graft` does, with ``reduction``, ``min_width``, ``select`` and ``init``; other options go
+            to the library.
 
     Returns:
         The network in training mode, with ``default_cfg`` (timm's form).
@@ -114,7 +114,8 @@ def _finish_foreign(name: str, model: Any, units: dict[str, Any], init_from: str
     if state is not None and plain:
         _weights.load(model, state, source=init_from, classifier=classifier)
     if units:
-        grafting.graft_(model, **units | {"kernels": None if units["kernels"] == "auto" else units["kernels"]})
+        kernels = None if units["kernels"] == "auto" else units["kernels"]
+        grafting.graft_(model, kernels=kernels, **{key: value for key, value in units.items() if key != "kernels"})
     if state is not None and not plain:
         _weights.load(model, state, source=init_from, classifier=classifier)
     return model

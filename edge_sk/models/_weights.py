@@ -137,13 +137,15 @@ def load(model: nn.Module, state: dict[str, Tensor], *, source: object, classifi
     other = [name for name in own if name in state and own[name].shape != state[name].shape]
     head = [name for name in other if classifier and name.startswith(f"{classifier}.")]
     wrong = [name for name in other if name not in head]
-    if missing or foreign or wrong:
-        shapes = [f"{name} is {tuple(state[name].shape)} there and {tuple(own[name].shape)} here" for name in wrong]
-        kinds = (("missing", missing), ("unknown", foreign), ("of another shape", shapes))
+    shapes = [f"{name} is {tuple(state[name].shape)} there and {tuple(own[name].shape)} here" for name in wrong]
+    if missing or foreign:
+        every = [f"lacks {name}" for name in missing] + [f"has {name}" for name in foreign] + shapes
         raise InputError(
-            f"the weights of {source} are of another network: "
-            + "; ".join(f"{len(names)} tensors {kind} ({', '.join(names)})" for kind, names in kinds if names)
+            f"the weights of {source} are of another network: {len(missing)} tensors missing and {len(foreign)} "
+            f"unknown ({', '.join(every)})"
         )
+    if shapes:
+        raise InputError(f"the weights of {source} do not fit: {', '.join(shapes)}")
     if head:
         _logger.info("%s has another number of classes: %s starts fresh", source, classifier)
     model.load_state_dict({name: own[name] if name in head else state[name] for name in own})
