@@ -129,8 +129,9 @@ class RuntimeRecipe(_Section):
 
 
 class CheckpointRecipe(_Section):
-    """When the run is saved, besides at its end and at SIGTERM or SIGINT."""
+    """What the run starts from, and when it is saved besides at its end and at SIGTERM or SIGINT."""
 
+    init_from: str | None = None  # starting weights, as create_model takes them; null: random
     every_minutes: NotNegative = 10.0  # 0: after every step
 
 
