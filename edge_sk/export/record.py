@@ -75,7 +75,8 @@ class MLProgram(_Part):
         description="Largest magnitude on the parity images of a value in half precision, which ends at 65504"
     )
     compute_units: dict[str, dict[str, int]] | None = Field(
-        default=None, description="Per device: operators by the unit that Core ML plans for them (a count is no share of time)"
+        default=None,
+        description="Per device: operators by the unit that Core ML plans for them (a count is no share of time)",
     )
 
 
@@ -98,10 +99,7 @@ class ParityEvidence(_Part):
         """Join a measurement, what was demanded of it, and where it was made."""
         limits = {f"threshold_{name}": value for name, value in dataclasses.asdict(threshold).items()}
         # JSON has no NaN: None says that the output was not finite.
-        measured = {
-            name: value if math.isfinite(value) else None
-            for name, value in dataclasses.asdict(parity).items()
-        }
+        measured = {name: value if math.isfinite(value) else None for name, value in dataclasses.asdict(parity).items()}
         return cls(**measured, **limits, data=data, runtime=runtime)
 
 
@@ -181,9 +179,7 @@ class Record(_Part):
     latency: list[Latency] = Field(default_factory=list)
     traces: list[Trace] = Field(default_factory=list, description="Time per operator, where it was traced")
     notes: list[str] = Field(default_factory=list, description="What was not verified, and why")
-    manifest: dict[str, Any] = Field(
-        description="edge_sk.manifest.manifest(): command, versions, commit, host, date"
-    )
+    manifest: dict[str, Any] = Field(description="edge_sk.manifest.manifest(): command, versions, commit, host, date")
 
 
 def record_path(artifact: str | os.PathLike[str]) -> Path:
