@@ -12,7 +12,7 @@ from collections.abc import Sequence
 # times as long as with threads that sleep.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-from edge_sk.errors import InputError, script  # noqa: E402
+from edge_sk.errors import InputError, script
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:

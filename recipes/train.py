@@ -14,7 +14,7 @@ from pathlib import Path
 # times as long as with threads that sleep.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-from edge_sk.errors import script  # noqa: E402
+from edge_sk.errors import script
 
 RECIPES = Path(__file__).resolve().parent
 

@@ -54,10 +54,15 @@ def test_it_is_used_only_where_it_pays() -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert not pays_off(dilated, x)
     assert not pays_off(dilated, x.double())
-    handle = dilated.register_forward_hook(lambda *_: None)
-    assert not pays_off(dilated, x)
-    handle.remove()
-    assert pays_off(dilated, x)
+
+
+@pytest.mark.parametrize("path", ["branches.1", "branches.1.conv"])
+def test_hooks_are_called(path: str) -> None:
+    unit = SelectiveKernel(16, 16, groups=16)
+    calls: list[str] = []
+    unit.get_submodule(path).register_forward_hook(lambda *_: calls.append(path))
+    unit(torch.randn(2, 16, 8, 8))
+    assert calls == [path]
 
 
 def test_invisible_in_state_dict_and_export() -> None:

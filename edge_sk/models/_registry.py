@@ -80,7 +80,8 @@ def create_model(
     for prefix, build in (("timm:", _create_timm), ("torchvision:", _create_torchvision)):
         if name.startswith(prefix):
             units = {key: options.pop(key) for key in GRAFT_OPTIONS if key in options}
-            model = build(name.removeprefix(prefix), num_classes or 1000, in_chans, options)
+            foreign_classes = 1000 if num_classes is None else num_classes
+            model = build(name.removeprefix(prefix), foreign_classes, in_chans, options)
             return _finish_foreign(name, model, units, init_from)
     entry = find(name)
     check_options(entry, options)
@@ -97,7 +98,7 @@ def create_model(
         insert_units(entry, model, options, keep_weights=from_plain)
     if state is not None and not from_plain:
         _weights.load(model, state, source=init_from, classifier=classifier)
-    _set_cfg(model, entry, num_classes=classes)
+    _set_cfg(model, entry, num_classes=classes, in_chans=in_chans)
     return model
 
 
@@ -210,9 +211,11 @@ def check_options(entry: Entry, options: dict[str, Any]) -> None:
         raise InputError(f"drop_rate={rate!r} is not a probability below 1")
 
 
-def _set_cfg(model: Any, entry: Entry, *, num_classes: int) -> None:
+def _set_cfg(model: Any, entry: Entry, *, num_classes: int, in_chans: int) -> None:
     from_timm = {k: v for k, v in getattr(model, "default_cfg", {}).items() if k in ("classifier", "first_conv")}
-    model.default_cfg = entry.default_cfg | from_timm | entry.cfg | {"num_classes": num_classes}
+    cfg = entry.default_cfg
+    size = (in_chans, *cfg["input_size"][1:])
+    model.default_cfg = cfg | from_timm | entry.cfg | {"num_classes": num_classes, "input_size": size}
     model.pretrained_cfg = model.default_cfg
 
 
@@ -226,6 +229,8 @@ def _create_timm(name: str, num_classes: int, in_chans: int, options: dict[str, 
         return timm.create_model(name, num_classes=num_classes, in_chans=in_chans, **options)
     except TypeError as error:
         raise InputError(f"timm:{name} does not take these options: {error}") from error
+    except RuntimeError as error:
+        raise InputError(f"timm:{name} cannot be built: {error}") from error  # for instance an unknown weight tag
 
 
 def _create_torchvision(name: str, num_classes: int, in_chans: int, options: dict[str, Any]) -> Any:
@@ -236,6 +241,8 @@ def _create_torchvision(name: str, num_classes: int, in_chans: int, options: dic
         near = difflib.get_close_matches(name, known, n=3)
         hint = f"; did you mean {', '.join(near)}?" if near else ""
         raise InputError(f"torchvision has no classification model {name!r}{hint}")
+    if num_classes < 1:
+        raise InputError(f"torchvision:{name} has no form without classes; timm's models take num_classes=0")
     if in_chans != 3:
         raise InputError(f"torchvision:{name} reads 3 channels, not {in_chans}; timm's models take in_chans")
     if name in ("googlenet", "inception_v3"):

@@ -227,8 +227,8 @@ def test_hover_tells_and_another_axis_can_be_chosen(browser: Any, sample_page: P
         text = page.locator("#tradeoff .hoverlayer").text_content()
         assert "p50" in text
         assert "MACs" in text
-        page.get_by_label("Against").select_option("size")
-        page.get_by_label("Latency with").select_option("1")
+        page.get_by_role("combobox", name=re.compile("^Against")).select_option("size")
+        page.get_by_role("combobox", name=re.compile("^Latency with")).select_option("1")
         page.wait_for_function("document.querySelector('#tradeoff .ytitle').textContent.includes('File size')")
         assert "2 threads" in page.locator("#tradeoff .xtitle").text_content()
 

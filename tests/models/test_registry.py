@@ -139,7 +139,10 @@ def test_channels_and_classes() -> None:
     model = edge_sk.create_model("sk_shufflenetv2_0.5", num_classes=3, in_chans=1, drop_rate=0.2)
     assert model(torch.randn(2, 1, 64, 64)).shape == (2, 3)
     assert edge_sk.create_model("sknet29").default_cfg["num_classes"] == 10
-    assert edge_sk.create_model("sk_mobilenetv2_0.5", in_chans=1)(torch.randn(2, 1, 64, 64)).shape == (2, 1000)
+    grey = edge_sk.create_model("sk_mobilenetv2_0.5", in_chans=1)
+    assert grey(torch.randn(2, 1, 64, 64)).shape == (2, 1000)
+    assert grey.default_cfg["input_size"] == (1, 224, 224)
+    assert edge_sk.create_model("timm:mobilenetv2_050", num_classes=0)(torch.randn(2, 3, 64, 64)).shape == (2, 1280)
 
 
 def test_other_libraries_names() -> None:
@@ -226,6 +229,8 @@ def test_bad_weights(tmp_path: Path) -> None:
         ("sk_shufflenetv2_1.0", {"drop_rate": 1.5}, "drop_rate=1.5 is not a probability"),
         ("sk_shufflenetv2_1.0@select", {}, "'select' in sk_shufflenetv2_1.0@select is not option=value"),
         ("timm:mobilenetv2_050", {"wrong": 1}, "timm:mobilenetv2_050 does not take these options"),
+        ("timm:mobilenetv2_050.nope", {}, "timm:mobilenetv2_050.nope cannot be built: .*nope"),
+        ("torchvision:mobilenet_v2", {"num_classes": 0}, "torchvision:mobilenet_v2 has no form without classes"),
         ("torchvision:mobilenet_v2", {"wrong": 1}, "torchvision:mobilenet_v2 does not take these options"),
     ],
 )
