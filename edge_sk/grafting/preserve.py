@@ -4,7 +4,7 @@ A branch *holds* the old filter if it can equal it: not dilated, at least as lar
 Holders start as the old filter, zero-padded, with the old batch normalisation (a bias of the convolution goes into its
 mean). If every branch is a holder, all give the old output, and so does any attention, because it sums to one.
 
-A dilated branch holds no dense filter, nor does a smaller one. Beside a holder it starts with its batch normalisation scaled by
+A dilated or a smaller branch does not hold it. Beside a holder it starts with its batch normalisation scaled by
 :data:`WHISPER`: it adds nothing that float32 can see, but the gradient of that scale has full size from the first step
 (at exactly zero, ReLU would pass none and the branch would stay dead). The attention must then be known: the gate's
 last map starts at zero, so that every branch has weight ``1 / M``, and the holders' normalisation is scaled up to make
