@@ -253,6 +253,16 @@ def test_unit(
     assert not {"batch_norm", "select", "unbind", "stack"} & set(_operators(unit.fuse(), x[:1]))
 
 
+@pytest.mark.parametrize("size", [8, 200])
+def test_unit_of_small_and_large_maps(size: int, lived_in: Rewrite) -> None:
+    unit = lived_in(edge_sk.SelectiveKernel(8, 8, groups=8))
+    x = torch.randn(2, 8, size, size)
+    with torch.no_grad():
+        assert _relative(unit(x), unit.fuse()(x)) < 2e-6  # type: ignore[operator]
+    pools = _operators(unit.fuse(), x[:1]).count("mean")  # type: ignore[operator]
+    assert pools == (1 if size == 8 else 2)
+
+
 def test_unit_takes_a_permutation(lived_in: Rewrite) -> None:
     form = DeploySelectiveKernel(lived_in(edge_sk.SelectiveKernel(8, 8, kernels="3+3d2+5", groups=8)))  # type: ignore[arg-type]
     x, order = torch.randn(2, 8, 7, 7), [3, 1, 0, 7, 6, 2, 5, 4]

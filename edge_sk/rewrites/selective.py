@@ -57,9 +57,7 @@ class DeploySelectiveKernel(nn.Module):
         maps = [act(conv(x)) for conv, act in zip(self.convs, self.acts, strict=True)]
         if not self.select:
             return _sum(maps)
-        # Adding maps and pooling once is one operator less than pooling each, and measured faster.
-        pooled = _sum(maps).mean((2, 3), keepdim=True)
-        logits = self.expand(self.act(self.reduce(pooled)))
+        logits = self.expand(self.act(self.reduce(_pool(maps))))
         if len(maps) == 2:
             first, second = maps
             return second + (first - second) * torch.sigmoid(logits)
@@ -83,6 +81,18 @@ class DeploySelectiveKernel(nn.Module):
         self.reduce.weight.data = self.reduce.weight.data[:, index]
         rows = self.expand.weight.data.view(self.out_channels, -1, *self.expand.weight.shape[1:])
         self.expand.weight.data = rows[index].flatten(0, 1)
+
+
+# Values of one branch's map, above which adding maps costs more than pooling each (ShuffleNetV2 1.0x below, 2 % faster
+# so; MobileNetV2's first units above, 3 %).
+LARGE_MAP = 2**17
+
+
+def _pool(maps: list[Tensor]) -> Tensor:
+    """Pooled sum of the branches: one operator less for small maps, less memory traffic for large ones."""
+    if maps[0][0].numel() > LARGE_MAP:
+        return _sum([u.mean((2, 3), keepdim=True) for u in maps])
+    return _sum(maps).mean((2, 3), keepdim=True)
 
 
 def _out_of_place(act: nn.Module) -> nn.Module:
