@@ -58,9 +58,12 @@ def join_world(device: str | None = None) -> Iterator[World]:
     if size == 1:
         yield World(chosen)
         return
-    dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    store, rank, size = next(dist.rendezvous("env://"))
+    # torchrun's agent keeps one store over restarts, where gloo would find the address of the worker that died.
+    store = dist.PrefixStore(f"restart_{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", store=store, rank=rank, world_size=size)
     try:
-        yield World(chosen, rank=dist.get_rank(), size=size)
+        yield World(chosen, rank=rank, size=size)
     finally:
         dist.destroy_process_group()
 

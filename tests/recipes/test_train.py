@@ -259,7 +259,7 @@ def test_unknown_names_suggest_the_nearest(tmp_path: Path, capsys: pytest.Captur
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda root: None, "does not exist; allowed: digits, a folder with train and val"),
+        (lambda root: None, "does not exist; allowed: digits, scaled_digits, a folder with train and val"),
         (lambda root: root.write_text("x"), "is not a folder"),
         (lambda root: root.mkdir(), "has no folder 'train' .it holds nothing."),
         (lambda root: (root / "train").mkdir(parents=True), "has no images in class folders"),

@@ -119,4 +119,5 @@ def test_a_batch_that_does_not_divide_is_refused_by_every_process(tmp_path: Path
     code, output = finish(torchrun(*ARGS, "--set", "data.batch_size=201", "--output", str(tmp_path / "run")))
     assert code != 0
     assert "data.batch_size=201 is the batch of all processes together" in output
-    assert "Traceback (most recent call last):\n  File" not in output.split("torch.distributed.elastic")[0]
+    # torchrun's own traceback names its files; none of ours may be in one.
+    assert 'recipes/train.py", line' not in output
