@@ -4,7 +4,7 @@ python deploy/sweep.py                       # everything, about an hour on two 
 python deploy/sweep.py --pattern "sk_mob*" --precisions fp32
 
 Delegation depends on the graph and not on the image's size, so networks are lowered with small images. Each program is
-run on one image against eager.
+run on real images against eager, with batch-norm statistics as after training.
 """
 
 from __future__ import annotations
@@ -19,34 +19,15 @@ from typing import Any
 
 import torch
 
-import edge_sk
 from edge_sk.errors import InputError, script
-from edge_sk.export import pte
-from edge_sk.export.network import Network, from_arch
+from edge_sk.export import pte, zoo
+from edge_sk.export.network import Network
 from edge_sk.files import atomic_write
 from edge_sk.manifest import manifest
 
 RESULT = Path(__file__).parent / "results" / "delegation.json"
-# Grafts of networks that are not ours, and the networks themselves.
-GRAFTED = (
-    "timm:mobilenetv1_100",
-    "timm:mobilenetv2_100",
-    "timm:mobilenetv3_large_100",
-    "timm:mobilenetv4_conv_small",
-    "timm:efficientnet_b0",
-    "timm:efficientnet_lite0",
-    "timm:mobileone_s1",
-    "timm:ghostnet_100",
-    "timm:regnety_002",
-    "timm:convnext_atto",
-    "timm:resnext50_32x4d",
-    "torchvision:shufflenet_v2_x1_0",
-    "torchvision:mobilenet_v2",
-    "torchvision:mobilenet_v3_small",
-    "torchvision:mnasnet1_0",
-)
 MOBILE = ("shufflenet", "mobilenet")
-SIZE = 64
+IMAGES = 16
 
 
 @script
@@ -68,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if key in rows:
             continue
         try:
-            rows[key] = lower(_network(name), precision)
+            rows[key] = lower(zoo.small_network(name), precision)
         except InputError as error:
             rows[key] = {"error": str(error)}
         print(f"{key}: {_verdict(rows[key])}", flush=True)
@@ -83,32 +64,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _jobs(pattern: str, precisions: Sequence[str]) -> Iterator[tuple[str, str]]:
-    names = edge_sk.list_models(pattern)
-    if not names:
-        raise InputError(f"no name of the zoo matches {pattern!r}")
-    if pattern == "*":
-        names += [f"graft {name}" for name in GRAFTED]
+    names = zoo.names(pattern)
     for precision in precisions:
         for name in names:
-            if precision == "fp32" or (not name.startswith("graft ") and any(word in name for word in MOBILE)):
+            if precision == "fp32" or (not name.startswith(zoo.PREFIX) and any(word in name for word in MOBILE)):
                 yield name, precision
-
-
-def _network(name: str) -> Network:
-    network = from_arch(name.removeprefix("graft "))
-    model = network.model
-    if name.startswith("graft "):
-        model, _ = edge_sk.graft(model)
-        model.eval()
-    size = min(SIZE, network.input_size[1])
-    return Network(
-        arch=name,
-        model=model,
-        weights=network.weights,
-        input_size=(network.input_size[0], size, size),
-        mean=network.mean,
-        std=network.std,
-    )
 
 
 def lower(network: Network, precision: str) -> dict[str, Any]:
@@ -120,10 +80,10 @@ def lower(network: Network, precision: str) -> dict[str, Any]:
     started = time.perf_counter()
     # Four images settle the ranges well enough to lower; nothing is said about accuracy here.
     form, program, delegated = pte.lower(network, precision=precision, calibration_images=4)  # type: ignore[arg-type]
-    image = torch.rand(1, *network.input_size, generator=torch.Generator().manual_seed(0))
-    got = pte.run_pte(bytes(program.buffer), image)
+    images, _ = next(iter(network.images(split="test", limit=IMAGES)))
+    got = pte.run_pte(bytes(program.buffer), images)
     with torch.no_grad():
-        expected = pte.reference(network, softmax=False)(image)
+        expected = pte.reference(network, softmax=False)(images)
     return {
         "delegates": delegated.delegates,
         "left": {item.operator: item.count for item in delegated.left},
