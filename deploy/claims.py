@@ -4,8 +4,8 @@ python deploy/claims.py --work exports/claims
 
 Stock networks are torchvision's own classes lowered the ordinary way, without any of our rewrites and without the
 normalisation that our files carry inside. "Textbook" is SK as the paper's equations read: stack, sum, softmax over the
-branch axis. "Untouched" is our training form lowered without the rewrites. Ratios are of medians of runs in which the files
-take turns.
+branch axis. "Untouched" is our training form lowered without the rewrites. Ratios are of medians of runs in which the
+files take turns.
 """
 
 from __future__ import annotations
