@@ -35,6 +35,7 @@ STEPS = (
     Step("use_slices", slices.use_slices),
     Step("keep_pooled_dims", pooling.keep_pooled_dims),
     Step("pad_before_average", pooling.pad_before_average),
+    Step("pool_instead_of_reducing", pooling.pool_instead_of_reducing),
     Step("expand_hard_sigmoid", scalars.expand_hard_sigmoid),
     Step("use_float_constants", scalars.use_float_constants),
 )

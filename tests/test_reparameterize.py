@@ -59,6 +59,16 @@ class _Scalars(nn.Module):
         return (1 - (x + 3) * 2).reshape(n, c // 2 * 2, h, w)
 
 
+class _Reductions(nn.Module):
+    """Four-dimensional feature maps, with the pixel axes last."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        space = x.amax((2, 3), keepdim=True) + x.amax(dim=(-1, -2), keepdim=True)
+        channels = x.amax(dim=1, keepdim=True) + torch.mean(x, 1, keepdim=True)
+        one = channels.mean(1, keepdim=True) + x.amax((2, 3), keepdim=True).amax((2, 3), keepdim=True)
+        return space + channels + one + x.amax(1)[:, None]  # the last keeps no axis and stays
+
+
 class _HardSigmoids(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -95,6 +105,7 @@ class _Input(nn.Module):
         (slices.use_slices, _Splits(), 3, {"split", "chunk", "split_with_sizes"}),
         (pooling.keep_pooled_dims, _Pools(), 3, set()),
         (pooling.pad_before_average, _Averages(), 1, set()),
+        (pooling.pool_instead_of_reducing, _Reductions(), 7, {"mean"}),
         (scalars.use_float_constants, _Scalars(), 3, set()),
         (scalars.expand_hard_sigmoid, _HardSigmoids(), 2, {"hardsigmoid"}),
         (
@@ -129,7 +140,7 @@ def test_step_is_exact(
 def test_every_step_is_tested_here() -> None:
     tested = {slices.use_slices, pooling.keep_pooled_dims, pooling.pad_before_average, scalars.use_float_constants}
     tested |= {scalars.expand_hard_sigmoid, batchnorm.fold_batch_norm, batchnorm.remove_identities}
-    tested |= {normalize.fold_input_scale, shuffle.absorb_shuffles}
+    tested |= {normalize.fold_input_scale, shuffle.absorb_shuffles, pooling.pool_instead_of_reducing}
     assert {step.apply for step in STEPS} == tested
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
+from torch.nn import functional
 
 from edge_sk.rewrites.trace import called_module, replace_module
 
@@ -46,5 +47,70 @@ def pad_before_average(graph: fx.GraphModule) -> int:
             continue
         bare = nn.AvgPool2d(pool.kernel_size, pool.stride, divisor_override=pool.divisor_override)
         replace_module(graph, node, nn.Sequential(nn.ZeroPad2d((pad_w, pad_w, pad_h, pad_h)), bare))
+        count += 1
+    return count
+
+
+class MaxOverSpace(nn.Module):
+    """``x.amax((2, 3), keepdim=True)`` as a pooling over the whole map.
+
+    Shape:
+        - Input: ``(N, C, H, W)``
+        - Output: ``(N, C, 1, 1)``
+    """
+
+    fx_leaf = True
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Pool."""
+        size = x.shape[-2:]
+        return x if size == (1, 1) else functional.max_pool2d(x, (size[0], size[1]))
+
+
+class PoolOverChannels(nn.Module):
+    """``x.amax(1, keepdim=True)`` or ``x.mean(1, keepdim=True)``, with the channels where pooling has its columns.
+
+    Args:
+        maximum: Rather than the mean.
+
+    Shape:
+        - Input: ``(N, C, H, W)``
+        - Output: ``(N, 1, H, W)``
+    """
+
+    fx_leaf = True
+
+    def __init__(self, *, maximum: bool) -> None:
+        super().__init__()
+        self.pool = functional.max_pool2d if maximum else functional.avg_pool2d
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Pool."""
+        if x.shape[1] == 1:
+            return x
+        return self.pool(x.permute(0, 2, 3, 1), (1, x.shape[1])).permute(0, 3, 1, 2)
+
+
+def pool_instead_of_reducing(graph: fx.GraphModule) -> int:
+    """Turn maxima over space, and maxima and means over channels, into pooling: delegates have no others."""
+    count = 0
+    for node in list(graph.graph.nodes):
+        maximum = node.target in ("amax", torch.amax)
+        if not (maximum or node.target in ("mean", torch.mean)) or not node.args:
+            continue
+        dims = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
+        keep = node.args[2] if len(node.args) > 2 else node.kwargs.get("keepdim", False)
+        if maximum and keep and _spatial(dims):
+            module = MaxOverSpace()
+        elif keep and dims in (1, (1,), [1]):
+            module = PoolOverChannels(maximum=maximum)
+        else:
+            continue
+        name = f"{node.name}_as_pooling"
+        graph.add_submodule(name, module)
+        with graph.graph.inserting_before(node):
+            pooled = graph.graph.call_module(name, (node.args[0],))
+        node.replace_all_uses_with(pooled)
+        graph.graph.erase_node(node)
         count += 1
     return count
