@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -522,6 +523,25 @@ def test_a_changed_output_is_refused() -> None:
         edge_sk.graft(Random(), input_size=16)
 
 
+def test_an_output_that_is_not_finite_is_refused(lived_in: LivedIn, digits: Tensor) -> None:
+    model = lived_in(block())
+    with pytest.raises(InputError, match=r"is not finite .nan or inf. before or after the graft"):
+        edge_sk.graft(model, images=torch.full_like(digits[:2], torch.nan))
+    norm = model.get_submodule("2")
+    assert isinstance(norm, nn.BatchNorm2d)
+    norm.weight.data[0] = torch.nan
+    with pytest.raises(InputError, match=r"is not finite .nan or inf. before or after the graft"):
+        edge_sk.graft(model, input_size=16)
+
+
+def test_difference_is_nan_wherever_an_output_is_not_finite() -> None:
+    fine, bad = torch.ones(3), torch.tensor([1.0, torch.nan, 2.0])
+    for before, after in (([fine, bad], [fine, bad]), ([fine, fine], [fine, bad]), ([fine], [fine / 0])):
+        assert math.isnan(measure.difference(before, after))
+    assert measure.difference([fine, 2 * fine], [fine, 3 * fine]) == 0.5
+    assert measure.difference([], []) == 0
+
+
 def test_difference_sees_a_broken_branch(digits: Tensor, lived_in: LivedIn) -> None:
     model = lived_in(block())
     grafted, _ = edge_sk.graft(model, input_size=16)
@@ -579,6 +599,71 @@ def test_zoo_starts_from_plain_weights_by_the_same_mechanism(tmp_path: Path, liv
     with torch.no_grad():
         torch.testing.assert_close(sk(digits[:2]), plain(digits[:2]), rtol=1e-4, atol=1e-4)
     assert [str(kernel) for kernel in units(sk)[0].kernels] == ["3", "3d2"]
+
+
+@pytest.mark.parametrize("name", ["mobilenetv2_0.5", "mobilenetv3_small_1.0"])
+def test_zoo_with_bounded_activations_in_branches_stays_near_and_says_how_near(
+    name: str, tmp_path: Path, lived_in: LivedIn, digits: Tensor, caplog: pytest.LogCaptureFixture
+) -> None:
+    from safetensors.torch import save_file
+
+    images = torch.cat([digits[:8], torch.randn_like(digits[:8])])
+    plain = answering(lived_in(edge_sk.create_model(name, num_classes=10)), images)
+    save_file(plain.state_dict(), tmp_path / "plain.safetensors")
+
+    def start(**options: Any) -> float:
+        sk = edge_sk.create_model(f"sk_{name}", num_classes=10, init_from=tmp_path / "plain.safetensors", **options)
+        with torch.no_grad():
+            return measure.difference([plain(digits[:16])], [sk.eval()(digits[:16])])
+
+    assert start() < 0.02
+    (record,) = caplog.records
+    assert f"sk_{name} starts from" in record.message
+    noise = measure.random_images(plain, (3, 224, 224))
+    assert isinstance(record.args, tuple)
+    sk = edge_sk.create_model(f"sk_{name}", num_classes=10, init_from=tmp_path / "plain.safetensors").eval()
+    with torch.no_grad():
+        assert record.args[-1] == pytest.approx(measure.difference([plain(noise)], [sk(noise)]), rel=1e-3)
+    assert start(select=False) < 1e-4
+    assert start(kernels="5+7") < 1e-4
+
+
+@pytest.mark.parametrize("act", [nn.Hardswish, nn.ReLU6, nn.SiLU])
+@pytest.mark.parametrize(
+    ("kernels", "select", "bound"),
+    [
+        ("3+3d2", True, 0.011),
+        ("3d2+3+5", True, 0.011),
+        ("3+5", True, 1e-6),
+        ("3+5", False, 1e-6),
+        ("3+3d2", False, 1e-6),
+    ],
+)
+def test_activation_in_branches_that_does_not_scale(
+    act: type[nn.Module], kernels: str, select: bool, bound: float, digits: Tensor, lived_in: LivedIn
+) -> None:
+    model = lived_in(block(nn.BatchNorm2d(8), act()))
+    norm = model.get_submodule("2")
+    assert isinstance(norm, nn.BatchNorm2d)
+    norm.weight.data.mul_(12)  # reaches 6, where ReLU6 stops
+    grafted = copy.deepcopy(model)
+    [(site, unit)] = grafting.insert(grafted, kernels=kernels, select=select)
+    preserve.start(unit, site)
+    grafted.eval()
+    with torch.no_grad():
+        expected = model(digits[:8])
+        assert expected.max() > 4
+        assert measure.difference([expected], [grafted(digits[:8])]) < bound
+        # In training too: nothing of the batch reaches the gate yet.
+        assert measure.difference([model.train()(digits[:8])], [grafted.train()(digits[:8])]) < max(bound, 1e-4)
+    moved: set[str] = set()
+    optimizer = torch.optim.SGD(grafted.parameters(), lr=0.1)
+    for _ in range(4):
+        optimizer.zero_grad()
+        grafted(digits).square().mean().backward()
+        moved |= {name for name, p in unit.named_parameters() if p.grad is not None and p.grad.abs().max() > 0}
+        optimizer.step()
+    assert moved == {name for name, _ in unit.named_parameters()}
 
 
 def test_whisper_survives_half_precision() -> None:
@@ -661,6 +746,18 @@ def test_names_of_other_libraries_take_a_graft(tmp_path: Path, lived_in: LivedIn
         edge_sk.create_model("torchvision:resnet18@kernels=3+5")
     with pytest.raises(InputError, match="init='none' is not known"):
         edge_sk.create_model("timm:mobilenetv3_small_050@kernels=3+5,init=none")
+
+
+def test_graft_by_name_reads_images_of_any_channels(digits: Tensor) -> None:
+    grey = edge_sk.create_model("timm:mobilenetv3_small_050@kernels=3+5", num_classes=10, in_chans=1).eval()
+    assert len(units(grey)) == 11
+    assert grey(digits[:2, :1]).shape == (2, 10)
+    assert grey.default_cfg["input_size"] == (1, 224, 224)
+    assert edge_sk.profile(grey).input_size == (1, 1, 224, 224)
+    in_place = block()
+    in_place[0] = nn.Conv2d(5, 8, 1)
+    grafting.graft_(in_place, input_size=(5, 16, 16))
+    assert len(units(in_place)) == 1
 
 
 def test_timms_skresnext_is_sknet(tmp_path: Path, lived_in: LivedIn, digits: Tensor) -> None:

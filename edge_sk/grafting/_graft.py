@@ -17,9 +17,6 @@ from edge_sk.grafting.site import Left, Site, describe
 from edge_sk.grafting.unit import Init, Kernels, activation_moves, make_unit, replace
 from edge_sk.selective_kernel import SelectiveKernel
 
-# In float64 rounding stays orders of magnitude below; a network that uses a site in a way nobody saw lies far above.
-_TOLERANCE = 1e-3
-
 
 def graft(
     model: nn.Module,
@@ -107,6 +104,7 @@ def graft(
     )
     if report.init == "preserve" and report.exact:
         _check_kept(model, grafted, noise, report.difference)
+        _check_kept(model, grafted, real, report.difference_real)
     return grafted, report
 
 
@@ -119,6 +117,7 @@ def graft_(
     reduction: int = 16,
     min_width: int = 32,
     select: bool = True,
+    input_size: int | Sequence[int] | None = None,
 ) -> None:
     """:func:`graft` into the model itself, without the report.
 
@@ -130,12 +129,13 @@ def graft_(
         reduction: ``r``.
         min_width: ``L``.
         select: Whether branches are selected or summed.
+        input_size: Of the images that the model runs on once.
 
     Raises:
         InputError: As :func:`graft`, but for a changed output, which is not measured.
     """
     _check(model, where=where, init=init, select=select)
-    images = measure.random_images(model, _shape(model, None, None))
+    images = measure.random_images(model, _shape(model, input_size, None))
     _operate(
         model,
         images,
@@ -352,7 +352,7 @@ def _check_kept(model: nn.Module, grafted: nn.Module, images: Tensor, difference
     """Refuse a graft that changed the network although every unit has its site's function."""
     # Deep networks can amplify rounding that far, those of low precision always do: compare where rounding is smaller.
     for dtype in (torch.float32, torch.float64):
-        if not difference > _TOLERANCE:
+        if difference <= measure.TOLERANCE:
             return
         if torch.finfo(images.dtype).eps <= torch.finfo(dtype).eps:
             continue
@@ -360,7 +360,12 @@ def _check_kept(model: nn.Module, grafted: nn.Module, images: Tensor, difference
         with measure.evaluating(before), measure.evaluating(after):
             images = images.to(dtype)
             difference = measure.difference(measure.outputs(before, images), measure.outputs(after, images))
-    if difference > _TOLERANCE:
+    if math.isnan(difference):
+        raise InputError(
+            f"the output of {type(model).__name__} is not finite (nan or inf) before or after the graft, so nothing "
+            "shows that it was kept: look at its weights and, if you gave some, at the images"
+        )
+    if difference > measure.TOLERANCE:
         raise InputError(
             f"the output of {type(model).__name__} changed by {difference:.1e} although every site kept its function: "
             "either it is random in eval mode, or its forward uses a replaced module in a way that was not seen; leave "

@@ -9,23 +9,33 @@ A dilated or a smaller branch does not hold it. Beside a holder it starts with i
 (at exactly zero, ReLU would pass none and the branch would stay dead). The attention must then be known: the gate's
 last map starts at zero, so that every branch has weight ``1 / M``, and the holders' normalisation is scaled up to make
 up for it. Scaling commutes with the activation only if that is positively homogeneous (ReLU, LeakyReLU, PReLU, none);
-with any other, the activation stays behind the selection and the branches are linear.
+with any other, :func:`edge_sk.graft` leaves the activation behind the selection, and the branches are linear.
+
+The zoo's ``sk_`` names have every activation inside the branches, where a hard-swish or a ReLU6 makes the function no
+longer exact beside a whispering branch. There the gate starts with a constant attention that leaves whispering
+branches :data:`FAINT`, so that holders are scaled by hardly more than one. Measured on MobileNets v1, v2 and v3 small
+with the statistics of real activations: 0.4 to 1.3 % of the largest output, where uniform attention and holders of
+twice the size give 30 to 50 %, and the same faint attention with unscaled holders beside the nearest filters 2 to 25 %.
 
 Without any holder the function cannot be kept: every branch starts as near to the old filter as it can be.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from edge_sk.grafting.site import Site
-from edge_sk.selective_kernel import Kernel, SelectiveKernel
+from edge_sk.selective_kernel import Gate, Kernel, SelectiveKernel
 
 # Scale of a branch that is to add nothing yet: below float32's resolution, far above its smallest number.
 WHISPER = 1e-8
+# Attention that whispering branches share where holders must keep their scale: the output differs in proportion to it,
+# and so do the gradients that wake those branches.
+FAINT = 0.01
 _HOMOGENEOUS = (nn.Identity, nn.ReLU, nn.LeakyReLU, nn.PReLU)
 
 
@@ -52,7 +62,17 @@ def start(unit: SelectiveKernel, site: Site) -> None:
     held = [holds(kernel, site) for kernel in unit.kernels]
     # Without a holder all branches share the work.
     working = held if any(held) else [True] * len(held)
-    scale = (len(held) if unit.gate is not None else 1) / sum(working)
+    homogeneous = isinstance(unit.branches[0].get_submodule("act"), _HOMOGENEOUS)
+    if unit.gate is None:
+        if any(held) and not homogeneous:
+            # Parts of the old filter would not add up behind the activation: the first holder is all of it.
+            working = [index == held.index(True) for index in range(len(held))]
+        attention = float(sum(working))
+    elif all(working):
+        attention = 1.0
+    else:
+        attention = sum(working) / len(working) if homogeneous else 1 - FAINT
+        _attend(unit.gate, working, attention)
     whisper = max(WHISPER, torch.finfo(site.conv.weight.dtype).tiny)
     for branch, kernel, works in zip(unit.branches, unit.kernels, working, strict=True):
         conv, norm = branch.get_submodule("conv"), branch.get_submodule("bn")
@@ -60,9 +80,24 @@ def start(unit: SelectiveKernel, site: Site) -> None:
         assert isinstance(norm, nn.BatchNorm2d)
         weight = _regroup(site.conv.weight, site.groups, conv.groups)
         conv.weight.copy_(_resample(weight, kernel))
-        _copy_norm(norm, site, scale if works else whisper)
-    if unit.gate is not None and not all(working):
-        nn.init.zeros_(unit.gate.expand.weight)
+        _copy_norm(norm, site, 1 / attention if works else whisper)
+
+
+def _attend(gate: Gate, working: Sequence[bool], attention: float) -> None:
+    """Start the gate with ``attention`` for the working branches together, the rest for the others, for any input."""
+    others = len(working) - sum(working)
+    margin = math.log(attention * others / ((1 - attention) * sum(working)))
+    nn.init.zeros_(gate.expand.weight)
+    if abs(margin) < 1e-6:
+        return
+    # The gate has no bias; a hidden vector that starts constant stands for one. Its scale has a gradient at once.
+    nn.init.zeros_(gate.bn.weight)
+    nn.init.ones_(gate.bn.bias)
+    level = gate.act(torch.ones_like(gate.bn.bias)).sum()
+    by_branch = gate.expand.weight.view(len(working), gate.channels, -1)
+    for index, works in enumerate(working):
+        if not works:
+            by_branch[index] = -margin / level
 
 
 def _copy_norm(norm: nn.BatchNorm2d, site: Site, scale: float) -> None:

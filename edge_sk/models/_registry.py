@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import fnmatch
 import functools
+import logging
 import re
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,11 @@ from torch import nn
 
 from edge_sk import grafting
 from edge_sk.errors import InputError
+from edge_sk.grafting import measure
 from edge_sk.models import _weights, cifar, mobilenet, resnext, shufflenetv2
 from edge_sk.models._entry import DEFAULT_CFG, Entry
+
+_logger = logging.getLogger(__name__)
 
 # Options of every name; names with selective kernels have SK_OPTIONS too, ShuffleNetV2's also sk_units.
 COMMON_OPTIONS = ("drop_rate",)
@@ -91,11 +95,15 @@ def create_model(
     state = None if init_from is None else _weights.read_state(init_from)
     model = entry.build(**entry.build_args, num_classes=classes, in_chans=in_chans, **plain_args)
     classifier = cfg.get("classifier") or getattr(model, "default_cfg", {}).get("classifier")
+    if state is not None and classes == 0:
+        state = _weights.without(state, classifier)
     from_plain = state is not None and entry.graft is not None and _weights.fits(model, state)
     if from_plain:
         _weights.load(model, state or {}, source=init_from, classifier=classifier)
-    if entry.graft is not None:
-        insert_units(entry, model, options, keep_weights=from_plain)
+        size = (in_chans, *cfg["input_size"][1:])
+        _insert_and_compare(entry, model, options, input_size=size, source=init_from)
+    elif entry.graft is not None:
+        insert_units(entry, model, options)
     if state is not None and not from_plain:
         _weights.load(model, state, source=init_from, classifier=classifier)
     _set_cfg(model, entry, num_classes=classes, in_chans=in_chans)
@@ -111,15 +119,34 @@ def _finish_foreign(name: str, model: Any, units: dict[str, Any], init_from: str
         )
     state = None if init_from is None else _weights.read_state(init_from)
     classifier = model.default_cfg.get("classifier")
+    if state is not None and model.default_cfg["num_classes"] == 0:
+        state = _weights.without(state, classifier)
     plain = state is not None and (not units or _weights.fits(model, state))
     if state is not None and plain:
         _weights.load(model, state, source=init_from, classifier=classifier)
     if units:
         kernels = None if units["kernels"] == "auto" else units["kernels"]
-        grafting.graft_(model, kernels=kernels, **{key: value for key, value in units.items() if key != "kernels"})
+        rest = {key: value for key, value in units.items() if key != "kernels"}
+        grafting.graft_(model, kernels=kernels, input_size=model.default_cfg["input_size"], **rest)
     if state is not None and not plain:
         _weights.load(model, state, source=init_from, classifier=classifier)
     return model
+
+
+def _insert_and_compare(
+    entry: Entry, model: nn.Module, options: dict[str, Any], *, input_size: tuple[int, ...], source: object
+) -> None:
+    """Put selective kernels into a network with weights, and say how much of its output that costs."""
+    images = measure.random_images(model, input_size)
+    with measure.evaluating(model):
+        before = measure.outputs(model, images)
+    insert_units(entry, model, options, keep_weights=True)
+    with measure.evaluating(model):
+        change = measure.difference(before, measure.outputs(model, images))
+    level = logging.INFO if change <= measure.TOLERANCE else logging.WARNING
+    _logger.log(
+        level, "%s starts from %s: its output differs from the plain network's by %.1e", entry.name, source, change
+    )
 
 
 def insert_units(entry: Entry, model: nn.Module, options: dict[str, Any], *, keep_weights: bool = False) -> None:
@@ -226,11 +253,15 @@ def _create_timm(name: str, num_classes: int, in_chans: int, options: dict[str, 
         near = difflib.get_close_matches(name, timm.list_models(), n=3)
         raise InputError(f"timm has no model {name!r}" + (f"; did you mean {', '.join(near)}?" if near else ""))
     try:
-        return timm.create_model(name, num_classes=num_classes, in_chans=in_chans, **options)
+        model: Any = timm.create_model(name, num_classes=num_classes, in_chans=in_chans, **options)
     except TypeError as error:
         raise InputError(f"timm:{name} does not take these options: {error}") from error
     except RuntimeError as error:
         raise InputError(f"timm:{name} cannot be built: {error}") from error  # for instance an unknown weight tag
+    # timm leaves in both what its weights were trained with.
+    given = {"num_classes": num_classes, "input_size": (in_chans, *model.default_cfg["input_size"][1:])}
+    model.default_cfg = model.pretrained_cfg = model.default_cfg | given
+    return model
 
 
 def _create_torchvision(name: str, num_classes: int, in_chans: int, options: dict[str, Any]) -> Any:

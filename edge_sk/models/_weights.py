@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,9 @@ from torch import Tensor, nn
 from edge_sk.errors import InputError
 
 _logger = logging.getLogger(__name__)
+
+# Dotted path of the classifier, as timm's ``default_cfg`` gives it: several in networks trained by distillation.
+Classifier = str | Sequence[str] | None
 
 
 def read_state(source: str | Path) -> dict[str, Tensor]:
@@ -124,7 +128,17 @@ def fits(model: nn.Module, state: dict[str, Tensor]) -> bool:
     return set(model.state_dict()) == set(state)
 
 
-def load(model: nn.Module, state: dict[str, Tensor], *, source: object, classifier: str | None) -> None:
+def without(state: dict[str, Tensor], classifier: Classifier) -> dict[str, Tensor]:
+    """The state without its classifier, for a network that has none."""
+    return {name: value for name, value in state.items() if not _belongs(name, classifier)}
+
+
+def _belongs(name: str, classifier: Classifier) -> bool:
+    heads = (classifier,) if isinstance(classifier, str) else classifier or ()
+    return name.startswith(tuple(f"{head}." for head in heads))
+
+
+def load(model: nn.Module, state: dict[str, Tensor], *, source: object, classifier: Classifier) -> None:
     """Load ``state`` into ``model``; a classifier of another number of classes keeps its fresh weights.
 
     Raises:
@@ -135,7 +149,7 @@ def load(model: nn.Module, state: dict[str, Tensor], *, source: object, classifi
         state = _from_timm_names(state)
     missing, foreign = sorted(set(own) - set(state)), sorted(set(state) - set(own))
     other = [name for name in own if name in state and own[name].shape != state[name].shape]
-    head = [name for name in other if classifier and name.startswith(f"{classifier}.")]
+    head = [name for name in other if _belongs(name, classifier)]
     wrong = [name for name in other if name not in head]
     shapes = [f"{name} is {tuple(state[name].shape)} there and {tuple(own[name].shape)} here" for name in wrong]
     if missing or foreign:

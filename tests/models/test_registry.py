@@ -184,6 +184,37 @@ def test_selective_kernels_start_from_the_plain_network(tmp_path: Path, lived_in
     torch.testing.assert_close(grafted(x), plain(x), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("weights", "name"),
+    [
+        ("shufflenetv2_0.5", "shufflenetv2_0.5"),
+        ("mobilenetv2_0.5", "sk_mobilenetv2_0.5@kernels=3+5"),
+        ("sk_mobilenetv2_0.5", "sk_mobilenetv2_0.5"),
+        ("timm:mobilenetv3_small_050", "timm:mobilenetv3_small_050"),
+        ("timm:mobilenetv3_small_050", "timm:mobilenetv3_small_050@kernels=3+5"),
+    ],
+)
+def test_weights_of_a_classifier_start_a_network_without(
+    weights: str, name: str, tmp_path: Path, lived_in: LivedIn
+) -> None:
+    trained = lived_in(edge_sk.create_model(weights, num_classes=5))
+    save_file(trained.state_dict(), tmp_path / "trained.safetensors")
+    features = edge_sk.create_model(name, num_classes=0, init_from=tmp_path / "trained.safetensors").eval()
+    assert features.default_cfg["num_classes"] == 0
+    x = torch.randn(2, 3, 64, 64)
+    head = [module for module in trained.modules() if isinstance(module, nn.Linear)][-1]
+    with torch.no_grad():
+        torch.testing.assert_close(head(features(x)), trained(x), rtol=1e-3, atol=1e-3)
+
+
+def test_only_the_classifier_may_be_left_over(tmp_path: Path) -> None:
+    state = edge_sk.create_model("shufflenetv2_0.5", num_classes=5).state_dict()
+    del state["conv1.1.running_mean"]
+    save_file(state | {"extra": torch.zeros(1)}, tmp_path / "damaged.safetensors")
+    with pytest.raises(InputError, match=r"1 tensors missing and 1 unknown .lacks conv1.1.running_mean, has extra"):
+        edge_sk.create_model("shufflenetv2_0.5", num_classes=0, init_from=tmp_path / "damaged.safetensors")
+
+
 def test_bad_weights(tmp_path: Path) -> None:
     foreign = tmp_path / "foreign.safetensors"
     save_file({"conv.weight": torch.zeros(3)}, foreign)
