@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
+
+import edge_sk
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -17,24 +21,56 @@ def test_python_runs(code: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out
 
 
-@pytest.mark.parametrize("target", sorted(set(re.findall(r"\]\((?!http)([^)#]+)", TEXT))))
-def test_links_lead_somewhere(target: str) -> None:
-    assert (ROOT / target).exists()
+def documents() -> list[str]:
+    """Every Markdown file that git tracks."""
+    listing = subprocess.run(["git", "ls-files", "*.md"], cwd=ROOT, capture_output=True, text=True, check=True)
+    return listing.stdout.split()
 
 
-def test_cost_table_is_what_the_command_prints(capsys: pytest.CaptureFixture[str]) -> None:
-    import json
+def dead_links(document: Path) -> list[str]:
+    """Relative links to files that do not exist; code is not searched."""
+    text = re.sub(r"```.*?```|`[^`\n]*`", "", document.read_text(encoding="utf-8"), flags=re.DOTALL)
+    targets = re.findall(r"\]\(<?([^)>\s]+)", text) + re.findall(r"^\[[^]]+\]:\s*(\S+)", text, re.MULTILINE)
+    targets += re.findall(r"""(?:src|href)=["']([^"']+)""", text)
+    paths = [target.partition("#")[0] for target in targets if not re.match(r"[a-z]+:", target)]
+    return [path for path in paths if path and not (document.parent / unquote(path)).exists()]
 
-    from edge_sk.profiling import main
 
-    rows = re.findall(r"^\| (s?\w*shufflenetv2_1\.0) \| ([\d.]+) \| ([\d.]+) \|", TEXT, re.MULTILINE)
-    assert len(rows) == 3
-    assert main([name for name, _, _ in rows] + ["--json"]) == 0
-    counted = {row["name"]: row for row in json.loads(capsys.readouterr().out)["networks"]}
-    for name, params, macs in rows:
-        row = counted[name]
-        assert f"{row['params'] / 1e6:.3f}" == params
-        assert f"{row['macs'] / 1e6:.2f}" == macs
+def test_links_lead_somewhere(tmp_path: Path) -> None:
+    assert "README.md" in documents()
+    assert {name: dead for name in documents() if (dead := dead_links(ROOT / name))} == {}
+    page = tmp_path / "page.md"
+    page.write_text(
+        "[a](page.md#part) [b](gone.md) `[c](code.md)` [d](https://x.org/y)\n[e]: lost/\n", encoding="utf-8"
+    )
+    assert dead_links(page) == ["gone.md", "lost/"]
+
+
+# Heading of a column, its place in a profile, decimals.
+COSTS = (
+    ("params M", "params", 3),
+    ("MACs M", "macs", 2),
+    ("in gates M", "gate_macs", 3),
+    ("elementwise M", "elementwise", 2),
+    ("activations M", "activations", 2),
+)
+
+
+def test_cost_table_is_what_the_profile_says() -> None:
+    header, _, *rows = re.findall(r"^\|(.*)\|$", TEXT.split("## What it costs")[1].split("\nMACs")[0], re.MULTILINE)
+    assert [cell.strip() for cell in header.split("|")] == ["network", *(column for column, _, _ in COSTS)]
+    (command,) = re.findall(r"^python -m edge_sk.profiling (.*)$", TEXT, re.MULTILINE)
+    cells = [[cell.strip() for cell in row.split("|")] for row in rows]
+    assert [name for name, *_ in cells] == command.split()
+    for name, *written in cells:
+        cost = edge_sk.profile(edge_sk.create_model(name))
+        assert written == [f"{getattr(cost, value) / 1e6:.{decimals}f}" for _, value, decimals in COSTS], name
+
+
+def test_number_of_digits_is_the_data_sets() -> None:
+    from sklearn.datasets import load_digits
+
+    assert f"the {len(load_digits().images):,} real handwritten digits" in TEXT
 
 
 def test_the_dry_run_shows_recipe_and_cost(capsys: pytest.CaptureFixture[str]) -> None:
