@@ -12,9 +12,6 @@ from deploy.benchmark import main
 from edge_sk.export import latency
 from edge_sk.export.record import Latency, read_record, record_path
 
-# Not yet seen to pass on a quiet machine in the time of the default suite.
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture
 def folder(small_pte: Path, tmp_path: Path) -> Path:

@@ -13,9 +13,6 @@ import pytest
 from deploy.report import main
 from edge_sk.export.report import Report, read_report, render_html
 
-# Not yet seen to pass on a quiet machine in the time of the default suite.
-pytestmark = pytest.mark.slow
-
 SAMPLE = Path(__file__).parents[1] / "export" / "sample_report.json"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 FLAGS = [

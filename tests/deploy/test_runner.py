@@ -21,9 +21,6 @@ from edge_sk.export import pte
 from edge_sk.export.network import Network
 from edge_sk.training.transforms import evaluation_transform
 
-# Not yet seen to pass on a quiet machine in the time of the default suite.
-pytestmark = pytest.mark.slow
-
 RUNNER = Path(__file__).parents[2] / "deploy" / "runner"
 
 

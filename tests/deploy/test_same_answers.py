@@ -11,9 +11,6 @@ from edge_sk.export.mil import MilProgram
 from edge_sk.export.pte import run_pte
 from recipes.train import main as train
 
-# Not yet seen to pass on a quiet machine in the time of the default suite.
-pytestmark = pytest.mark.slow
-
 
 @pytest.mark.slow
 def test_pte_and_mlpackage_answer_alike_on_all_test_digits(tmp_path):

@@ -13,9 +13,6 @@ from deploy.sweep_coreml import convert, main, table
 from edge_sk.errors import InputError
 from edge_sk.export import zoo
 
-# Not yet seen to pass on a quiet machine in the time of the default suite.
-pytestmark = pytest.mark.slow
-
 RESULTS = Path(__file__).resolve().parents[2] / "deploy" / "results"
 
 

@@ -14,9 +14,6 @@ from edge_sk.export import parity
 from edge_sk.export.record import InputContract, ParityEvidence, Record, read_record, record_path, write_record
 from edge_sk.manifest import manifest
 
-# Not yet seen to pass on a quiet machine in the time of the default suite.
-pytestmark = pytest.mark.slow
-
 
 def _record(**fields: Any) -> Record:
     contract = InputContract(shape=[1, 3, 8, 8], mean=[0.0], std=[1.0], interpolation="bilinear", crop_pct=0.875)

@@ -31,9 +31,6 @@ from edge_sk.export.report.pairs import pairs, plain_name
 from edge_sk.export.report.settings import Setting, latency_in, noise_ms, settings
 from edge_sk.export.report.verdicts import delegation_mark, parity_mark
 
-# Not yet seen to pass on a quiet machine in the time of the default suite.
-pytestmark = pytest.mark.slow
-
 ROOT = Path(__file__).parents[2]
 # What the exporter wrote for four networks; only the times are of a busy machine.
 SAMPLE = Path(__file__).with_name("sample_report.json")
