@@ -4,13 +4,15 @@ python recipes/graft_finetune.py                     # three seeds: results/graf
 python recipes/graft_finetune.py --seeds 0 --output runs/graft_finetune
 
 Every run is a run folder of ``recipes/train.py``; the fine-tuning recipe is the digits recipe with a fifth of the
-learning rate and no warm-up. Accuracy before fine-tuning is measured on the same test images.
+learning rate and no warm-up. Accuracy before fine-tuning is measured on the same test images. Interrupted, the same
+command goes on where it stopped.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import statistics
 import sys
 from collections.abc import Sequence
@@ -37,21 +39,27 @@ ARMS = {
 
 def train(arch: str, folder: Path, seed: int, overrides: Sequence[str]) -> float:
     """Train into a run folder, unless it holds a finished run; top-1 in per cent."""
+    from edge_sk.training import snapshot
     from edge_sk.training.distributed import join_world
-    from edge_sk.training.runs import make_plan, start
+    from edge_sk.training.runs import RECIPE, make_plan, start
 
+    resume = (folder / snapshot.CURRENT).is_file() or (folder / snapshot.PREVIOUS).is_file()
+    if not resume and (folder / RECIPE).is_file():
+        # Stopped before its first checkpoint: what would be resumed has no weights, not even those it started from.
+        shutil.rmtree(folder)
     plan = make_plan(
         arch,
         recipe="digits",
         output=str(folder),
         overrides=overrides,
         seed=seed,
-        resume=folder.exists(),
+        resume=resume,
         recipes=RECIPES,
     )
     with join_world("cpu") as world:
         outcome = start(plan, world).run()
-    assert outcome.metrics is not None
+    if outcome.metrics is None:
+        raise KeyboardInterrupt  # the run took the signal, and has saved its state
     return outcome.metrics.top1
 
 
@@ -66,18 +74,20 @@ def top1(model: torch.nn.Module, folder: Path) -> tuple[float, torch.Tensor]:
     mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (config.mean, config.std))
     batches = [(model((images - mean) / std), labels) for images, labels in eval_batches(config, data="digits")]
     scores, labels = (torch.cat(parts) for parts in zip(*batches, strict=True))
-    return 100 * float((scores.argmax(1) == labels).float().mean()), scores
+    return 100 * int((scores.argmax(1) == labels).sum()) / len(labels), scores
 
 
 def one_seed(seed: int, output: Path, epochs: int) -> dict[str, Any]:
     """Train, graft in every way, fine-tune."""
+    from edge_sk.training.randomness import seed_everything
+
     start = output / f"start-seed{seed}"
     trained = train(ARCH, start, seed, [f"schedule.epochs={epochs}"])
     row: dict[str, Any] = {"seed": seed, "trained": trained, "arms": {}}
     fine = [f"checkpoint.init_from={start}", "optim.lr=0.02", "schedule.warmup_epochs=0", f"schedule.epochs={epochs}"]
     scores: dict[str, torch.Tensor] = {}
     for arm, arch in ARMS.items():
-        torch.manual_seed(seed)
+        seed_everything(seed, "weights")  # the network that the run below starts from
         model = edge_sk.create_model(arch, num_classes=10, init_from=start)
         before, scores[arm] = top1(model, start)
         name = arm.replace(",", "").replace("+", "").replace(" ", "-")
