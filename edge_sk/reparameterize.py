@@ -12,6 +12,7 @@ from torch import fx, nn
 from edge_sk.errors import InputError
 from edge_sk.rewrites import batchnorm, normalize, pooling, scalars, shuffle, slices
 from edge_sk.rewrites.trace import finish, trace
+from edge_sk.selective_kernel import SelectiveKernel
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,8 +84,10 @@ def _fuse_modules(module: nn.Module) -> tuple[nn.Module, int]:
     if callable(fuse):
         return cast(nn.Module, fuse()), 1
     count = 0
+    # Grafted into, a module is no longer what its own deploy form is for.
+    grafted = any(isinstance(child, SelectiveKernel) for child in module.modules())
     for name in ("reparameterize", "switch_to_deploy"):
-        if hasattr(module, name):
+        if hasattr(module, name) and not grafted:
             getattr(module, name)()
             count += 1
             break

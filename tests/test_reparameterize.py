@@ -292,6 +292,14 @@ def test_timm_reparameterizes_our_units(digits: Tensor, lived_in: Rewrite) -> No
         assert _relative(model(digits[:2]), form(digits[:2])) < 2e-6
 
 
+def test_a_grafted_block_is_not_asked_for_its_own_form(digits: Tensor, lived_in: Rewrite) -> None:
+    model = lived_in(edge_sk.graft(timm.create_model("mobileone_s0", num_classes=10), input_size=64)[0])
+    form = edge_sk.reparameterize(model)
+    assert any(isinstance(m, DeploySelectiveKernel) for m in form.modules())
+    with torch.no_grad():
+        assert _relative(model(digits[:2]), form(digits[:2])) < 5e-6
+
+
 NETWORKS = [
     "sk_mobilenetv1_1.0",
     "sk_mobilenetv2_0.5",

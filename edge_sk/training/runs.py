@@ -127,7 +127,9 @@ def build_model(plan: Plan, num_classes: int) -> tuple[nn.Module, dict[str, Any]
         InputError: Unknown architecture or option.
     """
     seed_everything(plan.seed, "weights")
-    init_from = None if plan.resume else plan.recipe.checkpoint.init_from
+    # A run that was stopped before its first checkpoint starts again from the given weights.
+    resumed = plan.resume and any((plan.folder / name).exists() for name in (snapshot.CURRENT, snapshot.PREVIOUS))
+    init_from = None if resumed else plan.recipe.checkpoint.init_from
     model = edge_sk.create_model(plan.arch, num_classes=num_classes, init_from=init_from)
     cfg: dict[str, Any] = dict(model.default_cfg)  # type: ignore[arg-type]
     data = plan.recipe.data
