@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import os
@@ -67,7 +68,8 @@ def load_snapshot(folder: Path) -> Snapshot | None:
     """Read the newest whole checkpoint of a run folder.
 
     A damaged ``checkpoint.pt`` is set aside as ``checkpoint.damaged.pt``, so that the next save cannot put it in the
-    place of the good previous one.
+    place of the good previous one. Every process of a run calls this at once: one of them sets the file aside, and to
+    the others it may be gone at any moment.
 
     Returns:
         ``None`` when there is none yet.
@@ -78,15 +80,16 @@ def load_snapshot(folder: Path) -> Snapshot | None:
     problems: list[str] = []
     for name in (CURRENT, PREVIOUS):
         path = folder / name
-        if not path.exists():
-            continue
         try:
             state = _read(path)
+        except FileNotFoundError:
+            continue
         except _DamagedError as error:
             problems.append(f"{path} {error}")
             continue
         if problems:
-            (folder / CURRENT).replace(folder / DAMAGED)
+            with contextlib.suppress(FileNotFoundError):
+                (folder / CURRENT).replace(folder / DAMAGED)
         return Snapshot(state, "; ".join(problems) or None)
     if problems:
         raise InputError(f"nothing to resume from: {'; '.join(problems)}; start again with another --output")

@@ -79,6 +79,27 @@ def test_a_damaged_file_never_takes_the_place_of_the_good_one(tmp_path: Path) ->
     assert loaded_step(tmp_path) == 1
 
 
+@pytest.mark.parametrize("moment", ["before reading", "after reading"])
+def test_another_process_may_set_the_damaged_file_aside_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    save(tmp_path, 1)
+    save(tmp_path, 2)
+    (tmp_path / CURRENT).write_bytes(b"PK not a checkpoint")
+    read_bytes = Path.read_bytes
+
+    def overtaken(path: Path) -> bytes:
+        content = read_bytes(path) if moment == "after reading" else b""
+        monkeypatch.undo()
+        assert loaded_step(tmp_path) == 1
+        assert not (tmp_path / CURRENT).exists()
+        return content or read_bytes(path)
+
+    monkeypatch.setattr(Path, "read_bytes", overtaken)
+    assert loaded_step(tmp_path) == 1
+    assert read_bytes(tmp_path / DAMAGED) == b"PK not a checkpoint"
+
+
 def test_nothing_whole_is_an_error(tmp_path: Path) -> None:
     (tmp_path / CURRENT).write_bytes(b"x" * 1000)
     with pytest.raises(InputError, match=r"nothing to resume from: .*checkpoint.pt is truncated"):
