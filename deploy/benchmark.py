@@ -98,11 +98,11 @@ def _write(path: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def _add_to_record(file: Path, measured: Latency) -> None:
-    """Put the measurement in the file's record, in the place of an older one with as many threads."""
+    """Put the measurement in the file's record, if it has one."""
     if not record_path(file).exists():
         return
     record = read_record(record_path(file))
-    record.latency = [old for old in record.latency if old.threads != measured.threads] + [measured]
+    record.add_latency(measured)
     write_record(file, record)
 
 

@@ -1,7 +1,7 @@
 """Convert every network of the zoo and the grafts to Core ML and prove each: writes deploy/results/coreml.md.
 
 python deploy/sweep_coreml.py                 # everything, about an hour on two cores; --resume continues
-python deploy/sweep_coreml.py --pattern "sk_*"
+python deploy/sweep_coreml.py --pattern "sk_*"  # anew; the other rows stay
 
 The packages are made at a small image size and thrown away; the table keeps what was proven of them.
 """
@@ -37,10 +37,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = p.parse_args(argv)
     data = artifact_path(args.output, "coreml", ".json")
     rows: dict[str, Any] = {}
-    if args.resume and data.exists():
-        rows = json.loads(data.read_text(encoding="utf-8"))["networks"]
+    if data.exists() and (args.resume or args.pattern != "*"):
+        old = json.loads(data.read_text(encoding="utf-8"))
+        if old["precision"] != args.precision:
+            raise InputError(f"{data} is of {old['precision']}, not {args.precision}; give another --output")
+        rows = old["networks"]
     for name in zoo.names(args.pattern):
-        if name in rows and "error" not in rows[name]:
+        if args.resume and name in rows and "error" not in rows[name]:
             continue
         rows[name] = row = convert(name, args.precision)
         print(f"{name}: {row.get('error') or _proof(row)}", flush=True)

@@ -32,6 +32,8 @@ ARCH = "sk_shufflenetv2_0.5"
 SETTINGS = ["data.batch_size=128", "data.input_size=32", "schedule.epochs=1", "ema.enabled=true", "ema.decay=0.9"]
 # Past this, a process is counted as hanging.
 PATIENCE_S = 600.0
+# A traceback's exit code, 1, is also that of one clear line about the disk.
+CRASH = 70
 
 
 @script
@@ -271,7 +273,11 @@ def _train(run: Path, resume: bool, data: Path | None, file_limit: int | None) -
             return 0 if start(plan, world, workers=0).run().signal is None else 1
 
     with _silence():
-        os._exit(train([]))
+        try:
+            code = train([])
+        except BaseException:
+            code = CRASH
+        os._exit(code)
 
 
 @contextlib.contextmanager

@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for units in args.units:
             measured = coreml_device.latency(package, units, iphone=args.iphone, rounds=args.rounds, runs=args.runs)
             print(f"{package} {units}: p50 {measured.p50_ms:.2f} ms, p90 {measured.p90_ms:.2f} ms, {measured.where}")
-            record.latency.append(measured)
+            record.add_latency(measured)
         write_record(package, record)
     return 0
 

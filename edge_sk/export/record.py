@@ -6,8 +6,9 @@ import dataclasses
 import json
 import math
 import os
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -152,6 +153,9 @@ class Trace(_Part):
     date: str
 
 
+Measurement = TypeVar("Measurement", Latency, Trace)
+
+
 class Record(_Part):
     """Everything known about one exported file."""
 
@@ -180,6 +184,18 @@ class Record(_Part):
     traces: list[Trace] = Field(default_factory=list, description="Time per operator, where it was traced")
     notes: list[str] = Field(default_factory=list, description="What was not verified, and why")
     manifest: dict[str, Any] = Field(description="edge_sk.manifest.manifest(): command, versions, commit, host, date")
+
+    def add_latency(self, *measured: Latency) -> None:
+        """Add measurements; each takes the place of an older one of the same threads, device and runtime."""
+        self.latency = newest([*self.latency, *measured])
+
+
+def newest(measurements: Iterable[Measurement]) -> list[Measurement]:
+    """The newest measurement of each number of threads, device and runtime."""
+    found: dict[tuple[Any, ...], Measurement] = {}
+    for one in sorted(measurements, key=lambda m: m.date):
+        found[one.threads, one.where, one.runtime] = one
+    return list(found.values())
 
 
 def record_path(artifact: str | os.PathLike[str]) -> Path:

@@ -35,6 +35,17 @@ def test_a_refusal_is_a_row_and_an_exit_code(tmp_path, monkeypatch, capsys):
     assert "0 of 1 convert and pass" in capsys.readouterr().out
 
 
+def test_other_rows_stay_and_other_precisions_do_not_mix(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("deploy.sweep_coreml.convert", lambda name, precision: {"error": f"{name} at {precision}"})
+    one, other = "shufflenetv2_0.5", "shufflenetv2_1.0"
+    assert main(["--pattern", one, "--output", str(tmp_path)]) == 1
+    assert main(["--pattern", other, "--output", str(tmp_path)]) == 1
+    assert set(json.loads((tmp_path / "coreml.json").read_text())["networks"]) == {one, other}
+    capsys.readouterr()
+    assert main(["--resume", "--precision", "int8", "--output", str(tmp_path)]) == 2
+    assert "is of fp16, not int8" in capsys.readouterr().err
+
+
 def test_an_unknown_pattern_is_said(capsys):
     assert main(["--pattern", "nothing*"]) == 2
     assert "no name of the zoo matches 'nothing*'" in capsys.readouterr().err

@@ -11,7 +11,15 @@ import torch
 
 from edge_sk.errors import InputError
 from edge_sk.export import parity
-from edge_sk.export.record import InputContract, ParityEvidence, Record, read_record, record_path, write_record
+from edge_sk.export.record import (
+    InputContract,
+    Latency,
+    ParityEvidence,
+    Record,
+    read_record,
+    record_path,
+    write_record,
+)
 from edge_sk.manifest import manifest
 
 
@@ -39,6 +47,21 @@ def test_evidence_keeps_what_was_demanded() -> None:
     evidence = ParityEvidence.of(parity.compare(logits, logits), limits, data="digits", runtime="here")
     assert evidence.threshold_relative == limits.relative
     assert evidence.images == 64
+
+
+def test_a_new_measurement_takes_the_place_of_the_old_one_alone() -> None:
+    def measured(p50: float, where: str, date: str, threads: int = 1) -> Latency:
+        return Latency(
+            threads=threads, p50_ms=p50, p90_ms=p50, min_ms=p50, mean_ms=p50, runs=1, rounds=1, load_ms=1.0,
+            peak_memory_mb=None, where=where, runtime="r", date=date,
+        )  # fmt: skip
+
+    record = _record()
+    record.add_latency(measured(5.0, "a phone", "2026-01-01"), measured(9.0, "host", "2026-01-02"))
+    record.add_latency(measured(8.0, "host", "2026-01-03"), measured(4.0, "host", "2026-01-03", threads=2))
+    found = {(one.where, one.threads): one.p50_ms for one in record.latency}
+    assert found == {("a phone", 1): 5.0, ("host", 1): 8.0, ("host", 2): 4.0}
+    assert len(record.latency) == 3
 
 
 def test_nan_is_none() -> None:

@@ -117,7 +117,7 @@ def test_only_phone_latencies_are_called_a_phone_s(report: Report) -> None:
         ("sk_shufflenetv2_1.0", "shufflenetv2_1.0"),
         ("sk_shufflenetv2_1.0@reduction=8", "shufflenetv2_1.0"),
         ("sknet50", "resnext50"),
-        ("senet29", "resnext29_16x32d"),
+        ("senet29", "resnext29_8x64d"),
         ("sknet29", "resnext29_16x32d"),
         ("shufflenetv2_1.0", None),
         ("timm:mobilenetv4_conv_small", None),

@@ -169,7 +169,7 @@ def _measure(programs: dict[Path, Record], threads: int, request: Request) -> It
                 yield _failure(record, record.format, record.precision, "latency", error)
     for path, one in measured.items():
         record = programs[path]
-        record.latency = [old for old in record.latency if (old.threads, old.where) != (threads, here)] + [one]
+        record.add_latency(one)
         write_record(path, record)
 
 

@@ -13,13 +13,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 import edge_sk
 from edge_sk.errors import InputError
 from edge_sk.export.network import UNTRAINED, Network
-from edge_sk.export.record import Format, Latency, Precision, Record, Trace
+from edge_sk.export.record import Format, Precision, Record, newest
 from edge_sk.files import atomic_write
 
 SCHEMA_VERSION = 1
 
 Model = TypeVar("Model", bound=BaseModel)
-Measurement = TypeVar("Measurement", Latency, Trace)
 
 
 class _Part(BaseModel):
@@ -137,8 +136,8 @@ def join(records: Sequence[Record]) -> list[Record]:
             joined[key] = record.model_copy(deep=True)
             continue
         first = joined[key]
-        first.latency = _newest([*first.latency, *record.latency])
-        first.traces = _newest([*first.traces, *record.traces])
+        first.add_latency(*record.latency)
+        first.traces = newest([*first.traces, *record.traces])
         first.parity = first.parity or record.parity
         first.accuracy = first.accuracy or record.accuracy
         if first.program is not None and record.program is not None and record.program.compute_units:
@@ -150,13 +149,6 @@ def join(records: Sequence[Record]) -> list[Record]:
 def identity(record: Record) -> tuple[Any, ...]:
     """What makes two records speak of the same file, in this report or in an older one."""
     return (record.arch, record.weights, record.format, record.backend, record.precision, *record.input.shape)
-
-
-def _newest(measurements: list[Measurement]) -> list[Measurement]:
-    newest: dict[tuple[Any, ...], Measurement] = {}
-    for one in sorted(measurements, key=lambda m: m.date):
-        newest[one.threads, one.where, one.runtime] = one
-    return list(newest.values())
 
 
 def _records_of(path: Path) -> list[Record]:

@@ -17,7 +17,7 @@ _FAMILIES = (
     ("senet", "resnext", "squeeze and excitation"),
 )
 # The CIFAR networks' plain form carries its width in the name.
-_CIFAR = {"sknet29": "resnext29_16x32d", "senet29": "resnext29_16x32d"}
+_CIFAR = {"sknet29": "resnext29_16x32d", "senet29": "resnext29_8x64d"}
 
 
 @dataclasses.dataclass(frozen=True)
