@@ -38,9 +38,13 @@ def make_optimizer(model: nn.Module, recipe: OptimRecipe) -> torch.optim.Optimiz
 
 
 def make_scheduler(optimizer: torch.optim.Optimizer, recipe: ScheduleRecipe, *, steps_per_epoch: int) -> Scheduler:
-    """A schedule with ``step_update(step)``: the learning rates of a step depend on its number alone."""
+    """A schedule with ``step_update(step)``: the learning rates of a step depend on its number alone, counted from 0.
+
+    A warm-up lies inside ``recipe.epochs``: linear and cosine fall to 0 from its end to the end of the run, and
+    milestones are epochs of the run. The first step after a milestone's epochs is the first with the lower rate.
+    """
     total = recipe.epochs * steps_per_epoch
-    warmup = round(recipe.warmup_epochs * steps_per_epoch)
+    warmup = min(round(recipe.warmup_epochs * steps_per_epoch), total - 1)
     lr = float(optimizer.param_groups[0]["lr"])
     # The first step of a warm-up is not wasted on a rate of 0.
     common = {"t_in_epochs": False, "warmup_t": warmup, "warmup_lr_init": lr / warmup if warmup else 0.0}
@@ -48,5 +52,6 @@ def make_scheduler(optimizer: torch.optim.Optimizer, recipe: ScheduleRecipe, *, 
         return PolyLRScheduler(optimizer, t_initial=total - warmup, power=1.0, warmup_prefix=True, **common)
     if recipe.name == "cosine":
         return CosineLRScheduler(optimizer, t_initial=total - warmup, warmup_prefix=True, **common)
-    milestones = [milestone * steps_per_epoch for milestone in recipe.milestones]
-    return MultiStepLRScheduler(optimizer, decay_t=milestones, decay_rate=recipe.gamma, **common)
+    # timm lowers the rate one step before its milestone, and by default counts milestones from the warm-up's end.
+    milestones = [milestone * steps_per_epoch + 1 for milestone in recipe.milestones]
+    return MultiStepLRScheduler(optimizer, decay_t=milestones, decay_rate=recipe.gamma, warmup_prefix=False, **common)
