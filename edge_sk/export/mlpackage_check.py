@@ -12,7 +12,7 @@ from edge_sk.export import parity
 from edge_sk.export.coreml_runtime import run_package
 from edge_sk.export.deploy_form import with_preprocessing
 from edge_sk.export.mil import LARGEST_HALF, MilProgram
-from edge_sk.export.network import Network
+from edge_sk.export.network import UNTRAINED, Network
 from edge_sk.export.record import Accuracy, ParityEvidence, Precision
 
 MAX_RANK = 5
@@ -89,7 +89,7 @@ def prove(
     # Core ML itself gives a classifier's probabilities; the interpreter also what enters the softmax.
     reference = expected.softmax(1) if run.probabilities else expected
     measured = parity.compare(reference, run.outputs)
-    limits = parity.threshold("mlpackage", precision)
+    limits = parity.threshold("mlpackage", precision, trained=network.weights != UNTRAINED)
     measured.check(limits, what=name)
     if program.labels is not None:
         _check_answers(program.labels, run.labels, run.outputs, name)

@@ -41,6 +41,8 @@ THRESHOLDS: dict[tuple[str, str], Threshold] = {
 
 
 UNTRAINED = Threshold(relative=None, sqnr_db=0.0, top1_agreement=None)
+# Random weights hardly tell images apart, so that the error of these is as large as the signal.
+NEEDS_TRAINED_WEIGHTS = {("pte", "fp16"), ("pte", "int8"), ("mlpackage", "int8"), ("mlpackage", "palette6")}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,13 +127,12 @@ def threshold(form: str, precision: str, *, trained: bool = True) -> Threshold:
 
     Args:
         form: ``pte`` or ``mlpackage``.
-        precision: ``fp32``, ``fp16`` or ``int8``.
-        trained: Random weights hardly tell images apart, so that rounding is as large as the signal: below fp32 they
-            are held to a sanity check only.
+        precision: ``fp32``, ``fp16``, ``int8`` or ``palette6``.
+        trained: Files of random weights are held to a sanity check only where :data:`NEEDS_TRAINED_WEIGHTS` says.
     """
     try:
         demanded = THRESHOLDS[form, precision]
-        return demanded if trained or precision == "fp32" else UNTRAINED
+        return demanded if trained or (form, precision) not in NEEDS_TRAINED_WEIGHTS else UNTRAINED
     except KeyError:
         known = ", ".join(f"{a} {b}" for a, b in THRESHOLDS)
         raise InputError(f"no parity threshold for {form} {precision}; known: {known}") from None

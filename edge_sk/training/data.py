@@ -154,7 +154,7 @@ def eval_batches(
             ``crop_pct`` and ``interpolation`` are read.
         data: As ``--data``: ``digits``, a folder, ``torch/NAME``, ``hfds/NAME``.
         split: ``test`` is a folder's ``val``.
-        limit: At most so many images.
+        limit: At most so many images, spread evenly over the data set.
         batch_size: Images per batch; the last may be smaller.
         workers: Loader processes.
         options: The recipe's ``data`` section, for the data sets that need more than a name.

@@ -89,11 +89,16 @@ def part_size(batch_size: int, *, world_size: int, accumulation: int) -> int:
 
 
 class ShardSampler(Sampler[Key]):
-    """Every ``world_size``-th image from ``rank`` on: no padding, so no image is counted twice."""
+    """Every ``world_size``-th image from ``rank`` on: no padding, so no image is counted twice.
+
+    ``limit`` images are spread evenly over the data set: folders are read class by class, and the first images would
+    all be of one class.
+    """
 
     def __init__(self, source: Sized, *, rank: int = 0, world_size: int = 1, limit: int | None = None) -> None:
-        total = len(source) if limit is None else min(limit, len(source))
-        self._indices = range(rank, total, world_size)
+        total = len(source)
+        chosen = total if limit is None else min(limit, total)
+        self._indices = [total * position // chosen for position in range(rank, chosen, world_size)]
 
     def __len__(self) -> int:
         return len(self._indices)

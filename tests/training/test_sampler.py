@@ -1,10 +1,14 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
+from typing import Literal
 
 import pytest
+from PIL import Image
 
 from edge_sk.errors import InputError
+from edge_sk.training.data import eval_batches
 from edge_sk.training.sampler import ShardSampler, StepSampler
 
 
@@ -58,3 +62,25 @@ def test_evaluation_counts_no_image_twice_and_misses_none(world_size: int) -> No
     assert [len(ShardSampler(range(10), rank=rank, world_size=world_size)) for rank in range(world_size)] == [
         len(share) for share in shares
     ]
+
+
+@pytest.mark.parametrize("world_size", [1, 3])
+@pytest.mark.parametrize(("limit", "expected"), [(4, [0, 2, 5, 7]), (10, [*range(10)]), (99, [*range(10)]), (0, [])])
+def test_a_limit_is_spread_over_the_data_set(world_size: int, limit: int, expected: list[int]) -> None:
+    shares = [
+        [i for _, i in ShardSampler(range(10), rank=rank, world_size=world_size, limit=limit)]
+        for rank in range(world_size)
+    ]
+    assert sorted(itertools.chain(*shares)) == expected
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_a_few_images_of_a_folder_are_of_every_class(tmp_path: Path, split: Literal["train", "test"]) -> None:
+    for folder, name in itertools.product(("train", "val"), ("ant", "bee", "cat")):
+        place = tmp_path / folder / name
+        place.mkdir(parents=True)
+        for number in range(5):
+            Image.new("RGB", (8, 8)).save(place / f"{number}.png")
+    form = {"input_size": (3, 8, 8)}
+    (batch,) = eval_batches(form, data=str(tmp_path), split=split, limit=6)
+    assert batch[1].tolist() == [0, 0, 1, 1, 2, 2]

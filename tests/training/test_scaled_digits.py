@@ -103,8 +103,8 @@ def test_it_reads_as_a_data_set() -> None:
     assert (image.size, image.mode, label) == ((96, 96), "L", int(scaled_digits("test").labels[3]))
     images, labels = next(eval_batches(FORM, data="scaled_digits@0.25", limit=5))
     assert images.shape == (5, 3, 96, 96)
-    np.testing.assert_array_equal((images[:, 0].numpy() * 255).round(), scaled_digits("test", scale=0.25).images[:5])
-    np.testing.assert_array_equal(labels, scaled_digits("test").labels[:5])
+    np.testing.assert_array_equal((images[:, 0].numpy() * 255).round(), scaled_digits("test", scale=0.25).images[::72])
+    np.testing.assert_array_equal(labels, scaled_digits("test").labels[::72])
 
 
 @pytest.mark.parametrize(
