@@ -23,12 +23,14 @@ from edge_sk.training.engine import Trainer
 from edge_sk.training.feed import Format, describe, open_feed
 from edge_sk.training.randomness import seed_everything
 from edge_sk.training.recipe import Recipe, load_recipe, make_recipe, parse_yaml, recipe_to_yaml
+from edge_sk.training.sampler import part_size
 from edge_sk.training.sources import is_embedded
 
 RECIPE = "recipe.yaml"
 MANIFEST = "manifest.json"
 
 # Recipe keys that a resumed run may change: they alter where, how fast and how safely it computes, not what.
+# Accumulation is free because fewer processes with more parts are the same run; _identity says what must stay.
 FREE_KEYS = {
     "data.accumulation",
     "data.eval_batch_size",
@@ -209,7 +211,7 @@ def start(plan: Plan, world: World, *, workers: int | None = None, argv: Sequenc
         world=world,
         mean=config.mean,
         std=config.std,
-        identity=_identity(plan, train_images=feed.train_images, num_classes=num_classes),
+        identity=_identity(plan, world, train_images=feed.train_images, num_classes=num_classes),
         title=plan.title,
     )
     if plan.resume:
@@ -221,7 +223,7 @@ def start(plan: Plan, world: World, *, workers: int | None = None, argv: Sequenc
     return trainer
 
 
-def _identity(plan: Plan, *, train_images: int, num_classes: int) -> dict[str, Any]:
+def _identity(plan: Plan, world: World, *, train_images: int, num_classes: int) -> dict[str, Any]:
     # Not the data set's path: data may be moved between the parts of a run.
     recipe = {
         f"{section}.{key}": value
@@ -229,7 +231,18 @@ def _identity(plan: Plan, *, train_images: int, num_classes: int) -> dict[str, A
         for key, value in fields.items()
         if f"{section}.{key}" not in FREE_KEYS
     }
-    return {"arch": plan.arch, "seed": plan.seed, "train images": train_images, "classes": num_classes, **recipe}
+    data = plan.recipe.data
+    normalized = part_size(data.batch_size, world_size=world.size, accumulation=data.accumulation)
+    if plan.recipe.runtime.sync_bn:
+        normalized *= world.size
+    return {
+        "arch": plan.arch,
+        "seed": plan.seed,
+        "train images": train_images,
+        "classes": num_classes,
+        "images per batch norm (batch_size / processes / accumulation)": normalized,
+        **recipe,
+    }
 
 
 def _claim_folder(plan: Plan) -> None:

@@ -370,6 +370,8 @@ def test_resume_refuses_another_run(tmp_path: Path, uninterrupted: Path, capsys:
     assert f"was trained with arch '{ARCH}', not 'shufflenetv2_0.5'" in resume("shufflenetv2_0.5")
     assert "was trained with optim.lr 0.02, not 0.2" in resume(ARCH, "--set", "optim.lr=0.2")
     assert "was trained with seed 0, not 1" in resume(ARCH, "--seed", "1")
+    accumulated = resume(ARCH, "--set", "data.accumulation=2")
+    assert "was trained with images per batch norm (batch_size / processes / accumulation) 200, not 100" in accumulated
 
 
 def test_foreign_and_damaged_run_folders(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -105,6 +106,17 @@ def test_a_killed_worker_costs_nothing(tmp_path: Path, two_processes: Path) -> N
     for name, tensor in right.items():
         assert torch.equal(left[name], tensor), name
     assert evaluate(["--checkpoint", str(run)]) == 0
+
+
+def test_another_number_of_processes_may_resume_if_batch_norm_sees_as_many_images(
+    tmp_path: Path, two_processes: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "one"
+    shutil.copytree(two_processes, run)
+    resume = ["--arch", ARCH, "--output", str(run), "--device", "cpu", "--resume", "--set"]
+    assert train([*resume, "data.accumulation=2"]) == 2
+    assert "images per batch norm (batch_size / processes / accumulation) 200, not 100" in capsys.readouterr().err
+    assert train([*resume, "data.accumulation=1"]) == 0
 
 
 def worker(parent: int, *, rank: int) -> int:
