@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import json
 import os
 import platform
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -98,17 +101,66 @@ def test_same_answer_on_arm(here: list[str], arm: list[str], small_pte: Path, ra
     assert [one["index"] for one in native["top"]] == [one["index"] for one in emulated["top"]]
 
 
-@pytest.mark.parametrize("size", [(32, 32), (50, 40), (20, 30)])
-def test_preprocessing_is_evaluation_s(size: tuple[int, int], here: list[str], small_pte: Path, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def evaluated(
+    small_network: Network, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[float, str], tuple[Path, Network]]:
+    """The network exported with another ``crop_pct`` and interpolation."""
+    folder = tmp_path_factory.mktemp("evaluated")
+
+    @functools.cache
+    def export(crop_pct: float, interpolation: str) -> tuple[Path, Network]:
+        network = dataclasses.replace(small_network, crop_pct=crop_pct, interpolation=interpolation)
+        path = folder / f"{crop_pct}_{interpolation}.pte"
+        path.write_bytes(pte.lower(network)[1].buffer)
+        return path, network
+
+    return export
+
+
+@pytest.mark.parametrize(
+    ("size", "crop_pct", "interpolation"),
+    [
+        ((32, 32), 1.0, "bilinear"),
+        ((50, 40), 1.0, "bilinear"),
+        ((20, 30), 1.0, "bilinear"),
+        ((33, 32), 1.0, "bilinear"),  # half a pixel beside the crop
+        ((49, 49), 0.5, "bilinear"),  # 49 * (64 / 49) < 64
+        ((98, 107), 0.5, "bilinear"),
+        ((98, 107), 0.5, "bicubic"),
+        ((24, 20), 0.875, "bicubic"),
+    ],
+)
+def test_preprocessing_is_evaluation_s(
+    size: tuple[int, int],
+    crop_pct: float,
+    interpolation: str,
+    here: list[str],
+    evaluated: Callable[[float, str], tuple[Path, Network]],
+    tmp_path: Path,
+) -> None:
+    model, network = evaluated(crop_pct, interpolation)
     generator = np.random.default_rng(0)
     coarse = generator.integers(0, 256, (6, 6, 3), dtype=np.uint8)
     picture = Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC)
     picture.save(tmp_path / "picture.ppm")
-    pixels = evaluation_transform((3, 32, 32), 1.0, "bilinear")(picture).float() / 255
-    expected = pte.run_pte(small_pte.read_bytes(), pixels[None])[0]
-    told = torch.tensor(_run(here, small_pte, tmp_path / "picture.ppm")["outputs"])
+    pixels = evaluation_transform(network.input_size, crop_pct, interpolation)(picture).float() / 255
+    expected = pte.run_pte(model.read_bytes(), pixels[None])[0]
+    told = torch.tensor(_run(here, model, tmp_path / "picture.ppm")["outputs"])
     # Rounding to 8 bits may differ by one step in a few pixels.
     torch.testing.assert_close(told, expected, rtol=0, atol=2e-3 * expected.abs().max().item())
+
+
+def test_another_interpolation_is_refused(
+    here: list[str], evaluated: Callable[[float, str], tuple[Path, Network]], raw: Path, tmp_path: Path
+) -> None:
+    model, _ = evaluated(1.0, "lanczos")
+    Image.new("RGB", (40, 40)).save(tmp_path / "picture.ppm")
+    command = [*here, str(model), str(tmp_path / "picture.ppm")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "evaluated with lanczos resizing, this program has bilinear and bicubic" in done.stderr
+    assert _run(here, model, raw)["outputs"]
 
 
 def test_text(here: list[str], small_pte: Path, raw: Path) -> None:

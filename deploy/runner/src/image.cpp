@@ -56,11 +56,32 @@ Image parse_netpbm(const std::vector<char>& bytes, const std::string& path) {
   return image;
 }
 
-// Triangle filter, widened when shrinking: what Pillow calls BILINEAR. Along one axis of `length` elements that lie
-// `stride` apart; `lines` of them, each `line_stride` apart, every element `inner` values.
-std::vector<float> resize_axis(const std::vector<float>& in, int outer, int length, int inner, int wanted) {
+// A resampling kernel of Pillow's: 0 beyond `support`.
+struct Filter {
+  double support;
+  double (*weight)(double distance);
+};
+
+double triangle(double distance) { return std::max(0.0, 1 - distance); }
+
+// Keys, Cubic convolution interpolation for digital image processing (1981), with his a = -1/2.
+double cubic(double distance) {
+  if (distance < 1) return (1.5 * distance - 2.5) * distance * distance + 1;
+  return distance < 2 ? ((2.5 - 0.5 * distance) * distance - 4) * distance + 2 : 0;
+}
+
+Filter filter(const std::string& interpolation) {
+  if (interpolation == "bilinear") return {1, triangle};
+  if (interpolation == "bicubic") return {2, cubic};
+  throw InputError("the model was evaluated with " + interpolation +
+                   " resizing, this program has bilinear and bicubic; resize elsewhere and give a .raw");
+}
+
+// The filter, widened when shrinking, along one axis: `outer` lines of `length` elements of `inner` values each.
+std::vector<float> resize_axis(const std::vector<float>& in, int outer, int length, int inner, int wanted,
+                               const Filter& filter) {
   std::vector<float> out(size_t(outer) * wanted * inner);
-  const double scale = double(length) / wanted, reach = std::max(scale, 1.0);
+  const double scale = double(length) / wanted, widened = std::max(scale, 1.0), reach = filter.support * widened;
   for (int to = 0; to < wanted; ++to) {
     const double center = (to + 0.5) * scale;
     const int first = std::max(0, static_cast<int>(center - reach + 0.5));
@@ -68,7 +89,7 @@ std::vector<float> resize_axis(const std::vector<float>& in, int outer, int leng
     std::vector<double> weights;
     double sum = 0;
     for (int from = first; from < last; ++from) {
-      weights.push_back(std::max(0.0, 1 - std::abs((from + 0.5 - center) / reach)));
+      weights.push_back(filter.weight(std::abs((from + 0.5 - center) / widened)));
       sum += weights.back();
     }
     for (int o = 0; o < outer; ++o) {
@@ -78,28 +99,34 @@ std::vector<float> resize_axis(const std::vector<float>& in, int outer, int leng
           value += weights[from - first] * in[(size_t(o) * length + from) * inner + i];
         }
         // Pillow keeps 8 bits between the two passes.
-        out[(size_t(o) * wanted + to) * inner + i] = static_cast<float>(std::clamp(std::round(value / sum), 0.0, 255.0));
+        const double rounded = std::clamp(std::round(value / sum), 0.0, 255.0);
+        out[(size_t(o) * wanted + to) * inner + i] = static_cast<float>(rounded);
       }
     }
   }
   return out;
 }
 
-Image resize(const Image& image, int height, int width) {
-  auto wide = resize_axis(image.values, image.height, image.width, image.channels, width);
-  auto both = resize_axis(wide, 1, image.height, width * image.channels, height);
+Image resize(const Image& image, int height, int width, const Filter& filter) {
+  auto wide = resize_axis(image.values, image.height, image.width, image.channels, width, filter);
+  auto both = resize_axis(wide, 1, image.height, width * image.channels, height, filter);
   return {image.channels, height, width, std::move(both)};
 }
 
-std::vector<float> preprocess(const Image& image, const InputShape& shape, double crop_pct) {
-  // The shorter side to input / crop_pct, then the centre.
-  const int target = static_cast<int>(std::floor(std::min(shape.height, shape.width) / crop_pct));
-  const double scale = double(target) / std::min(image.height, image.width);
-  const int height = std::max(shape.height, static_cast<int>(image.height * scale));
-  const int width = std::max(shape.width, static_cast<int>(image.width * scale));
-  const Image sized = height == image.height && width == image.width ? image : resize(image, height, width);
-  const int top = static_cast<int>(std::round((height - shape.height) / 2.0));
-  const int left = static_cast<int>(std::round((width - shape.width) / 2.0));
+std::vector<float> preprocess(const Image& image, const InputShape& shape, const Preprocessing& preprocessing) {
+  // The shorter side to input / crop_pct, the longer one in proportion, rounded down as torchvision does; integers,
+  // because side * (target / side) is less than target for some sides.
+  const int target = static_cast<int>(std::floor(std::min(shape.height, shape.width) / preprocessing.crop_pct));
+  const int shorter = std::min(image.height, image.width);
+  const auto sized_to = [&](int side, int least) {
+    return std::max(least, static_cast<int>(static_cast<long long>(target) * side / shorter));
+  };
+  const int height = sized_to(image.height, shape.height), width = sized_to(image.width, shape.width);
+  const bool fits = height == image.height && width == image.width;
+  const Image sized = fits ? image : resize(image, height, width, filter(preprocessing.interpolation));
+  // Halves to the even number, as in Python.
+  const int top = static_cast<int>(std::nearbyint((height - shape.height) / 2.0));
+  const int left = static_cast<int>(std::nearbyint((width - shape.width) / 2.0));
   std::vector<float> out(shape.size());
   for (int c = 0; c < shape.channels; ++c) {
     for (int y = 0; y < shape.height; ++y) {
@@ -115,14 +142,14 @@ std::vector<float> preprocess(const Image& image, const InputShape& shape, doubl
 
 }  // namespace
 
-std::vector<float> read_input(const std::string& path, const InputShape& shape, double crop_pct) {
+std::vector<float> read_input(const std::string& path, const InputShape& shape, const Preprocessing& preprocessing) {
   const auto bytes = read_file(path);
   if (!path.ends_with(".raw")) {
     const Image image = parse_netpbm(bytes, path);
     if (image.channels == 3 && shape.channels != 3) {
       throw InputError(path + " has 3 channels, the model reads " + std::to_string(shape.channels));
     }
-    return preprocess(image, shape, crop_pct);
+    return preprocess(image, shape, preprocessing);
   }
   if (bytes.size() != shape.size() * sizeof(float)) {
     throw InputError(path + " has " + std::to_string(bytes.size()) + " bytes; float32 of 1x" +

@@ -9,5 +9,11 @@ struct InputShape {
   size_t size() const { return size_t(channels) * height * width; }
 };
 
+// How the images were prepared that the model was evaluated on.
+struct Preprocessing {
+  double crop_pct;            // side of the crop, as a share of the resized image's shorter side
+  std::string interpolation;  // bilinear or bicubic
+};
+
 // Image or raw tensor, told apart by ".raw"; throws InputError.
-std::vector<float> read_input(const std::string& path, const InputShape& shape, double crop_pct);
+std::vector<float> read_input(const std::string& path, const InputShape& shape, const Preprocessing& preprocessing);

@@ -110,7 +110,8 @@ Result classify(const Options& options) {
   ScalarType type{};
   const InputShape shape = input_shape(module, type);
   const auto crop = constant(module, "crop_pct");
-  auto image = read_input(options.input, shape, crop.empty() ? 1.0 : crop[0].toDouble());
+  auto image = read_input(options.input, shape,
+                          {crop.empty() ? 1.0 : crop[0].toDouble(), text(module, "interpolation", "bilinear")});
   std::vector<executorch::aten::Half> halves;
   if (type == ScalarType::Half) halves.assign(image.begin(), image.end());
   void* data = type == ScalarType::Half ? static_cast<void*>(halves.data()) : image.data();

@@ -6,7 +6,7 @@
 const char* usage() {
   return "usage: edge_sk_runner MODEL.pte INPUT [--top N] [--runs N] [--warmup N] [--json]\n"
          "\n"
-         "  INPUT     image as PPM or PGM (P6, P5), resized and cropped as the model was evaluated,\n"
+         "  INPUT     image as PPM or PGM (P6, P5), resized (bilinear, bicubic) and cropped as evaluated,\n"
          "            or .raw: float32 of the model's input shape, values in [0, 1]\n"
          "  --top N   classes to print (default 5)\n"
          "  --runs N  also time N forwards after --warmup N (default 3)\n"
