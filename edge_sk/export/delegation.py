@@ -46,14 +46,14 @@ class Reasons(logging.Handler):
 
     def __init__(self) -> None:
         super().__init__(logging.DEBUG)
-        self.by_operator: dict[str, str] = {}
+        self.by_node: dict[str, str] = {}
 
     def emit(self, record: logging.LogRecord) -> None:
         """Keep "WhyNoPartition: Node NAME was not partitioned because REASON"."""
         match = re.search(r"Node (\S+) was not partitioned because (.+)", record.getMessage())
         if match:
             name, reason = match.groups()
-            self.by_operator.setdefault(re.sub(r"_(default|int|dim|tensor|\d+)", "", name.lower()), reason.rstrip("."))
+            self.by_node.setdefault(name, reason.rstrip("."))
 
 
 @contextlib.contextmanager
@@ -86,13 +86,16 @@ def inspect(lowered: Any, reasons: Reasons | None = None) -> Delegation:
 
     info = get_delegation_info(lowered)
     left: Counter[str] = Counter()
+    said: dict[str, str] = {}
     for node in lowered.graph.nodes:
         if node.op == "call_function" and (operator := operator_name(node.target)):
             left[operator] += 1
+            if reasons is not None and node.name in reasons.by_node:
+                said.setdefault(operator, reasons.by_node[node.name])
     return Delegation(
         delegates=info.num_delegated_subgraphs,
         operators_delegated=info.num_delegated_nodes,
-        left=[_leftover(name, count, reasons) for name, count in left.most_common()],
+        left=[_leftover(name, count, said.get(name)) for name, count in left.most_common()],
     )
 
 
@@ -105,13 +108,9 @@ def operator_name(target: Any) -> str | None:
     return parts[1] if len(parts) > 1 else parts[0]
 
 
-def _leftover(name: str, count: int, reasons: Reasons | None) -> Leftover:
+def _leftover(name: str, count: int, said: str | None) -> Leftover:
     why, remedy = REMEDIES.get(name, _UNKNOWN)
-    if reasons is not None:
-        for operator, reason in reasons.by_operator.items():
-            if name.strip("_") in operator:
-                why = reason
-    return Leftover(operator=name, count=count, why=why, remedy=remedy)
+    return Leftover(operator=name, count=count, why=said or why, remedy=remedy)
 
 
 def check_whole(delegation: Delegation, *, arch: str, backend: str) -> None:

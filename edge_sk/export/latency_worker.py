@@ -34,25 +34,30 @@ def _forget_peak() -> None:
         return
 
 
-def _load(path: str) -> tuple[Any, Any, list[Any]]:
-    """Program, method and inputs of a file."""
+def _load(path: str) -> tuple[Any, Any]:
+    """Program and method of a file; the method does not keep the program alive."""
+    program = executorch("runtime").Runtime.get().load_program(path)
+    return program, program.load_method("forward")
+
+
+def _inputs(method: Any) -> list[Any]:
     import torch
 
-    program = executorch("runtime").Runtime.get().load_program(path)
-    method = program.load_method("forward")
     meta = method.metadata.input_tensor_meta(0)
     # ScalarType 5 is Half (PyTorch's c10/core/ScalarType.h).
     image = torch.rand(meta.sizes(), generator=torch.Generator().manual_seed(0))
-    return program, method, [image.half() if meta.dtype() == 5 else image]
+    return [image.half() if meta.dtype() == 5 else image]
 
 
 def loading(path: str, runs: int) -> dict[str, Any]:
     """Load a file and run it alone: time to load, growth of the resident memory."""
+    executorch("runtime").Runtime.get()  # importing and starting the runtime is not loading a file
     _forget_peak()
     before = _memory_kb("VmRSS")
     started = time.perf_counter()
-    _program, method, inputs = _load(path)
+    _program, method = _load(path)
     load_ms = 1e3 * (time.perf_counter() - started)
+    inputs = _inputs(method)
     for _ in range(runs):
         method.execute(inputs)
     peak = _memory_kb("VmHWM")
@@ -62,7 +67,7 @@ def loading(path: str, runs: int) -> dict[str, Any]:
 
 def forwards(paths: list[str], warmup: int, runs: int) -> list[list[float]]:
     """Milliseconds of each forward of each file, the files taking turns."""
-    loaded = [_load(path) for path in paths]
+    loaded = [(program, method, _inputs(method)) for program, method in map(_load, paths)]
     for _, method, inputs in loaded:
         for _ in range(warmup):
             method.execute(inputs)
@@ -83,7 +88,7 @@ def operators(path: str, warmup: int, runs: int, dump: str) -> None:
     runtime = executorch("runtime").Runtime.get()
     program = runtime.load_program(path, enable_etdump=True, debug_buffer_size=0)
     method = program.load_method("forward")
-    _, _, inputs = _load(path)
+    inputs = _inputs(method)
     for _ in range(runs):
         method.execute(inputs)
     program.write_etdump_result_to_file(dump, dump + ".debug")

@@ -126,8 +126,12 @@ class Latency(_Part):
     )
     runs: int = Field(description="Timed forwards, over all rounds")
     rounds: int = Field(description="Fresh processes, interleaved with those of the other files")
-    load_ms: float = Field(description="Median over rounds: load the program and its method")
-    peak_memory_mb: float | None = Field(description="Resident memory of the process that loads and runs it")
+    load_ms: float = Field(
+        description="Median over rounds: load the program and its method, the runtime running already"
+    )
+    peak_memory_mb: float | None = Field(
+        description="How much the resident memory of a process grows at most while it loads and runs the file"
+    )
     where: str = Field(description="'host latency' and the CPU, or the device's name")
     runtime: str
     date: str

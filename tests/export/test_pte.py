@@ -136,6 +136,27 @@ def test_leftovers_are_named_and_can_be_accepted(tmp_path: Path) -> None:
     assert record.parity is not None
 
 
+class _Means(nn.Module):
+    """A maximum of which the partitioner says nothing, and a softmax and means of which it does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 10, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        return x.mean(3).mean(2) + x.softmax(1).amax((2, 3)) + x.argmax(1).float().amax((1, 2))[:, None]
+
+
+def test_each_operator_is_left_for_its_own_reason() -> None:
+    _, _, delegated = pte.lower(_tiny(_Means()))
+    why = {item.operator: item.why for item in delegated.left}
+    assert why["mean"].startswith("mean.dim only supports")
+    assert "dim must be the last dim" in why["_softmax"]
+    assert why["amax"] == delegation.REMEDIES["amax"][0]
+    assert why["argmax"] == "the backend does not take it"
+
+
 def test_two_delegates_are_not_one() -> None:
     cut = Delegation(delegates=2, operators_delegated=5, left=[])
     with pytest.raises(InputError, match="in pieces"):
