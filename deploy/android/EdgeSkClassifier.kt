@@ -1,4 +1,4 @@
-// Classify a bitmap with a .pte that deploy/export.py wrote. Not compiled here; see README.md.
+// Classify a bitmap with an fp32 or int8 .pte that deploy/export.py wrote. Not compiled here; see README.md.
 package edgesk
 
 import android.graphics.Bitmap
@@ -10,15 +10,19 @@ import kotlin.math.exp
 
 class EdgeSkClassifier(path: String) : AutoCloseable {
     private val module = Module.load(path)
-    private val labels = module.execute("labels")[0].toStr().lines()
+    private val text = module.execute("labels")[0].toStr()
+    private val labels = if (text.isEmpty()) emptyList() else text.lines() // "".lines() is one empty line
     private val size = module.execute("input_size").map { it.toInt().toInt() } // C, H, W
+    private val cropPct = module.execute("crop_pct")[0].toDouble()
+    private val hasSoftmax = module.execute("softmax")[0].toBool()
 
     /** Labels with probabilities, the likeliest first. */
     fun classify(bitmap: Bitmap): List<Pair<String, Float>> {
         val (_, height, width) = size
-        val scaled = Bitmap.createScaledBitmap(centerSquare(bitmap), width, height, true)
         val pixels = IntArray(width * height)
-        scaled.getPixels(pixels, 0, width, 0, 0, width, height)
+        val resized = resize(bitmap, (minOf(height, width) / cropPct).toInt())
+        val (left, top) = Pair((resized.width - width) / 2, (resized.height - height) / 2)
+        resized.getPixels(pixels, 0, width, left, top, width, height)
         val input = FloatArray(3 * pixels.size) // NCHW, RGB, [0, 1]; normalisation is inside the file
         for ((i, pixel) in pixels.withIndex()) {
             input[i] = Color.red(pixel) / 255f
@@ -26,16 +30,28 @@ class EdgeSkClassifier(path: String) : AutoCloseable {
             input[2 * pixels.size + i] = Color.blue(pixel) / 255f
         }
         val shape = longArrayOf(1, 3, height.toLong(), width.toLong())
-        val logits = module.forward(EValue.from(Tensor.fromBlob(input, shape)))[0].toTensor().dataAsFloatArray
-        val largest = logits.max()
-        val shares = logits.map { exp(it - largest) }
-        return shares.mapIndexed { i, share -> labels.getOrElse(i) { "class $it" } to share / shares.sum() }
+        val output = module.forward(EValue.from(Tensor.fromBlob(input, shape)))[0].toTensor().dataAsFloatArray
+        val shares = if (hasSoftmax) output.toList() else softmax(output)
+        return shares.mapIndexed { i, share -> labels.getOrElse(i) { "class $i" } to share }
             .sortedByDescending { it.second }
     }
 
-    private fun centerSquare(bitmap: Bitmap): Bitmap {
-        val side = minOf(bitmap.width, bitmap.height)
-        return Bitmap.createBitmap(bitmap, (bitmap.width - side) / 2, (bitmap.height - side) / 2, side, side)
+    /** The shorter side to [side]; halved first while that is possible, because Android's bilinear filter aliases. */
+    private fun resize(bitmap: Bitmap, side: Int): Bitmap {
+        val shorter = minOf(bitmap.width, bitmap.height)
+        val (width, height) = Pair(side * bitmap.width / shorter, side * bitmap.height / shorter)
+        var scaled = bitmap
+        while (minOf(scaled.width, scaled.height) >= 2 * side) {
+            scaled = Bitmap.createScaledBitmap(scaled, scaled.width / 2, scaled.height / 2, true)
+        }
+        return Bitmap.createScaledBitmap(scaled, width, height, true)
+    }
+
+    private fun softmax(logits: FloatArray): List<Float> {
+        val largest = logits.max()
+        val shares = logits.map { exp(it - largest) }
+        val sum = shares.sum()
+        return shares.map { it / sum }
     }
 
     override fun close() = module.destroy()
