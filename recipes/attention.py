@@ -53,6 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from edge_sk.manifest import manifest
     from edge_sk.training.checkpoint import load_run
     from edge_sk.training.data import eval_batches
+    from edge_sk.training.runs import data_options
 
     loaded = [load_run(folder) for folder in args.checkpoint]
     config = loaded[0].config
@@ -77,6 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         def normalize(images: torch.Tensor, mean: torch.Tensor = mean, std: torch.Tensor = std) -> torch.Tensor:
             return (images.to(mean.device) - mean) / std
 
+        options = data_options(folder, data)
         batches = {}
         for scale in scales:
             # Resizing the whole image by so much more before cutting the same middle is crop and resize in one.
@@ -87,6 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 limit=args.limit,
                 batch_size=args.batch_size,
                 workers=args.workers,
+                options=options,
             )
         model = run.model.to(args.device)
         runs.append(attention_against_scale(model, batches, normalize, num_classes=run.config.num_classes))

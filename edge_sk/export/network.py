@@ -12,9 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from edge_sk.errors import InputError
+from edge_sk.export import parity
 from edge_sk.export.record import InputContract
 
 UNTRAINED = "untrained"
+# Images for parity and accuracy where nobody said how many and the test set is not an embedded one.
+MOST_IMAGES = 1000
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -24,7 +27,7 @@ class Network:
     Args:
         arch: Name of the zoo, ``timm:NAME`` or ``torchvision:NAME``, with its options.
         model: In eval mode, on the CPU.
-        weights: The run folder or pretrained tag they come from, or ``"untrained"``.
+        weights: The run folder or pretrained tag they come from, or ``"untrained"``, which no run or tag is called.
         input_size: ``(C, H, W)``.
         mean: Per channel, of values in [0, 1].
         std: Per channel.
@@ -32,6 +35,7 @@ class Network:
         crop_pct: Share of the resized image that the centre crop keeps.
         labels: Names of the classes, where known.
         data: What :func:`edge_sk.training.data.eval_batches` reads for parity, calibration and accuracy.
+        data_options: Fields of the recipe's ``data`` section that say how to read it.
         knows_data: Whether the network was trained on the classes of ``data``, so that accuracy on it means something.
     """
 
@@ -45,7 +49,13 @@ class Network:
     crop_pct: float = 0.875
     labels: list[str] | None = None
     data: str = "digits"
+    data_options: dict[str, Any] = dataclasses.field(default_factory=dict)
     knows_data: bool = False
+
+    @property
+    def trained(self) -> bool:
+        """Whether the weights come from somewhere."""
+        return self.weights != UNTRAINED
 
     @property
     def stem(self) -> str:
@@ -70,13 +80,30 @@ class Network:
     def images(self, *, split: Literal["train", "test"], limit: int | None) -> Iterator[tuple[Tensor, Tensor]]:
         """Real images in [0, 1] and their labels, one batch after another."""
         from edge_sk.training.data import eval_batches
+        from edge_sk.training.recipe import DataRecipe
 
         config = {
             "input_size": self.input_size,
             "crop_pct": self.crop_pct,
             "interpolation": self.interpolation,
         }
-        return eval_batches(config, data=self.data, split=split, limit=limit)
+        options = DataRecipe(**self.data_options)
+        return eval_batches(config, data=self.data, split=split, limit=limit, options=options)
+
+    def test_images(self, images: int | None) -> Iterator[tuple[Tensor, Tensor]]:
+        """The test images that an exported file is proven on, and their labels.
+
+        Args:
+            images: So many, spread over the test set. ``None``: where accuracy means something all of an embedded
+                data set and at most 1,000 of another one, elsewhere 64.
+        """
+        from edge_sk.training.sources import is_embedded
+
+        if images is None and not self.knows_data:
+            images = parity.MIN_IMAGES
+        elif images is None and not is_embedded(self.data):
+            images = MOST_IMAGES
+        return self.images(split="test", limit=images)
 
 
 def from_run(folder: str | Path, *, data: str | None = None) -> Network:
@@ -90,21 +117,24 @@ def from_run(folder: str | Path, *, data: str | None = None) -> Network:
         InputError: No run folder, or its weights are another architecture's.
     """
     from edge_sk.training.checkpoint import load_run
+    from edge_sk.training.runs import data_options
 
     run = load_run(folder)
     config = run.config
+    data = data or config.data
     return Network(
         arch=config.arch + _options_text(config.arch, config.options),
         model=run.model,
-        weights=Path(folder).name,
+        weights=_origin(Path(folder).resolve().name),
         input_size=config.input_size,
         mean=config.mean,
         std=config.std,
         interpolation=config.interpolation,
         crop_pct=config.crop_pct,
         labels=config.classes,
-        data=data or config.data,
-        knows_data=data in (None, config.data),
+        data=data,
+        data_options=data_options(folder, data).model_dump(exclude_defaults=True),
+        knows_data=data == config.data,
     )
 
 
@@ -129,7 +159,7 @@ def from_arch(name: str, *, data: str = "digits", init_from: str | None = None) 
     return Network(
         arch=name,
         model=model,
-        weights=init_from or UNTRAINED,
+        weights=_origin(init_from) if init_from else UNTRAINED,
         input_size=tuple(cfg["input_size"]),  # type: ignore[arg-type]
         mean=tuple(cfg["mean"]),
         std=tuple(cfg["std"]),
@@ -137,6 +167,11 @@ def from_arch(name: str, *, data: str = "digits", init_from: str | None = None) 
         crop_pct=cfg.get("crop_pct") or 0.875,
         data=data,
     )
+
+
+def _origin(name: str) -> str:
+    """What to call weights; records, too, must be able to tell a run called ``untrained`` from no run at all."""
+    return f"./{name}" if name == UNTRAINED else name
 
 
 def _options_text(arch: str, options: dict[str, Any]) -> str:

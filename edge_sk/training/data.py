@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -152,9 +153,10 @@ def eval_batches(
     Args:
         config: A ``RunConfig``, or a mapping such as ``model.default_cfg``: ``input_size`` (C, H, W),
             ``crop_pct`` and ``interpolation`` are read.
-        data: As ``--data``: ``digits``, a folder, ``torch/NAME``, ``hfds/NAME``.
+        data: As ``--data``: ``digits``, a folder, ``torch/NAME``, ``hfds/NAME``, ``wds/FOLDER``.
         split: ``test`` is a folder's ``val``.
-        limit: At most so many images, spread evenly over the data set.
+        limit: At most so many images, spread evenly over the data set; of shards, which are written shuffled, the
+            first ones.
         batch_size: Images per batch; the last may be smaller.
         workers: Loader processes.
         options: The recipe's ``data`` section, for the data sets that need more than a name.
@@ -169,9 +171,20 @@ def eval_batches(
     transform = evaluation_transform(
         tuple(cfg["input_size"]), cfg.get("crop_pct") or 0.875, cfg.get("interpolation") or "bilinear"
     )
-    samples = Samples(open_source(data, split, options or DataRecipe()), transform)
-    batches: Iterable[Batch] = evaluation_loader(samples, batch_size=batch_size, workers=workers, limit=limit)
+    options = options or DataRecipe()
+    batches: Iterable[Batch]
+    if data.startswith("wds/"):
+        from edge_sk.training.streaming import evaluation_batches
+
+        batches = evaluation_batches(data, split, options, transform, batch_size=batch_size, workers=workers)
+    else:
+        samples = Samples(open_source(data, split, options), transform)
+        batches = evaluation_loader(samples, batch_size=batch_size, workers=workers, limit=limit)
+    left = sys.maxsize if limit is None else limit
     for batch in batches:
         if batch.unreadable:
             raise InputError(f"cannot read {batch.unreadable[0]}; repair or remove it")
-        yield batch.images.float() / 255, batch.labels
+        yield batch.images[:left].float() / 255, batch.labels[:left]
+        left -= len(batch.labels)
+        if left <= 0:
+            return

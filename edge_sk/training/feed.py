@@ -158,11 +158,12 @@ def open_test(
     """
     if workers is None:
         workers = default_workers(data, world_size)
+    transform = evaluation_transform(form.input_size, form.crop_pct, form.interpolation)
     if data.startswith("wds/"):
-        from edge_sk.training.streaming import test_batches
+        from edge_sk.training.streaming import evaluation_batches
 
-        return test_batches(
-            data, options, form, batch_size=batch_size, workers=workers, rank=rank, world_size=world_size
+        return evaluation_batches(
+            data, "test", options, transform, batch_size=batch_size, workers=workers, rank=rank, world_size=world_size
         )
     source = open_source(data, "test", options)
     if expected_classes is not None and source.classes is not None and source.classes != expected_classes:
@@ -170,7 +171,6 @@ def open_test(
             f"--data {data} has other classes ({_shorten(source.classes)}) "
             f"than the network ({_shorten(expected_classes)})"
         )
-    transform = evaluation_transform(form.input_size, form.crop_pct, form.interpolation)
     return evaluation_loader(
         Samples(source, transform), batch_size=batch_size, workers=workers, rank=rank, world_size=world_size
     )

@@ -22,7 +22,7 @@ from edge_sk.training.distributed import World
 from edge_sk.training.engine import Trainer
 from edge_sk.training.feed import Format, describe, open_feed
 from edge_sk.training.randomness import seed_everything
-from edge_sk.training.recipe import Recipe, load_recipe, make_recipe, parse_yaml, recipe_to_yaml
+from edge_sk.training.recipe import DataRecipe, Recipe, load_recipe, make_recipe, parse_yaml, recipe_to_yaml
 from edge_sk.training.sampler import part_size
 from edge_sk.training.sources import is_embedded
 
@@ -120,6 +120,15 @@ def saved_recipe(folder: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     except FileNotFoundError:
         raise InputError(f"{folder} is not a run folder: it has no {RECIPE}") from None
     return make_recipe(values or {}, overrides, origin=str(path))
+
+
+def data_options(folder: str | Path, data: str) -> DataRecipe:
+    """How the run in ``folder`` read ``data``: its recipe's ``data`` section; embedded data sets need none.
+
+    Raises:
+        InputError: The recipe is not there or damaged.
+    """
+    return DataRecipe() if is_embedded(data) else saved_recipe(folder).data
 
 
 def build_model(plan: Plan, num_classes: int) -> tuple[nn.Module, dict[str, Any], Format]:

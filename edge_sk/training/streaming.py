@@ -59,6 +59,7 @@ class ShardFeed:
             "train",
             recipe.data,
             training_transform(recipe.augment, form.input_size, form.interpolation),
+            training=True,
             batch_size=self._part,
             seed=self._seed,
             epoch=epoch,
@@ -72,10 +73,11 @@ class ShardFeed:
 
     def test(self) -> Iterable[Batch]:
         """See ``Feed``."""
-        return test_batches(
+        return evaluation_batches(
             self._data,
+            "test",
             self._recipe.data,
-            self._form,
+            evaluation_transform(self._form.input_size, self._form.crop_pct, self._form.interpolation),
             batch_size=self._recipe.data.eval_batch_size,
             workers=self._workers,
             rank=self._rank,
@@ -83,15 +85,24 @@ class ShardFeed:
         )
 
 
-def test_batches(
-    data: str, options: DataRecipe, form: Any, *, batch_size: int, workers: int, rank: int, world_size: int
+def evaluation_batches(
+    data: str,
+    split: Split,
+    options: DataRecipe,
+    transform: Transform,
+    *,
+    batch_size: int,
+    workers: int,
+    rank: int = 0,
+    world_size: int = 1,
 ) -> Iterable[Batch]:
-    """This process's share of the test shards; every image exactly once over all processes and workers."""
+    """This process's share of a split's shards, in order; every image exactly once over all processes and workers."""
     stream = _Stream(
         data,
-        "test",
+        split,
         options,
-        evaluation_transform(form.input_size, form.crop_pct, form.interpolation),
+        transform,
+        training=False,
         batch_size=batch_size,
         seed=0,
         epoch=0,
@@ -124,6 +135,7 @@ class _Stream(IterableDataset):
         options: DataRecipe,
         transform: Transform,
         *,
+        training: bool,
         batch_size: int,
         seed: int,
         epoch: int,
@@ -133,6 +145,7 @@ class _Stream(IterableDataset):
     ) -> None:
         self._data, self._options = data, options
         self._split: Split = split
+        self._training = training
         self._transform, self._batch_size = transform, batch_size
         self._seed, self._epoch, self._skip_batches = seed, epoch, skip_batches
         self._rank, self._world_size = rank, world_size
@@ -140,13 +153,12 @@ class _Stream(IterableDataset):
     def __iter__(self) -> Iterator[Sample]:
         info = get_worker_info()
         worker, workers = (info.id, info.num_workers) if info is not None else (0, 1)
-        training = self._split == "train"
         # A fresh reader: an epoch depends on its number, not on the epochs read before it.
         reader = _open_reader(
             self._data,
             self._split,
             self._options,
-            training=training,
+            training=self._training,
             batch_size=self._batch_size,
             seed=derive_seed(self._seed, "shards", self._epoch) % 2**31,
             rank=self._rank,
@@ -160,7 +172,7 @@ class _Stream(IterableDataset):
             for position, (image, label) in enumerate(reader):
                 if position < skipped_here:
                     continue
-                if training:
+                if self._training:
                     seed_sample(self._seed, "augment", self._epoch, self._rank, worker, position)
                 unreadable = tuple(warnings)
                 warnings.clear()

@@ -1,0 +1,119 @@
+"""Where an exported network's weights and images come from."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+import edge_sk
+from edge_sk.errors import InputError
+from edge_sk.export.network import MOST_IMAGES, UNTRAINED, Network, from_run
+from edge_sk.training.checkpoint import RunConfig, save_config, save_weights
+from edge_sk.training.recipe import make_recipe, recipe_to_yaml
+from edge_sk.training.runs import RECIPE
+
+CLASSES = ("ant", "bee", "cat")
+
+
+@pytest.fixture(scope="module")
+def state() -> dict[str, torch.Tensor]:
+    torch.manual_seed(0)
+    return edge_sk.create_model("shufflenetv2_0.5", num_classes=3).state_dict()
+
+
+def _run(folder: Path, state: dict[str, torch.Tensor], data: str, **options: Any) -> Path:
+    config = RunConfig(
+        arch="shufflenetv2_0.5", num_classes=3, classes=None, in_chans=3, input_size=(3, 32, 32), mean=(0.5,) * 3,
+        std=(0.5,) * 3, interpolation="bilinear", crop_pct=1.0, recipe="light", data=data, edge_sk_version="0",
+    )  # fmt: skip
+    folder.mkdir(parents=True)
+    save_config(folder, config)
+    save_weights(folder, state)
+    (folder / RECIPE).write_text(recipe_to_yaml(make_recipe({"data": options})))
+    return folder
+
+
+def _shards(folder: Path, names: dict[str, int]) -> None:
+    """One tar per name with so many images; the label is the image's number modulo the classes."""
+    folder.mkdir()
+    for name, count in names.items():
+        with tarfile.open(folder / name, "w") as tar:
+            for number in range(count):
+                picture = io.BytesIO()
+                Image.new("RGB", (32, 32), (number, 0, 0)).save(picture, "png")
+                for ending, content in (("png", picture.getvalue()), ("cls", str(number % 3).encode())):
+                    info = tarfile.TarInfo(f"{number:04d}.{ending}")
+                    info.size = len(content)
+                    tar.addfile(info, io.BytesIO(content))
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # webdataset leaves the tars open
+def test_a_run_on_shards_is_read_as_it_was_trained(tmp_path: Path, state: dict[str, torch.Tensor]) -> None:
+    """The splits have names that only the run's recipe knows."""
+    pytest.importorskip("webdataset")
+    _shards(tmp_path / "shards", {"a.tar": 20, "b.tar": 90})
+    run = _run(
+        tmp_path / "run", state, f"wds/{tmp_path / 'shards'}", num_classes=3, train_split="a.tar|20",
+        val_split="b.tar|90",
+    )  # fmt: skip
+    network = from_run(run)
+    assert network.knows_data
+    json.dumps(network.data_options)
+    red = torch.cat([(images[:, 0, 0, 0] * 255).round() for images, _ in network.images(split="train", limit=7)])
+    assert red.tolist() == [*range(7)]
+    found = list(network.test_images(None))
+    assert [len(labels) for _, labels in found] == [64, 26]
+    assert torch.cat([labels for _, labels in found]).tolist() == [number % 3 for number in range(90)]
+
+
+def test_embedded_data_need_no_recipe(tmp_path: Path, state: dict[str, torch.Tensor]) -> None:
+    run = _run(tmp_path / "run", state, "digits", root="elsewhere")
+    (run / RECIPE).unlink()
+    assert from_run(run).data_options == {}
+    with pytest.raises(InputError, match=r"has no recipe\.yaml"):
+        from_run(run, data=str(tmp_path))
+
+
+def test_a_run_called_untrained_is_trained(
+    tmp_path: Path, state: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = from_run(_run(tmp_path / UNTRAINED, state, "digits"))
+    assert network.trained
+    assert network.weights != UNTRAINED
+    assert tmp_path / network.weights == tmp_path / UNTRAINED
+    monkeypatch.chdir(_run(tmp_path / "named", state, "digits"))
+    assert from_run(".").weights == "named"
+    assert from_run(".").trained
+
+
+@pytest.mark.parametrize(
+    ("data", "knows", "images", "expected"),
+    [
+        ("digits", True, None, None),
+        ("scaled_digits", True, None, None),
+        ("folder", True, None, MOST_IMAGES),
+        ("digits", False, None, 64),
+        ("folder", False, None, 64),
+        ("folder", True, 5000, 5000),
+        ("digits", True, 100, 100),
+    ],
+)
+def test_how_many_images(
+    data: str, knows: bool, images: int | None, expected: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr(Network, "images", lambda self, *, split, limit: asked.append((split, limit)))
+    network = Network(
+        arch="tiny", model=nn.Identity(), weights="run", input_size=(3, 8, 8), mean=(0.5,) * 3, std=(0.5,) * 3,
+        data=data, knows_data=knows,
+    )  # fmt: skip
+    network.test_images(images)
+    assert asked == [("test", expected)]
