@@ -12,7 +12,7 @@ from edge_sk.export import parity
 from edge_sk.export.coreml_runtime import run_package
 from edge_sk.export.deploy_form import with_preprocessing
 from edge_sk.export.mil import LARGEST_HALF, MilProgram
-from edge_sk.export.network import UNTRAINED, Network
+from edge_sk.export.network import Network
 from edge_sk.export.record import Accuracy, ParityEvidence, Precision
 
 MAX_RANK = 5
@@ -46,7 +46,7 @@ def check_operators(program: MilProgram, graph: torch.export.ExportedProgram) ->
             f"{name}: a value has {program.max_rank()} axes and Core ML allows {MAX_RANK}; split the reshape"
         )
     asked = collections.Counter(
-        str(node.target).split(".")[1] for node in graph.graph.nodes if node.op == "call_function"
+        node.target._opname for node in graph.graph.nodes if isinstance(node.target, torch._ops.OpOverload)
     )
     found = program.operations()
     # Half precision costs one conversion of the image and one of the output.
@@ -60,7 +60,7 @@ def check_operators(program: MilProgram, graph: torch.export.ExportedProgram) ->
 
 
 def prove(
-    program: MilProgram, network: Network, precision: Precision, *, images: int = parity.MIN_IMAGES
+    program: MilProgram, network: Network, precision: Precision, *, images: int | None = None
 ) -> tuple[ParityEvidence, Accuracy | None, list[str]]:
     """Run the package on test images and hold its answers against eager.
 
@@ -68,7 +68,7 @@ def prove(
         program: The package, read back from disk.
         network: What it was made from.
         precision: It decides the thresholds.
-        images: Images; where accuracy means something, all test images are taken.
+        images: Test images; ``None`` as :meth:`edge_sk.export.network.Network.test_images` says.
 
     Returns:
         The evidence, the accuracy where it means something, and notes on what this did not verify.
@@ -78,10 +78,9 @@ def prove(
             does not hold.
     """
     name = program.path.name
-    batches = list(network.images(split="test", limit=None if network.knows_data else images))
-    pictures, truth = torch.cat([b for b, _ in batches]), torch.cat([y for _, y in batches])
     # Core ML's image input has 8 bits per channel; so have the test images.
-    pixels = (pictures * 255).round().to(torch.uint8)
+    batches = [((batch * 255).round().to(torch.uint8), labels) for batch, labels in network.test_images(images)]
+    pixels, truth = torch.cat([batch for batch, _ in batches]), torch.cat([labels for _, labels in batches])
     eager = with_preprocessing(network.model, mean=network.mean, std=network.std)
     with torch.no_grad():
         expected = torch.cat([eager(batch.float() / 255) for batch in pixels.split(16)])
@@ -89,7 +88,7 @@ def prove(
     # Core ML itself gives a classifier's probabilities; the interpreter also what enters the softmax.
     reference = expected.softmax(1) if run.probabilities else expected
     measured = parity.compare(reference, run.outputs)
-    limits = parity.threshold("mlpackage", precision, trained=network.weights != UNTRAINED)
+    limits = parity.threshold("mlpackage", precision, trained=network.trained)
     measured.check(limits, what=name)
     if program.labels is not None:
         _check_answers(program.labels, run.labels, run.outputs, name)

@@ -32,8 +32,8 @@ THRESHOLDS: dict[tuple[str, str], Threshold] = {
     ("pte", "fp16"): Threshold(relative=2e-2, sqnr_db=40.0, top1_agreement=0.98),
     ("pte", "int8"): Threshold(relative=None, sqnr_db=6.0, top1_agreement=0.95),
     ("mlpackage", "fp32"): Threshold(relative=1e-4, sqnr_db=80.0, top1_agreement=1.0),
-    # Trained networks reach 55 dB, random ones, whose images hardly differ at the end, 40.
-    ("mlpackage", "fp16"): Threshold(relative=2e-2, sqnr_db=35.0, top1_agreement=0.98),
+    # Trained networks reach 55 dB; random ones, whose images hardly differ at the end, 32 (deploy/results/coreml.md).
+    ("mlpackage", "fp16"): Threshold(relative=2e-2, sqnr_db=30.0, top1_agreement=0.98),
     ("mlpackage", "int8"): Threshold(relative=None, sqnr_db=10.0, top1_agreement=0.95),
     ("mlpackage", "palette6"): Threshold(relative=None, sqnr_db=8.0, top1_agreement=0.95),
 }
@@ -120,6 +120,16 @@ def compare(reference: Tensor, candidate: Tensor) -> Parity:
         top1_agreement=(expected.argmax(1) == got.argmax(1)).double().mean().item(),
         images=len(expected),
     )
+
+
+def check_count(images: int | None) -> None:
+    """Refuse a number of images that could prove nothing, before minutes of work; ``None`` is no number.
+
+    Raises:
+        InputError: Fewer than :data:`MIN_IMAGES`.
+    """
+    if images is not None and images < MIN_IMAGES:
+        raise InputError(f"parity on {images} images; at least {MIN_IMAGES} are needed")
 
 
 def threshold(form: str, precision: str, *, trained: bool = True) -> Threshold:

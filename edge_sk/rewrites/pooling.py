@@ -63,8 +63,9 @@ class MaxOverSpace(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Pool."""
-        size = x.shape[-2:]
-        return x if size == (1, 1) else functional.max_pool2d(x, (size[0], size[1]))
+        size = (x.shape[2], x.shape[3])
+        # The stride is spelled out: coremltools does not know its default.
+        return x if size == (1, 1) else functional.max_pool2d(x, size, size)
 
 
 class PoolOverChannels(nn.Module):
@@ -88,7 +89,8 @@ class PoolOverChannels(nn.Module):
         """Pool."""
         if x.shape[1] == 1:
             return x
-        return self.pool(x.permute(0, 2, 3, 1), (1, x.shape[1])).permute(0, 3, 1, 2)
+        size = (1, x.shape[1])
+        return self.pool(x.permute(0, 2, 3, 1), size, size).permute(0, 3, 1, 2)
 
 
 def pool_instead_of_reducing(graph: fx.GraphModule) -> int:
