@@ -140,7 +140,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         made = json.loads(facts.read_text(encoding="utf-8"))
     else:
         made = export_all(args.work)
-        facts.write_text(json.dumps(made), encoding="utf-8")
+        with atomic_write(facts) as temporary:
+            temporary.write_text(json.dumps(made), encoding="utf-8")
     files = {stem: artifact_path(args.work, stem, ".pte") for stem in made}
     for threads in args.threads:
         measured = latency.measure(list(files.values()), threads=threads, rounds=args.rounds, runs=args.runs)
