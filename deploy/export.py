@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from edge_sk.errors import InputError, script
 from edge_sk.export import network as networks
+from edge_sk.export import parity
 from edge_sk.export.record import Record
 
 FORMATS = ("pte", "mlpackage")
@@ -33,7 +34,13 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--precisions", nargs="+", choices=PRECISIONS, help="default: fp32 for .pte, fp16 for .mlpackage")
     p.add_argument("--backend", choices=("xnnpack", "coreml", "vulkan"), default="xnnpack", help="delegate of the .pte")
     p.add_argument("--data", help="images for parity and calibration; default: the training's, else digits")
-    p.add_argument("--images", type=int, default=64, help="images for parity, at least 64 (default)")
+    p.add_argument(
+        "--images",
+        type=int,
+        metavar="N",
+        help="test images for parity and accuracy, spread over the test set, at least 64; default: of a trained "
+        "network's own data all of digits and scaled_digits and 1000 of other sets, else 64",
+    )
     p.add_argument(
         "--softmax",
         action=argparse.BooleanOptionalAction,
@@ -49,6 +56,10 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Export what the command line says."""
     args = parser().parse_args(argv)
+    try:
+        parity.check_count(args.images)
+    except InputError as error:
+        raise InputError(f"--images {args.images}: {error}") from None
     network = (
         networks.from_run(args.checkpoint, data=args.data)
         if args.checkpoint

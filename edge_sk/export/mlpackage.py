@@ -22,9 +22,9 @@ from edge_sk.export.deploy_form import deploy_form
 from edge_sk.export.folder import atomic_folder
 from edge_sk.export.mil import MilProgram
 from edge_sk.export.mlpackage_check import check_interface, check_operators, prove
-from edge_sk.export.network import UNTRAINED, Network, check_output
-from edge_sk.export.record import MLProgram, Precision, Record, write_record
-from edge_sk.files import artifact_path
+from edge_sk.export.network import Network, check_output
+from edge_sk.export.record import MLProgram, Precision, Record, record_path
+from edge_sk.files import artifact_path, atomic_write
 from edge_sk.manifest import manifest
 
 PRECISIONS: tuple[Precision, ...] = ("fp16", "fp32", "int8", "palette6")
@@ -45,7 +45,7 @@ def to_mlpackage(
     precision: Precision = "fp16",
     target: str = "iOS16",
     softmax: bool = True,
-    images: int = parity.MIN_IMAGES,
+    images: int | None = None,
     argv: Sequence[str] | None = None,
 ) -> Record:
     """Convert a network, run the saved package on real images against eager, and keep it with its record.
@@ -57,7 +57,8 @@ def to_mlpackage(
         target: Oldest system, of :data:`TARGETS`.
         softmax: A classifier with probabilities and labels, as Xcode's preview and the Vision framework expect;
             ``False`` gives raw logits.
-        images: Images for parity; at least 64.
+        images: Test images for parity and accuracy, at least 64; ``None`` as
+            :meth:`edge_sk.export.network.Network.test_images` says.
         argv: The command for the record.
 
     Returns:
@@ -67,11 +68,15 @@ def to_mlpackage(
         InputError: An unknown precision or target, an operator that coremltools cannot convert, labels that do not fit,
             outputs beyond the thresholds of :data:`edge_sk.export.parity.THRESHOLDS`, or coremltools is not installed.
         OSError: The disk is full. In every case no package is left behind, and an older one stays.
+
+    No moment leaves a package beside another's record: the older record goes before the package is replaced, and the
+    new one comes after.
     """
     if precision not in PRECISIONS:
         raise InputError(f"mlpackage has no {precision} here; it has {', '.join(PRECISIONS)}")
     if target not in TARGETS:
         raise InputError(f"unknown Core ML target {target!r}; known: {', '.join(TARGETS)}")
+    parity.check_count(images)
     coremltools()
     folder = Path(output)
     check_output(folder)
@@ -84,7 +89,7 @@ def to_mlpackage(
     _describe(model, network, precision, labels)
     seconds = time.perf_counter() - started
     notes = _notes(network, precision)
-    with atomic_folder(path) as temporary:
+    with atomic_write(record_path(path)) as record_file, atomic_folder(path) as temporary:
         _save(model, temporary)
         program = MilProgram.load(temporary)
         check_interface(program, network, labels)
@@ -120,7 +125,8 @@ def to_mlpackage(
             notes=notes + runtime_notes,
             manifest=manifest(argv),
         )
-    write_record(path, record)
+        record_file.write_text(record.to_json(), encoding="utf-8")
+        record_path(path).unlink(missing_ok=True)
     return record
 
 
@@ -277,7 +283,7 @@ def _save(model: Any, path: Path) -> None:
 
 def _notes(network: Network, precision: Precision) -> list[str]:
     notes = []
-    if network.weights == UNTRAINED:
+    if not network.trained:
         notes.append("untrained weights: parity holds for these weights, accuracy means nothing")
     if precision == "palette6":
         notes.append(PALETTE_TROUBLE)

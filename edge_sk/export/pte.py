@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import re
 import time
 from collections.abc import Sequence
@@ -15,8 +17,8 @@ import edge_sk
 from edge_sk.errors import InputError
 from edge_sk.export import delegation, parity
 from edge_sk.export.deploy_form import deploy_form, with_preprocessing
-from edge_sk.export.executorch_tools import executorch, quiet
-from edge_sk.export.network import UNTRAINED, Network, check_output
+from edge_sk.export.executorch_tools import executorch, quiet, shared_provenance
+from edge_sk.export.network import Network, check_output
 from edge_sk.export.quantize import CALIBRATION_IMAGES, computed_in_float, quantize
 from edge_sk.export.record import (
     Accuracy,
@@ -24,7 +26,7 @@ from edge_sk.export.record import (
     ParityEvidence,
     Precision,
     Record,
-    write_record,
+    record_path,
 )
 from edge_sk.files import artifact_path, atomic_write
 from edge_sk.manifest import manifest
@@ -47,7 +49,7 @@ def to_pte(
     softmax: bool = False,
     allow_fallback: bool = False,
     bundle: bool = False,
-    images: int = parity.MIN_IMAGES,
+    images: int | None = None,
     argv: Sequence[str] | None = None,
 ) -> Record:
     """Export a network, run the file on real images against eager, and write it with its record.
@@ -60,7 +62,8 @@ def to_pte(
         softmax: End in probabilities instead of logits.
         allow_fallback: Accept operators outside the delegate.
         bundle: Also write ``.bpte``, the program with inputs and expected outputs for a check on the device.
-        images: Images for parity; at least 64.
+        images: Test images for parity and accuracy, at least 64, spread over the test set. ``None``: where accuracy
+            means something, all of an embedded data set (digits) and at most 1,000 of another; elsewhere 64.
         argv: The command for the record.
 
     Returns:
@@ -69,10 +72,14 @@ def to_pte(
     Raises:
         InputError: The backend has no such precision, something stays outside the delegate, the file's outputs are
             beyond the thresholds of :data:`edge_sk.export.parity.THRESHOLDS`, the model cannot be exported, or
-            ExecuTorch is not installed. No file is left behind.
+            ExecuTorch is not installed. No file is left behind, and older ones stay as they were.
+
+    No moment leaves a program beside another's record or bundle: those go before the program is replaced, and the new
+    record comes after.
     """
     if precision not in BACKENDS[backend]:
         raise InputError(f"{backend} has no {precision} here; it has {', '.join(BACKENDS[backend])}")
+    parity.check_count(images)
     executorch("exir")
     folder = Path(output)
     check_output(folder)
@@ -84,23 +91,36 @@ def to_pte(
         delegation.check_whole(delegated, arch=network.arch, backend=backend)
     buffer = bytes(program.buffer)
     evidence, accuracy, notes = None, None, []
-    if network.weights == UNTRAINED:
+    if not network.trained:
         notes.append("untrained weights: parity holds for these weights, accuracy means nothing")
     if backend == "xnnpack":
         evidence, accuracy = _prove(network, buffer, precision, softmax, images, name=path.name)
     else:
         notes.append(f"lowered, not run: the {backend} delegate does not run on this host")
     record = _record(
-        network, path.name, precision, backend, softmax, size=len(buffer), argv=argv,
+        network, path.name, precision, backend, softmax, argv=argv,
+        size_bytes=len(buffer), sha256=hashlib.sha256(buffer).hexdigest(),
         rewrites=[f"{name} x{count}" for name, count in form.reparameterized.items()],  # type: ignore[union-attr]
         export_seconds=round(seconds, 2), delegation=delegated, parity=evidence, accuracy=accuracy, notes=notes,
     )  # fmt: skip
-    with atomic_write(path) as temporary:
-        temporary.write_bytes(buffer)
-    if bundle:
-        _write_bundle(network, program, path, precision, softmax)
-    write_record(path, record)
+    bundled = _bundle(network, program, precision) if bundle else None
+    _write(path, buffer, bundled, record)
     return record
+
+
+def _write(path: Path, program: bytes, bundled: bytes | None, record: Record) -> None:
+    """Put program, bundle and record in the place of older ones, once all are on the disk."""
+    bundle_path = artifact_path(path.parent, path.name.removesuffix(".pte"), ".bpte")
+    with contextlib.ExitStack() as stack:
+        # Left in the opposite order: bundle, program, record.
+        record_file = stack.enter_context(atomic_write(record_path(path)))
+        program_file = stack.enter_context(atomic_write(path))
+        if bundled is not None:
+            stack.enter_context(atomic_write(bundle_path)).write_bytes(bundled)
+        program_file.write_bytes(program)
+        record_file.write_text(record.to_json(), encoding="utf-8")
+        record_path(path).unlink(missing_ok=True)
+        bundle_path.unlink(missing_ok=True)
 
 
 def lower(
@@ -117,7 +137,7 @@ def lower(
         The deploy form, ExecuTorch's program, and how much of it the delegate took.
 
     Raises:
-        InputError: The model cannot be exported, or ExecuTorch is not installed.
+        InputError: The model cannot be exported or lowered, or ExecuTorch is not installed.
     """
     exir = executorch("exir")
     form = deploy_form(network.model, mean=network.mean, std=network.std, softmax=softmax)
@@ -136,14 +156,22 @@ def lower(
         raise
     except Exception as error:  # The model's own code runs under the exporter: anything may be raised.
         raise InputError(_why_not_exported(network.arch, error)) from error
-    with quiet(), delegation.listening() as reasons:
-        edge = exir.to_edge_transform_and_lower(
-            exported,
-            partitioner=[_partitioner(backend)],
-            constant_methods=_constants(network, precision, softmax),
-        )
-        delegated = delegation.inspect(edge.exported_program().graph_module, reasons)
-        program = edge.to_executorch()
+    try:
+        with quiet(), shared_provenance(), delegation.listening() as reasons:
+            edge = exir.to_edge_transform_and_lower(
+                exported,
+                partitioner=[_partitioner(backend)],
+                constant_methods=_constants(network, precision, softmax),
+            )
+            delegated = delegation.inspect(edge.exported_program().graph_module, reasons)
+            program = edge.to_executorch()
+    except (InputError, OSError):
+        raise
+    except Exception as error:  # The delegates' own checks: assertions and errors of every kind.
+        raise InputError(
+            f"{network.arch} cannot be lowered to {backend} {precision}: ExecuTorch says {_first_line(error)}; "
+            "rewrite the module that has this operator, or take another backend"
+        ) from error
     delegated.in_float = in_float
     return form, program, delegated
 
@@ -217,17 +245,21 @@ def run_pte(program: bytes, images: Tensor) -> Tensor:
 
 
 def _prove(
-    network: Network, program: bytes, precision: Precision, softmax: bool, images: int, *, name: str
+    network: Network, program: bytes, precision: Precision, softmax: bool, images: int | None, *, name: str
 ) -> tuple[ParityEvidence, Accuracy | None]:
-    """Hold the program against eager on test images; on all of them where accuracy means something."""
-    limit = None if network.knows_data else images
-    batches = list(network.images(split="test", limit=limit))
-    pictures, labels = torch.cat([b for b, _ in batches]), torch.cat([y for _, y in batches])
-    with torch.no_grad():
-        expected = torch.cat([reference(network, softmax)(batch) for batch in pictures.split(16)])
-    got = run_pte(program, pictures)
+    """Hold the program against eager on test images, a batch at a time: they may not fit into memory together."""
+    eager = reference(network, softmax)
+    wanted: list[Tensor] = []
+    answers: list[Tensor] = []
+    truth: list[Tensor] = []
+    for batch, classes in network.test_images(images):
+        with torch.no_grad():
+            wanted += [eager(part) for part in batch.split(16)]
+        answers.append(run_pte(program, batch))
+        truth.append(classes)
+    expected, got, labels = torch.cat(wanted), torch.cat(answers), torch.cat(truth)
     measured = parity.compare(expected, got)
-    limits = parity.threshold("pte", precision, trained=network.weights != UNTRAINED)
+    limits = parity.threshold("pte", precision, trained=network.trained)
     measured.check(limits, what=name)
     accuracy = None
     if network.knows_data:
@@ -240,7 +272,8 @@ def _prove(
     return ParityEvidence.of(measured, limits, data=f"{network.data} test", runtime=RUNTIME), accuracy
 
 
-def _write_bundle(network: Network, program: Any, path: Path, precision: str, softmax: bool) -> None:
+def _bundle(network: Network, program: Any, precision: str) -> bytes:
+    """The program with four inputs and the outputs expected for them."""
     bundled = executorch("devtools.bundled_program.core")
     config = executorch("devtools.bundled_program.config")
     serialize = executorch("devtools.bundled_program.serialize").serialize_from_bundled_program_to_flatbuffer
@@ -252,13 +285,11 @@ def _write_bundle(network: Network, program: Any, path: Path, precision: str, so
         for image, out in zip(pictures, got, strict=True)
     ]
     with quiet():
-        content = serialize(bundled.BundledProgram(program, [config.MethodTestSuite("forward", cases)]))
-    with atomic_write(artifact_path(path.parent, path.name.removesuffix(".pte"), ".bpte")) as temporary:
-        temporary.write_bytes(content)
+        return bytes(serialize(bundled.BundledProgram(program, [config.MethodTestSuite("forward", cases)])))
 
 
 def _record(
-    network: Network, file: str, precision: Precision, backend: str, softmax: bool, *, size: int,
+    network: Network, file: str, precision: Precision, backend: str, softmax: bool, *,
     argv: Sequence[str] | None, **fields: Any,
 ) -> Record:  # fmt: skip
     cost = edge_sk.profile(network.model, (1, *network.input_size))
@@ -276,7 +307,6 @@ def _record(
         params=cost.params,
         macs=cost.macs,
         activations=cost.activations,
-        size_bytes=size,
         manifest=manifest(argv),
         **fields,
     )

@@ -178,6 +178,7 @@ class Record(_Part):
     macs: int = Field(description="Multiply-accumulates of convolutions and linear layers, batch norm folded")
     activations: int
     size_bytes: int
+    sha256: str | None = Field(None, description="Of the file; null for a package, which is a folder")
     rewrites: list[str] = Field(default_factory=list, description="Steps of reparameterize that applied")
     export_seconds: float | None = None
     delegation: Delegation | None = Field(None, description="None where the format has no delegates")
@@ -188,6 +189,10 @@ class Record(_Part):
     traces: list[Trace] = Field(default_factory=list, description="Time per operator, where it was traced")
     notes: list[str] = Field(default_factory=list, description="What was not verified, and why")
     manifest: dict[str, Any] = Field(description="edge_sk.manifest.manifest(): command, versions, commit, host, date")
+
+    def to_json(self) -> str:
+        """What is written beside the file."""
+        return self.model_dump_json(indent=2) + "\n"
 
     def add_latency(self, *measured: Latency) -> None:
         """Add measurements; each takes the place of an older one of the same threads, device and runtime."""
@@ -212,7 +217,7 @@ def write_record(artifact: str | os.PathLike[str], record: Record) -> Path:
     """Write the record beside its file, whole or not at all."""
     path = record_path(artifact)
     with atomic_write(path) as temporary:
-        temporary.write_text(record.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        temporary.write_text(record.to_json(), encoding="utf-8")
     return path
 
 

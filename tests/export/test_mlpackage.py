@@ -376,6 +376,31 @@ def test_a_value_beyond_half_precision_is_refused(lived_in, tmp_path):
 # Nothing partial
 
 
+def test_a_new_package_never_lies_beside_the_older_record(lived_in, tmp_path, monkeypatch):
+    network = _network(_tiny(lived_in))
+    record = to_mlpackage(network, tmp_path, precision="fp32")
+    path = record_path(tmp_path / record.file)
+    path.write_text("older")
+    replace = Path.replace
+
+    def full(self: Path, to: Path) -> Path:
+        if to == path:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return replace(self, to)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", full)
+        with pytest.raises(OSError, match="No space"):
+            to_mlpackage(network, tmp_path, precision="fp32")
+    assert [file.name for file in tmp_path.iterdir()] == [record.file]
+    with monkeypatch.context() as patch:
+        patch.setattr(Record, "to_json", lambda self: full(path, path))
+        path.write_text("older")
+        with pytest.raises(OSError, match="No space"):
+            to_mlpackage(network, tmp_path, precision="fp32")
+    assert path.read_text() == "older"
+
+
 @pytest.fixture
 def previous(exported, tmp_path) -> Iterator[Path]:
     """A folder that holds an older package; it must be there, whole, after a failure."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import errno
+import hashlib
 import json
 import subprocess
 import sys
@@ -19,7 +20,7 @@ import edge_sk
 from edge_sk.errors import InputError
 from edge_sk.export import delegation, parity, pte, to_pte, zoo
 from edge_sk.export.network import UNTRAINED, Network, from_arch
-from edge_sk.export.record import Delegation, Leftover, read_record, record_path
+from edge_sk.export.record import Delegation, Leftover, Record, read_record, record_path
 
 pytest.importorskip("executorch")
 
@@ -200,9 +201,65 @@ def test_a_wrong_rewrite_is_refused(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_too_few_images(lived_in: Callable[[nn.Module], nn.Module], tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="8 images; at least 64"):
-        to_pte(_tiny(_small(lived_in)), tmp_path, images=8)
+@pytest.mark.parametrize("images", [-1, 0, 8])
+def test_too_few_images(lived_in: Callable[[nn.Module], nn.Module], tmp_path: Path, images: int) -> None:
+    with pytest.raises(InputError, match=f"{images} images; at least 64"):
+        to_pte(_tiny(_small(lived_in)), tmp_path / "out", images=images)
+    assert list(tmp_path.iterdir()) == []
+
+
+class _Largest(nn.Module):
+    """What XNNPACK's partitioner takes and its serializer refuses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 10, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x).max(2)[0].mean(2)
+
+
+def test_what_the_delegate_refuses_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"^tiny cannot be lowered to xnnpack fp32: ExecuTorch says .*keep_dim.*$"):
+        to_pte(_tiny(_Largest()), tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def _contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_a_new_file_replaces_bundle_and_record(
+    monkeypatch: pytest.MonkeyPatch, lived_in: Callable[[nn.Module], nn.Module], tmp_path: Path
+) -> None:
+    labels = [*"0123456789"]
+    network = _tiny(_small(lived_in), labels=labels)
+    to_pte(network, tmp_path, bundle=True)
+    before = _contents(tmp_path)
+    assert before.keys() == {f"tiny_xnnpack_fp32.{ending}" for ending in ("pte", "bpte", "pte.json")}
+
+    def fail(*args: Any, **kwargs: Any) -> Any:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    labels[0] = "zero"
+    for owner, name in ((pte, "_bundle"), (Record, "to_json")):
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, fail)
+            with pytest.raises(OSError, match="No space"):
+                to_pte(network, tmp_path, bundle=True)
+        assert _contents(tmp_path) == before
+    with monkeypatch.context() as patch:
+        # The rename of the program, the bundle's being first and the record's last.
+        replace = Path.replace
+        patch.setattr(Path, "replace", lambda self, to: fail() if to.name.endswith(".pte") else replace(self, to))
+        with pytest.raises(OSError, match="No space"):
+            to_pte(network, tmp_path)
+    assert _contents(tmp_path).keys() == {"tiny_xnnpack_fp32.pte"}
+    record = to_pte(network, tmp_path)
+    after = _contents(tmp_path)
+    assert after.keys() == {"tiny_xnnpack_fp32.pte", "tiny_xnnpack_fp32.pte.json"}
+    assert after["tiny_xnnpack_fp32.pte"] != before["tiny_xnnpack_fp32.pte"]
+    assert record.sha256 == hashlib.sha256(after["tiny_xnnpack_fp32.pte"]).hexdigest()
 
 
 def test_full_disk_leaves_no_file(

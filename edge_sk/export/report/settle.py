@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from edge_sk.export.network import UNTRAINED, Network
+from edge_sk.export.network import Network
 
 IMAGES = 16
 
@@ -22,7 +22,7 @@ def settle(network: Network) -> Network:
     gets one variance for all its channels, the mean square of what enters it for training images. One per channel
     would divide dead channels by next to nothing and make rounding errors the largest values.
     """
-    if network.weights != UNTRAINED:
+    if network.trained:
         return network
     model = copy.deepcopy(network.model)
     norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
