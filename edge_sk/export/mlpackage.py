@@ -151,12 +151,24 @@ def class_labels(network: Network) -> list[str]:
 def _export(form: torch.nn.Module, network: Network) -> torch.export.ExportedProgram:
     try:
         # coremltools knows the ATEN dialect; torch.export gives the training dialect since torch 2.9.
-        return torch.export.export(form, (network.example(),)).run_decompositions({})
+        graph = torch.export.export(form, (network.example(),)).run_decompositions({})
+        _drop_aliases(graph)
+        return graph
     except Exception as error:
         raise InputError(
             f"{network.arch} cannot be exported: torch.export says {_first_line(error)}; "
             "rewrite the module that branches on its data"
         ) from error
+
+
+def _drop_aliases(graph: torch.export.ExportedProgram) -> None:
+    """Let who reads an alias (a slice that takes everything becomes one) read its source: Core ML has no aliases."""
+    outputs = {node for node in graph.graph.nodes if node.op == "output"}
+    for node in list(graph.graph.nodes):
+        if node.target is torch.ops.aten.alias.default and not outputs & set(node.users):
+            node.replace_all_uses_with(node.args[0])
+            graph.graph.erase_node(node)
+    graph.graph_module.recompile()
 
 
 def _convert(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,18 @@ def in_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(graft_finetune, "RECORD", tmp_path / "unwritten.json")
     record = str(tmp_path / "record.json")
     return ["--seeds", "0", "--epochs", "1", "--output", str(tmp_path / "runs"), "--record", record]
+
+
+def test_the_documented_table_is_the_records() -> None:
+    root = Path(__file__).resolve().parents[2]
+    record = json.loads((root / "recipes" / "results" / "graft_finetune.json").read_text(encoding="utf-8"))
+    text = (root / "docs" / "grafting.md").read_text(encoding="utf-8")
+    assert set(record["summary"]) == set(graft_finetune.ARMS)
+    for arm, found in record["summary"].items():
+        cells = [
+            f"{one['mean']:.2f} ± {statistics.stdev(one['values']):.2f}" for one in (found["before"], found["after"])
+        ]
+        assert f"| {arm} | {cells[0]} | {cells[1]} | {max(found['score_difference']['values']):.1e} |" in text
 
 
 @pytest.mark.slow
