@@ -1,4 +1,4 @@
-"""Lower every network of the zoo and say whether it is one delegate: writes deploy/results/delegation.json.
+"""Lower every network of the zoo and the grafts and say whether each is one delegate: deploy/results/delegation.md.
 
 python deploy/sweep.py                       # everything, about an hour on two cores; --resume continues
 python deploy/sweep.py --pattern "sk_mob*" --precisions fp32   # anew; the other rows stay
@@ -22,10 +22,10 @@ import torch
 from edge_sk.errors import InputError, script
 from edge_sk.export import parity, pte, zoo
 from edge_sk.export.network import Network
-from edge_sk.files import atomic_write
+from edge_sk.files import artifact_path, atomic_write
 from edge_sk.manifest import manifest
 
-RESULT = Path(__file__).parent / "results" / "delegation.json"
+RESULTS = Path(__file__).parent / "results"
 MOBILE = ("shufflenet", "mobilenet")
 IMAGES = 16
 
@@ -39,11 +39,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     p.add_argument("--pattern", default="*", help="names of the zoo; grafts are taken with '*' only")
     p.add_argument("--precisions", nargs="+", choices=("fp32", "int8"), default=["fp32", "int8"])
     p.add_argument("--resume", action="store_true", help="keep what --output already has")
-    p.add_argument("--output", type=Path, default=RESULT, help="default: deploy/results/delegation.json")
+    p.add_argument("--output", type=Path, default=RESULTS, help="folder of delegation.json and delegation.md")
     args = p.parse_args(argv)
+    data = artifact_path(args.output, "delegation", ".json")
     rows: dict[str, Any] = {}
-    if args.output.exists() and (args.resume or args.pattern != "*"):
-        rows = json.loads(args.output.read_text(encoding="utf-8"))["networks"]
+    if data.exists() and (args.resume or args.pattern != "*"):
+        rows = json.loads(data.read_text(encoding="utf-8"))["networks"]
     for name, precision in _jobs(args.pattern, args.precisions):
         key = f"{name} {precision}"
         if args.resume and key in rows and "error" not in rows[key]:
@@ -54,8 +55,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             rows[key] = {"error": str(error)}
         print(f"{key}: {_verdict(rows[key])}", flush=True)
         content = {"networks": rows, "manifest": manifest(["deploy/sweep.py", *(argv or sys.argv[1:])])}
-        with atomic_write(args.output) as temporary:
-            temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        for path, text in (
+            (data, json.dumps(content, indent=1) + "\n"),
+            (artifact_path(args.output, "delegation", ".md"), table(content)),
+        ):
+            with atomic_write(path) as temporary:
+                temporary.write_text(text, encoding="utf-8")
     short = [key for key, row in rows.items() if not _is_whole(row) or (key.endswith("fp32") and not _is_equal(row))]
     print(f"{len(rows) - len(short)} of {len(rows)} are one delegate with nothing left; in fp32 with the same outputs")
     for key in short:
@@ -102,6 +107,30 @@ def lower(network: Network, precision: str) -> dict[str, Any]:
         "relative_difference": float((got - expected).abs().max() / expected.abs().max()),
         "seconds": round(time.perf_counter() - started, 1),
     }
+
+
+def table(content: dict[str, Any]) -> str:
+    """The results as Markdown."""
+    versions = content["manifest"]["versions"]
+    lines = [
+        "# ExecuTorch: every network of the zoo, and grafts",
+        "",
+        f"`{content['manifest']['command']}`: XNNPACK, ExecuTorch {versions['executorch']}, torch {versions['torch']}. "
+        f"Untrained weights with batch-norm statistics of real images; {IMAGES} test images through the ExecuTorch "
+        "runtime against eager. The int8 difference is that of untrained weights calibrated on four images, and says "
+        "nothing about accuracy.",
+        "",
+        "| network | precision | delegates | operators left outside | relative difference |",
+        "|---|---|---:|---|---:|",
+    ]
+    for key, row in sorted(content["networks"].items()):
+        name, _, precision = key.rpartition(" ")
+        if "error" in row:
+            lines.append(f"| {name} | {precision} | | {row['error']} | |")
+            continue
+        left = ", ".join(f"{count}x {operator}" for operator, count in row["left"].items()) or "none"
+        lines.append(f"| {name} | {precision} | {row['delegates']} | {left} | {row['relative_difference']:.1e} |")
+    return "\n".join(lines) + "\n"
 
 
 def _verdict(row: dict[str, Any]) -> str:

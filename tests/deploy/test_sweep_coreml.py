@@ -68,7 +68,6 @@ def test_the_committed_table_is_that_of_the_committed_data():
     assert [name for name, row in content["networks"].items() if "error" in row] == []
 
 
-@pytest.mark.slow
 def test_the_committed_table_has_every_network():
     assert set(json.loads((RESULTS / "coreml.json").read_text())["networks"]) == set(zoo.names())
 
