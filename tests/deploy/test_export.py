@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import _thread
 import json
-import threading
+import signal
 from pathlib import Path
 
 import pytest
 
 from deploy.export import main, parser
 from edge_sk.errors import InputError
-from edge_sk.export import executorch_tools, parity
+from edge_sk.export import parity, pte
 from edge_sk.export import network as networks
 from edge_sk.export.network import Network
 
@@ -87,12 +86,20 @@ def test_checkpoint_of_another_arch(tmp_path: Path) -> None:
         networks.from_run(tmp_path)
 
 
-def test_interrupt_leaves_no_partial_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    executorch_tools.executorch("exir")  # an interrupted import would be another matter
-    timer = threading.Timer(2, _thread.interrupt_main)  # of the four and more seconds that the export takes
-    timer.start()
-    code = main(["--arch", "sk_shufflenetv2_0.5", "--output", str(tmp_path)])
-    assert code == 130
+@pytest.mark.parametrize("step", ["_partitioner", "run_pte"])
+def test_interrupt_leaves_no_partial_file(
+    step: str,
+    small_network: Network,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def interrupted(*_: object) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(networks, "from_arch", lambda name, data: small_network)
+    monkeypatch.setattr(pte, step, interrupted)
+    assert main(["--arch", "small_1.0", "--output", str(tmp_path)]) == 130
     assert capsys.readouterr().err.splitlines()[-1] == "interrupted"
     assert list(tmp_path.iterdir()) == []
 

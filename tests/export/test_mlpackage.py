@@ -494,7 +494,7 @@ def test_an_older_package_is_replaced(lived_in, tmp_path):
     [
         ({"target": "iOS12"}, "unknown Core ML target 'iOS12'; known: iOS16, iOS17, iOS18, iOS26"),
         ({"precision": "int4"}, "mlpackage has no int4 here; it has fp16, fp32, int8, palette6"),
-        ({"images": 8}, "was measured on 8 images; at least 64 are needed"),
+        ({"images": 8}, "parity on 8 images; at least 64 are needed"),
     ],
 )
 def test_bad_options(lived_in, tmp_path, options, message):
