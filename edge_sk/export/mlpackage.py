@@ -17,6 +17,7 @@ import torch
 import edge_sk
 from edge_sk.errors import InputError
 from edge_sk.export import parity
+from edge_sk.export.aliases import drop_aliases
 from edge_sk.export.coreml_tools import coremltools, quiet
 from edge_sk.export.deploy_form import deploy_form
 from edge_sk.export.folder import atomic_folder
@@ -152,23 +153,13 @@ def _export(form: torch.nn.Module, network: Network) -> torch.export.ExportedPro
     try:
         # coremltools knows the ATEN dialect; torch.export gives the training dialect since torch 2.9.
         graph = torch.export.export(form, (network.example(),)).run_decompositions({})
-        _drop_aliases(graph)
+        drop_aliases(graph)
         return graph
     except Exception as error:
         raise InputError(
             f"{network.arch} cannot be exported: torch.export says {_first_line(error)}; "
             "rewrite the module that branches on its data"
         ) from error
-
-
-def _drop_aliases(graph: torch.export.ExportedProgram) -> None:
-    """Let who reads an alias (a slice that takes everything becomes one) read its source: Core ML has no aliases."""
-    outputs = {node for node in graph.graph.nodes if node.op == "output"}
-    for node in list(graph.graph.nodes):
-        if node.target is torch.ops.aten.alias.default and not outputs & set(node.users):
-            node.replace_all_uses_with(node.args[0])
-            graph.graph.erase_node(node)
-    graph.graph_module.recompile()
 
 
 def _convert(

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 import edge_sk
 from edge_sk.errors import InputError
 from edge_sk.export import delegation, parity
+from edge_sk.export.aliases import drop_aliases
 from edge_sk.export.deploy_form import deploy_form, with_preprocessing
 from edge_sk.export.executorch_tools import executorch, quiet, shared_provenance
 from edge_sk.export.network import Network, check_output
@@ -152,6 +153,7 @@ def lower(
             elif precision == "fp16":
                 graph, example = form.half(), example.half()
             exported = torch.export.export(graph, (example,))
+            drop_aliases(exported)
     except InputError:
         raise
     except Exception as error:  # The model's own code runs under the exporter: anything may be raised.
