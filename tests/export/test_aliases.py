@@ -24,6 +24,6 @@ def test_only_slices_that_take_everything_go() -> None:
         drop_aliases(program)
         names = [getattr(node.target, "_opname", "") for node in program.graph.nodes]
         # The one that is an output stays.
-        assert (names.count("slice"), names.count("alias")) == ((2, 1) if decomposed else (3, 0))
+        assert (names.count("slice"), names.count("alias")) == (2, 1)
         for got, expected in zip(program.module()(image), _Slices()(image), strict=True):
             assert torch.equal(got, expected)
