@@ -8,7 +8,7 @@ import torch
 def drop_aliases(program: torch.export.ExportedProgram) -> None:
     """Let who reads an alias read its source instead; in place.
 
-    torch.export makes one of a slice that takes everything, as timm's ghost module has where its channels come out even.
+    torch.export makes one of a slice that takes everything; timm's ghost module has those.
     """
     outputs = {node for node in program.graph.nodes if node.op == "output"}
     for node in list(program.graph.nodes):
