@@ -202,7 +202,7 @@ def _constants(network: Network, precision: str, softmax: bool) -> dict[str, Any
         "arch": network.arch,
         "precision": precision,
         "input_size": list(network.input_size),
-        "crop_pct": network.crop_pct,
+        "crop_pct": float(network.crop_pct),  # an int would have another type on the device
         "interpolation": network.interpolation,
         "mean": list(network.mean),
         "std": list(network.std),
