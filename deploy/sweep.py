@@ -118,7 +118,7 @@ def table(content: dict[str, Any]) -> str:
         f"`{content['manifest']['command']}`: XNNPACK, ExecuTorch {versions['executorch']}, torch {versions['torch']}. "
         f"Untrained weights with batch-norm statistics of real images; {IMAGES} test images through the ExecuTorch "
         "runtime against eager. The int8 difference is that of untrained weights calibrated on four images, and says "
-        "nothing about accuracy.",
+        "nothing about accuracy. Rows that --resume kept are of earlier commits.",
         "",
         "| network | precision | delegates | operators left outside | relative difference |",
         "|---|---|---:|---|---:|",

@@ -88,7 +88,7 @@ def table(content: dict[str, Any]) -> str:
         f"`{content['manifest']['command']}`: {content['precision']}, iOS 16, coremltools {versions['coremltools']}, "
         f"torch {versions['torch']}. Untrained weights with batch-norm statistics of real images; the packages are "
         "run by edge_sk's interpreter in float32 (graph and weights as stored, not the Neural Engine's arithmetic). "
-        "Sizes do not depend on the image size.",
+        "Sizes do not depend on the image size. Rows that --resume kept are of earlier commits.",
         "",
         "| network | image | size, MB | top-1 agreement | SQNR, dB | relative difference | largest value "
         "| operators | transposes |",

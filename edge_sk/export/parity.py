@@ -32,17 +32,23 @@ THRESHOLDS: dict[tuple[str, str], Threshold] = {
     ("pte", "fp16"): Threshold(relative=2e-2, sqnr_db=40.0, top1_agreement=0.98),
     ("pte", "int8"): Threshold(relative=None, sqnr_db=6.0, top1_agreement=0.95),
     ("mlpackage", "fp32"): Threshold(relative=1e-4, sqnr_db=80.0, top1_agreement=1.0),
-    # Trained networks reach 55 dB; random ones, whose images hardly differ at the end, 32 (deploy/results/coreml.md).
-    ("mlpackage", "fp16"): Threshold(relative=2e-2, sqnr_db=30.0, top1_agreement=0.98),
+    ("mlpackage", "fp16"): Threshold(relative=2e-2, sqnr_db=35.0, top1_agreement=0.98),
     ("mlpackage", "int8"): Threshold(relative=None, sqnr_db=10.0, top1_agreement=0.95),
     ("mlpackage", "palette6"): Threshold(relative=None, sqnr_db=8.0, top1_agreement=0.95),
 }
 """Per (format, precision), frozen from a first measurement: a change needs a reason in its commit."""
 
 
-UNTRAINED = Threshold(relative=None, sqnr_db=0.0, top1_agreement=None)
-# Random weights hardly tell images apart, so that the error of these is as large as the signal.
-NEEDS_TRAINED_WEIGHTS = {("pte", "fp16"), ("pte", "int8"), ("mlpackage", "int8"), ("mlpackage", "palette6")}
+SANITY = Threshold(relative=None, sqnr_db=0.0, top1_agreement=None)
+UNTRAINED: dict[tuple[str, str], Threshold] = {
+    ("pte", "fp16"): SANITY,
+    ("pte", "int8"): SANITY,
+    # The lowest of all networks is 32.6 dB (deploy/results/coreml.md).
+    ("mlpackage", "fp16"): Threshold(relative=2e-2, sqnr_db=30.0, top1_agreement=0.98),
+    ("mlpackage", "int8"): SANITY,
+    ("mlpackage", "palette6"): SANITY,
+}
+"""For random weights, which hardly tell images apart, so that rounding is nearly as large as the signal."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,11 +144,11 @@ def threshold(form: str, precision: str, *, trained: bool = True) -> Threshold:
     Args:
         form: ``pte`` or ``mlpackage``.
         precision: ``fp32``, ``fp16``, ``int8`` or ``palette6``.
-        trained: Files of random weights are held to a sanity check only where :data:`NEEDS_TRAINED_WEIGHTS` says.
+        trained: Files of random weights are held to what :data:`UNTRAINED` says, where it says something.
     """
     try:
         demanded = THRESHOLDS[form, precision]
-        return demanded if trained or (form, precision) not in NEEDS_TRAINED_WEIGHTS else UNTRAINED
+        return demanded if trained else UNTRAINED.get((form, precision), demanded)
     except KeyError:
         known = ", ".join(f"{a} {b}" for a, b in THRESHOLDS)
         raise InputError(f"no parity threshold for {form} {precision}; known: {known}") from None
