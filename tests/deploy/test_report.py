@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from playwright.sync_api import expect
 
 from deploy.report import main
 from edge_sk.export.report import Report, read_report, render_html
@@ -214,7 +215,7 @@ def test_filters_by_words_and_choice(browser: Any, sample_page: Path) -> None:
         page.get_by_label("Find").fill("no such thing")
         assert Opened.names(page) == []
         page.get_by_role("button", name="Show all").click()
-        page.wait_for_function("document.getElementById('shown').textContent.startsWith('16 of 16')")
+        expect(page.locator("#shown")).to_contain_text("16 of 16")
         page.get_by_label("Format").select_option("mlpackage")
         assert len(Opened.names(page)) == 8
 
@@ -230,7 +231,7 @@ def test_hover_tells_and_another_axis_can_be_chosen(browser: Any, sample_page: P
         assert "MACs" in text
         page.get_by_role("combobox", name=re.compile("^Against")).select_option("size")
         page.get_by_role("combobox", name=re.compile("^Latency with")).select_option("1")
-        page.wait_for_function("document.querySelector('#tradeoff .ytitle').textContent.includes('File size')")
+        expect(page.locator("#tradeoff .ytitle")).to_contain_text("File size")
         assert "2 threads" in page.locator("#tradeoff .xtitle").text_content()
 
 
@@ -272,9 +273,7 @@ def test_prints_without_controls_on_white(browser: Any, sample_page: Path) -> No
         page.emulate_media(media="print")
         assert not page.locator("#filters").is_visible()
         assert page.locator("#table").is_visible()
-        page.wait_for_function(
-            "getComputedStyle(document.querySelector('#tradeoff .xtick text')).fill == 'rgb(0, 0, 0)'"
-        )
+        expect(page.locator("#tradeoff .xtick text").first).to_have_css("fill", "rgb(0, 0, 0)")
         assert luminance(page.evaluate("getComputedStyle(document.body).backgroundColor")) == pytest.approx(1)
 
 
