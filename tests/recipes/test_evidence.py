@@ -35,8 +35,8 @@ def test_the_page_says_what_the_records_say() -> None:
 
 
 def test_plots_and_records_come_in_pairs() -> None:
-    keys = [f"compare_{item.key}" for item in evidence.COMPARISONS]
-    keys += [evidence.attention_key(arch) for arch in evidence.WATCHED]
+    keys = [f"compare_{item.key}" for item in evidence.COMPARISONS] + [item.key for item in evidence.WATCHED]
+    assert len(set(keys)) == len(keys)
     for key in keys:
         assert (evidence.RESULTS / f"{key}.json").is_file() == (evidence.PLOTS / f"{key}.png").is_file(), key
 
@@ -68,17 +68,18 @@ def test_the_commands_of_the_comparisons_resolve(
     args = parse_compare(item.command[1:])
     assert args.arch == list(item.archs)
     assert item.of_interest in item.archs
-    assert args.seeds == list(evidence.SEEDS)
+    assert args.seeds == list(item.seeds)
     assert run_compare([*item.command[1:], "--output", str(tmp_path), "--dry-run"]) == 0
     output = capsys.readouterr()
     assert "warning" not in output.err
-    assert output.out.count("to train") == 5 * len(item.archs)
+    assert output.out.count("to train") == len(item.seeds) * len(item.archs)
 
 
 def test_the_attention_commands_name_runs_of_the_comparisons() -> None:
-    trained = {arch for item in evidence.COMPARISONS for arch in item.archs}
-    for arch in evidence.WATCHED:
-        args = parse_attention(evidence.attention_command(arch)[1:])
-        assert arch in trained
-        assert [Path(folder).name for folder in args.checkpoint] == [f"{arch}-seed{seed}" for seed in range(5)]
-        assert any(isinstance(m, edge_sk.SelectiveKernel) for m in edge_sk.create_model(arch).modules())
+    for item in evidence.WATCHED:
+        args = parse_attention(item.command[1:])
+        assert item.arch in item.trained.archs
+        assert {str(Path(folder).parents[1]) for folder in args.checkpoint} == {item.trained.output}
+        names = [f"{item.arch}-seed{seed}" for seed in item.trained.seeds]
+        assert [Path(folder).name for folder in args.checkpoint] == names
+        assert any(isinstance(m, edge_sk.SelectiveKernel) for m in edge_sk.create_model(item.arch).modules())
