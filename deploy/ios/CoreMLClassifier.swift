@@ -4,21 +4,37 @@ import Vision
 
 final class CoreMLClassifier {
   private let model: VNCoreMLModel
+  private let width: Double
+  private let height: Double
+  private let shorterSide: Double  // of the resized image, whose centre is cut out
 
   /// Xcode compiles a package in the app's target to NAME.mlmodelc; a downloaded one is compiled on the device first.
   init(package: URL, computeUnits: MLComputeUnits = .all) throws {
     let configuration = MLModelConfiguration()
     configuration.computeUnits = computeUnits
     let compiled = package.pathExtension == "mlmodelc" ? package : try MLModel.compileModel(at: package)
-    model = try VNCoreMLModel(for: MLModel(contentsOf: compiled, configuration: configuration))
+    let loaded = try MLModel(contentsOf: compiled, configuration: configuration)
+    let input = loaded.modelDescription.inputDescriptionsByName["image"]!.imageConstraint!
+    (width, height) = (Double(input.pixelsWide), Double(input.pixelsHigh))
+    let metadata = loaded.modelDescription.metadata[.creatorDefinedKey] as! [String: String]
+    shorterSide = (min(width, height) / Double(metadata["edge_sk.crop_pct"]!)!).rounded(.down)
+    model = try VNCoreMLModel(for: loaded)
   }
 
   /// Labels with probabilities, the likeliest first.
   func classify(_ image: CGImage) throws -> [(label: String, probability: Float)] {
     let request = VNCoreMLRequest(model: model)
     request.imageCropAndScaleOption = .centerCrop
-    try VNImageRequestHandler(cgImage: image).perform([request])
+    try VNImageRequestHandler(cgImage: centre(of: image)).perform([request])
     let found = request.results as? [VNClassificationObservation] ?? []
     return found.map { ($0.identifier, $0.confidence) }
+  }
+
+  /// What is left of the image when its shorter side is resized and the centre cut out; Vision does the resizing.
+  private func centre(of image: CGImage) -> CGImage {
+    let scale = Double(min(image.width, image.height)) / shorterSide
+    let (wide, high) = (scale * width, scale * height)
+    let (left, top) = ((Double(image.width) - wide) / 2, (Double(image.height) - high) / 2)
+    return image.cropping(to: CGRect(x: left, y: top, width: wide, height: high))!
   }
 }

@@ -264,7 +264,7 @@ def _describe(model: Any, network: Network, precision: str, labels: list[str] | 
             "edge_sk.mean": ",".join(f"{value:g}" for value in contract.mean),
             "edge_sk.std": ",".join(f"{value:g}" for value in contract.std),
             "edge_sk.interpolation": contract.interpolation,
-            "edge_sk.crop_pct": f"{contract.crop_pct:g}",
+            "edge_sk.crop_pct": repr(contract.crop_pct),  # every digit: the device rounds what it divides by this down
         }
     )
 
