@@ -1,0 +1,88 @@
+"""The profile itself: one trace, summed by module."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from torch import nn
+
+from edge_sk.profiling import network
+from edge_sk.profiling.cost import ModuleCost, ModuleTable, Profile
+from edge_sk.profiling.trace import trace
+
+# Channel attention, by class name so that neither timm nor torchvision need be imported.
+GATES = frozenset(
+    (
+        "Gate",
+        "BAM",
+        "BamModule",
+        "CbamModule",
+        "LightCbamModule",
+        "EcaModule",
+        "EffectiveSEModule",
+        "SEModule",
+        "SqueezeExcite",
+        "SqueezeExciteCl",
+        "SqueezeExcitation",
+        "SelectiveKernelAttn",
+    )
+)
+
+
+def profile(model: nn.Module, input_size: int | Sequence[int] | None = None) -> Profile:
+    """Count what a network costs for one image.
+
+    The network runs once, in evaluation mode and without gradients, on the device and in the type of its
+    parameters; its mode and its hooks are restored, its parameters and buffers are not touched.
+
+    Args:
+        model: Any module that takes one tensor.
+        input_size: Shape of the input, batch included; or the side of a square image; ``None`` takes
+            ``model.default_cfg["input_size"]`` where there is one, otherwise ``(1, 3, 224, 224)``.
+
+    Raises:
+        InputError: A bad shape, a network that does not run on it, or one that cannot be traced.
+
+    Example:
+        >>> profile(nn.Conv2d(3, 8, 3, padding=1, bias=False), (1, 3, 10, 10)).macs == 3 * 8 * 9 * 10 * 10
+        True
+    """
+    shape = network.input_shape(model, input_size)
+    analysis, largest = trace(model, shape)
+    counts = analysis.by_module_and_operator()
+    gates = [name for name, module in model.named_modules() if type(module).__name__ in GATES]
+    outermost = [name for name in gates if not any(name.startswith(f"{other}.") for other in gates if other != name)]
+    modules = ModuleTable()
+    for name, module in model.named_modules():
+        count = counts[name]
+        inside = [gate for gate in outermost if not name or gate == name or gate.startswith(f"{name}.")]
+        in_gate = any(name == gate or name.startswith(f"{gate}.") for gate in outermost)
+        macs = _summed(count, "macs")
+        modules[name] = ModuleCost(
+            type=type(module).__name__,
+            params=sum(parameter.numel() for parameter in module.parameters()),
+            macs=macs,
+            gate_macs=macs if in_gate else sum(_summed(counts[gate], "macs") for gate in inside),
+            activations=_summed(count, "activations"),
+            elementwise=_summed(count, "elementwise"),
+        )
+    return Profile(
+        name=network.name(model),
+        input_size=shape,
+        modules=modules,
+        operators=_operators(counts[""], "macs"),
+        elementwise_operators=_operators(counts[""], "elementwise"),
+        largest_feature_map=largest,
+        unsupported=dict(analysis.unsupported_ops()),
+        fvcore_total=_summed(counts[""], "macs") + _summed(counts[""], "fvcore"),
+    )
+
+
+def _summed(count: Counter[str], kind: str) -> int:
+    return sum(value for key, value in count.items() if key.startswith(f"{kind} "))
+
+
+def _operators(count: Counter[str], kind: str) -> dict[str, int]:
+    found = {key.removeprefix(f"{kind} "): value for key, value in count.items() if key.startswith(f"{kind} ")}
+    return dict(sorted(found.items(), key=lambda item: -item[1]))
