@@ -47,15 +47,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", metavar="FILE.json", help="where the record goes")
     args = parser.parse_args(argv)
-    if min(args.kills, args.damages, args.full_disks, args.bad_images) < 0:
-        raise InputError("counts are not negative")
+    for name in ("kills", "damages", "full_disks", "bad_images"):
+        if getattr(args, name) < 0:
+            raise InputError(f"--{name.replace('_', '-')} {getattr(args, name)} is negative; give 0 or more")
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="fault_test_") as folder:
         faults = FaultTest(Path(folder), random.Random(args.seed))
-        faults.kill_until(args.kills)
-        faults.damage_until(args.damages)
-        faults.fill_disk_until(args.full_disks)
-        faults.damage_images_until(args.bad_images)
+        _show(
+            ("killed", args.kills, faults.kill_until(args.kills)),
+            ("damaged checkpoints", args.damages, faults.damage_until(args.damages)),
+            ("full disks", args.full_disks, faults.fill_disk_until(args.full_disks)),
+            ("damaged images", args.bad_images, faults.damage_images_until(args.bad_images)),
+        )
     record = faults.counts | {"seconds": round(time.monotonic() - began)}
     print(json.dumps(record, indent=2))
     if args.output is not None:
@@ -63,8 +66,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0 if faults.counts["lost_runs"] == faults.counts["wrong_results"] == 0 else 1
 
 
+def _show(*phases: tuple[str, int, Iterator[int]]) -> None:
+    """Go through the phases, which say after each run how many faults there were, with a bar for each on stderr."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    # Without the thread that redraws: processes are forked meanwhile.
+    with Progress(console=Console(stderr=True), auto_refresh=False) as bars:
+        tasks = [bars.add_task(name, total=total) for name, total, _ in phases]
+        for task, (_, _, phase) in zip(tasks, phases, strict=True):
+            for count in phase:
+                bars.update(task, completed=count, refresh=True)
+
+
 class FaultTest:
-    """Runs under faults, against one uninterrupted reference."""
+    """Runs under faults, against one uninterrupted reference.
+
+    Each kind of fault is a generator that yields, after every run, how many there have been.
+    """
 
     def __init__(self, folder: Path, rng: random.Random) -> None:
         self.folder, self.rng = folder, rng
@@ -93,15 +112,16 @@ class FaultTest:
             raise InputError("the uninterrupted run fails already")
         self.duration = time.monotonic() - began
 
-    def kill_until(self, kills: int) -> None:
+    def kill_until(self, kills: int) -> Iterator[int]:
         """Kill runs at random moments, start to end, and resume them."""
         while self.counts["kills"] < kills:
             run = self._new_run()
             while self.counts["kills"] < kills and not self._killed_attempt(run):
                 pass
             self._finish(run)
+            yield self.counts["kills"]
 
-    def damage_until(self, damages: int) -> None:
+    def damage_until(self, damages: int) -> Iterator[int]:
         """Truncate a checkpoint, or flip one of its bits, between a kill and the resume."""
         while self._damages() < damages:
             run = self._new_run()
@@ -109,8 +129,9 @@ class FaultTest:
             self._kill_once(run, when=lambda run=run: (run / "checkpoint.previous.pt").exists())
             self._damage(run / "checkpoint.pt")
             self._finish(run)
+            yield self._damages()
 
-    def fill_disk_until(self, full_disks: int) -> None:
+    def fill_disk_until(self, full_disks: int) -> Iterator[int]:
         """Let a save run out of space (the process's limit on the size of files), then resume with space."""
         for _ in range(full_disks):
             run = self._new_run()
@@ -122,10 +143,11 @@ class FaultTest:
             # 1: one clear line about the disk; anything else is a crash.
             if code != 1 or list(run.glob(".checkpoint*")):
                 self.counts["lost_runs"] += 1
-                continue
-            self._finish(run)
+            else:
+                self._finish(run)
+            yield self.counts["full_disks"]
 
-    def damage_images_until(self, runs: int) -> None:
+    def damage_images_until(self, runs: int) -> Iterator[int]:
         """Train on folders in which some files are truncated or not images: they are skipped, the run ends."""
         from edge_sk.training.metrics import CSV
 
@@ -141,6 +163,7 @@ class FaultTest:
                 self.counts["finished_runs"] += 1
             shutil.rmtree(data)
             shutil.rmtree(run, ignore_errors=True)
+            yield self.counts["runs_over_damaged_images"]
 
     def _new_run(self) -> Path:
         return self.folder / f"run{self.rng.getrandbits(64):016x}"
