@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shlex
+import shutil
 import subprocess
+import sys
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -94,3 +98,40 @@ def test_the_dry_run_shows_recipe_and_cost(capsys: pytest.CaptureFixture[str]) -
     printed = capsys.readouterr().out
     for expected in ("weight_decay", "27,813,450", "4,180,928,512", "steps"):
         assert expected in printed
+
+
+def commands() -> list[str]:
+    """The README's commands in order, without the installation and the tests."""
+    found = [command.split("&&")[-1].strip() for command in re.findall(r"^(pip .*|python .*)$", TEXT, re.MULTILINE)]
+    found += re.findall(r"`(python (?:recipes|deploy)/[^`.]+\.py[^`.]*)`", TEXT.replace("\n", " "))
+    measured_apart = "python deploy/claims.py --work DIR"  # half an hour on a quiet machine; its parts are tested
+    assert measured_apart in found
+    return [one for one in found if one.startswith("python ") and one != measured_apart]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_every_command_does_what_it_says(tmp_path: Path) -> None:
+    """Train, export, evaluate, measure, report: in a copy of the repository, as written."""
+    listing = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True)
+    for name in listing.stdout.splitlines():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    environment = os.environ | {
+        "PYTHONPATH": str(tmp_path),
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    }
+    ran = []
+    for command in commands():
+        written_by_report = "deploy/report.py" in command
+        places = {"RUN": "runs/sk_shufflenetv2_1.0-digits-seed0", "DIR": "report" if written_by_report else "exports"}
+        words = [places.get(word, word) for word in shlex.split(command)]
+        done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+        ran.append(words[1])
+    assert {"recipes/train.py", "deploy/export.py", "deploy/report.py", "deploy/benchmark.py"} <= set(ran)
+    files = {path.name for path in (tmp_path / "exports").iterdir()}
+    assert {f"sk_shufflenetv2_1.0{rest}" for rest in ("_xnnpack_fp32.pte", "_coreml_fp16.mlpackage")} <= files
+    report = json.loads((tmp_path / "report" / "report.json").read_text(encoding="utf-8"))
+    assert len(report["records"]) == 16
+    assert report["failures"] == []

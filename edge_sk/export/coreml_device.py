@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import collections
-import itertools
-import math
 import platform
 import statistics
 from collections.abc import Iterator
@@ -159,16 +157,9 @@ def _noise(program: MilProgram) -> dict[str, Any]:
 
 def summarize(taken: list[list[float]], loads: list[float], *, where: str, units: str) -> Latency:
     """Milliseconds of each round's predictions, and of each load, as a record's entry."""
-    ordered = sorted(itertools.chain.from_iterable(taken))
-    return Latency(
+    return Latency.of(
+        taken,
         threads=0,
-        p50_ms=round(statistics.median(ordered), 4),
-        p90_ms=round(ordered[math.ceil(0.9 * len(ordered)) - 1], 4),
-        min_ms=round(ordered[0], 4),
-        mean_ms=round(statistics.fmean(ordered), 4),
-        round_p50_ms=[round(statistics.median(one), 4) for one in taken],
-        runs=len(ordered),
-        rounds=len(taken),
         load_ms=round(statistics.median(loads), 2),
         peak_memory_mb=None,
         where=where,

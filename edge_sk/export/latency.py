@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
 import json
-import math
 import re
 import statistics
 import subprocess
@@ -65,7 +63,7 @@ def measure(
             load.append(_ask(task="loading", threads=threads, path=path, runs=warmup))
     date = manifest()["date"]
     return [
-        _summarize(taken, load, threads=threads, rounds=rounds, where=this_host(), date=date)
+        Latency.of(taken, threads=threads, **_loading(load), where=this_host(), runtime=RUNTIME, date=date)
         for taken, load in zip(times, loads, strict=True)
     ]
 
@@ -76,21 +74,12 @@ def this_host() -> str:
     return f"host latency, not a phone's: {host['cpu']}, {host['cores']} cores"
 
 
-def _summarize(taken: list[list[float]], loads: list[dict[str, Any]], **context: Any) -> Latency:
+def _loading(loads: list[dict[str, Any]]) -> dict[str, float | None]:
     memory = [load["peak_memory_mb"] for load in loads]
-    ordered = sorted(itertools.chain.from_iterable(taken))
-    return Latency(
-        p50_ms=round(statistics.median(ordered), 4),
-        p90_ms=round(ordered[math.ceil(0.9 * len(ordered)) - 1], 4),
-        min_ms=round(ordered[0], 4),
-        mean_ms=round(statistics.fmean(ordered), 4),
-        round_p50_ms=[round(statistics.median(one), 4) for one in taken],
-        runs=len(ordered),
-        load_ms=round(statistics.median(load["load_ms"] for load in loads), 2),
-        peak_memory_mb=None if None in memory else round(max(memory), 1),
-        runtime=RUNTIME,
-        **context,
-    )
+    return {
+        "load_ms": round(statistics.median(load["load_ms"] for load in loads), 2),
+        "peak_memory_mb": None if None in memory else round(max(memory), 1),
+    }
 
 
 def operator_times(file: str | Path, *, threads: int = 1, runs: int = 30, warmup: int = 5) -> list[OperatorTime]:

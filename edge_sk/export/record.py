@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import math
 import os
-from collections.abc import Iterable
+import statistics
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -135,6 +137,21 @@ class Latency(_Part):
     where: str = Field(description="'host latency' and the CPU, or the device's name")
     runtime: str
     date: str
+
+    @classmethod
+    def of(cls, rounds: Sequence[Sequence[float]], **context: Any) -> Latency:
+        """Sum up the milliseconds of each round's forwards; ``context`` is the other fields."""
+        ordered = sorted(itertools.chain.from_iterable(rounds))
+        return cls(
+            p50_ms=round(statistics.median(ordered), 4),
+            p90_ms=round(ordered[math.ceil(0.9 * len(ordered)) - 1], 4),
+            min_ms=round(ordered[0], 4),
+            mean_ms=round(statistics.fmean(ordered), 4),
+            round_p50_ms=[round(statistics.median(one), 4) for one in rounds],
+            runs=len(ordered),
+            rounds=len(rounds),
+            **context,
+        )
 
 
 class OperatorTime(_Part):

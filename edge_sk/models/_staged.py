@@ -13,8 +13,8 @@ class StagedClassifier(nn.Module):
     """Base of the networks that are ours: subclasses fill in the modules and name them.
 
     A subclass sets ``stage_names`` (modules called in that order, the first ``num_stem`` of them the stem),
-    ``classifier_name``, ``num_features``, ``head_hidden_size`` and ``feature_info`` (timm's terms) and builds the
-    classifier with :meth:`reset_classifier`.
+    ``num_features``, ``head_hidden_size`` and ``feature_info`` (timm's terms) and builds the classifier, ``fc``, with
+    :meth:`reset_classifier`.
 
     Shape:
         - Input: ``(N, in_chans, H, W)``
@@ -24,7 +24,7 @@ class StagedClassifier(nn.Module):
 
     stage_names: tuple[str, ...]
     num_stem: int
-    classifier_name: str
+    global_pool: str
     num_features: int
     head_hidden_size: int
     feature_info: list[dict[str, Any]]
@@ -34,10 +34,11 @@ class StagedClassifier(nn.Module):
         super().__init__()
         self.drop_rate = drop_rate
         self.grad_checkpointing = False
+        self.fc: nn.Module  # not above: TorchScript cannot read a module's type there
 
     def get_classifier(self) -> nn.Module:
         """The linear layer, or an identity without classes."""
-        return getattr(self, self.classifier_name)
+        return self.fc
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """Replace the classifier.
@@ -55,7 +56,7 @@ class StagedClassifier(nn.Module):
         self.num_classes = num_classes
         head = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
         parameter = next(self.parameters(), None)
-        setattr(self, self.classifier_name, head if parameter is None else head.to(parameter.device))
+        self.fc = head if parameter is None else head.to(parameter.device)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute the stages in the backward pass instead of keeping their activations."""
@@ -115,7 +116,11 @@ class StagedClassifier(nn.Module):
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """Logits, or with ``pre_logits`` what the classifier reads, of the last feature map."""
-        raise NotImplementedError
+        if self.global_pool == "avg":
+            x = x.mean((2, 3))
+        if self.drop_rate > 0.0:
+            x = nn.functional.dropout(x, self.drop_rate, self.training)
+        return x if pre_logits else self.fc(x)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits."""

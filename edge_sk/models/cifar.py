@@ -37,7 +37,6 @@ class CifarResNeXt(StagedClassifier):
 
     stage_names = ("stem", "stage1", "stage2", "stage3")
     num_stem = 1
-    classifier_name = "fc"
 
     def __init__(
         self,
@@ -88,9 +87,7 @@ class CifarResNeXt(StagedClassifier):
         for module in self.modules():
             if isinstance(module, nn.Conv2d) and module.bias is None:
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        self.global_pool = global_pool
-        self.fc: nn.Module
-        self.reset_classifier(num_classes)
+        self.reset_classifier(num_classes, global_pool)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """The output of the last stage, ``(N, 1024, H / 4, W / 4)``."""
@@ -100,14 +97,6 @@ class CifarResNeXt(StagedClassifier):
                 x = self._run(name, x)
             return x
         return self.stage3(self.stage2(self.stage1(x)))
-
-    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Pool, drop, classify."""
-        if self.global_pool == "avg":
-            x = x.mean((2, 3))
-        if self.drop_rate > 0.0:
-            x = nn.functional.dropout(x, self.drop_rate, self.training)
-        return x if pre_logits else self.fc(x)
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Parameter groups from stem to head, for timm's layer-wise learning rates."""

@@ -99,7 +99,6 @@ class ShuffleNetV2(StagedClassifier):
 
     stage_names = ("conv1", "maxpool", "stage2", "stage3", "stage4", "conv5")
     num_stem = 2
-    classifier_name = "fc"
 
     def __init__(
         self,
@@ -136,9 +135,7 @@ class ShuffleNetV2(StagedClassifier):
         for module in self.modules():
             if isinstance(module, nn.Conv2d) and not (attn_layer and module.bias is not None):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-        self.global_pool = global_pool
-        self.fc: nn.Module
-        self.reset_classifier(num_classes)
+        self.reset_classifier(num_classes, global_pool)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """The output of conv5, ``(N, 1024, H / 32, W / 32)`` (2048 channels at 2.0x)."""
@@ -149,14 +146,6 @@ class ShuffleNetV2(StagedClassifier):
         else:
             x = self.stage4(self.stage3(self.stage2(x)))
         return self.conv5(x)
-
-    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Pool, drop, classify."""
-        if self.global_pool == "avg":
-            x = x.mean((2, 3))
-        if self.drop_rate > 0.0:
-            x = nn.functional.dropout(x, self.drop_rate, self.training)
-        return x if pre_logits else self.fc(x)
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Parameter groups from stem to head, for timm's layer-wise learning rates."""

@@ -9,7 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from recipes.paper_tables import TABLES, compute, increments, main, markdown, plot, unexplained
+from edge_sk.paper.count import compute, increments, unexplained
+from edge_sk.paper.markdown import markdown
+from edge_sk.paper.plot import plot
+from edge_sk.paper.tables import TABLES
+from recipes.paper_tables import main
 
 ROOT = Path(__file__).resolve().parents[2]
 BY_KEY = {table.key: table for table in TABLES}
