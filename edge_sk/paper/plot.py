@@ -1,0 +1,94 @@
+"""The paper's accuracy against our MACs and parameters."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from edge_sk.files import atomic_write
+from edge_sk.paper.count import counted
+from edge_sk.paper.model import Row
+from edge_sk.paper.tables import TABLES
+
+# Curves of the plot: family, colour, networks as (table, row).
+SK_COLOUR = "#c2410c"
+FAMILIES: tuple[tuple[str, str, tuple[tuple[str, str], ...]], ...] = (
+    ("SKNet", SK_COLOUR, (("S9", "SKNet-26"), ("S9", "SKNet-50"), ("S9", "SKNet-101"))),
+    ("SENet", "#0f766e", (("2", "SENet-50"), ("2", "SENet-101"))),
+    ("ResNeXt", "#1d4ed8", (("2", "ResNeXt-50"), ("2", "ResNeXt-101"))),
+    ("ResNeXt + BAM", "#7c3aed", (("2", "ResNeXt-50 + BAM"), ("2", "ResNeXt-101 + BAM"))),
+    ("ResNeXt + CBAM", "#a16207", (("2", "ResNeXt-50 + CBAM"), ("2", "ResNeXt-101 + CBAM"))),
+    ("DPN", "#64748b", (("S9", "DPN-68"), ("S9", "DPN-92"), ("S9", "DPN-98"))),
+    (
+        "DenseNet",
+        "#94a3b8",
+        (("S9", "DenseNet-169 (k = 32)"), ("S9", "DenseNet-201 (k = 32)"), ("S9", "DenseNet-264 (k = 32)")),
+    ),
+    ("ResNet", "#475569", (("S9", "ResNet-50"), ("S9", "ResNet-101"), ("S9", "ResNet-152"))),
+)
+
+
+def plot(folder: Path) -> None:
+    """Draw the paper's accuracy against our MACs and parameters; ``paper_accuracy.png`` and ``.svg`` in ``folder``."""
+    import matplotlib
+
+    rows = {(table.key, row.name): row for table in TABLES for row in table.rows}
+    style: dict[Any, Any] = {
+        "font.family": "DejaVu Sans",
+        "font.size": 10,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.edgecolor": "#94a3b8",
+        "axes.labelcolor": "#0f172a",
+        "xtick.color": "#475569",
+        "ytick.color": "#475569",
+        "svg.hashsalt": "edge-sk",
+    }
+    with matplotlib.rc_context(style):
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(11.5, 5.2), dpi=160, facecolor="white", layout="constrained")
+        panels = figure.subplots(1, 2, sharey=True)
+        for axes, quantity in zip(panels, ("macs", "params"), strict=True):
+            for family, colour, names in FAMILIES:
+                points = [_point(rows[name], quantity) for name in names]
+                highlight = family == "SKNet"
+                axes.plot(
+                    *zip(*points, strict=True),
+                    color=colour,
+                    marker="o",
+                    markersize=7 if highlight else 5,
+                    linewidth=2.6 if highlight else 1.2,
+                    label=family,
+                    zorder=3 if highlight else 2,
+                )
+                if highlight:
+                    for (x, y), (_, name) in zip(points, names, strict=True):
+                        axes.annotate(
+                            name,
+                            (x, y),
+                            xytext=(-8, 5),
+                            textcoords="offset points",
+                            ha="right",
+                            color=colour,
+                            fontweight="bold",
+                        )
+            axes.set_xlim(left=0)
+            axes.set_ylim(75.9, 80.1)
+            axes.grid(color="#e2e8f0", linewidth=0.8)
+            axes.set_axisbelow(True)
+        panels[0].set_xlabel("GMACs, counted by edge_sk")
+        panels[1].set_xlabel("parameters, millions, counted by edge_sk")
+        panels[0].set_ylabel("ImageNet top-1 accuracy %, as the paper reports it")
+        panels[1].legend(loc="lower right", frameon=False, fontsize=9)
+        for extension in (".png", ".svg"):
+            with atomic_write(folder / f"paper_accuracy{extension}") as temporary:
+                # Without a date the file stays the same when nothing in it changed.
+                metadata = {"Date": None} if extension == ".svg" else None
+                figure.savefig(temporary, format=extension[1:], metadata=metadata)
+            print(f"wrote {folder / f'paper_accuracy{extension}'}")
+
+
+def _point(row: Row, quantity: str) -> tuple[float, float]:
+    ours = counted(row)
+    return (ours.macs / 1e9 if quantity == "macs" else ours.params / 1e6), 100 - float(row.errors[0] or "nan")
