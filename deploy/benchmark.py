@@ -17,7 +17,7 @@ from typing import Any
 from edge_sk.errors import InputError, script
 from edge_sk.export import latency
 from edge_sk.export.record import Latency, read_record, record_path, write_record
-from edge_sk.files import atomic_write
+from edge_sk.files import write_text
 
 
 def parser() -> argparse.ArgumentParser:
@@ -93,8 +93,7 @@ def _read(path: Path) -> list[dict[str, Any]]:
 
 
 def _write(path: Path, rows: list[dict[str, Any]]) -> None:
-    with atomic_write(path) as temporary:
-        temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
 
 
 def _add_to_record(file: Path, measured: Latency) -> None:

@@ -28,7 +28,7 @@ from edge_sk.errors import script
 from edge_sk.export import delegation, executorch_tools, latency, to_pte
 from edge_sk.export.network import from_arch
 from edge_sk.export.record import Precision
-from edge_sk.files import artifact_path, atomic_write
+from edge_sk.files import artifact_path, atomic_write, write_text
 from edge_sk.manifest import manifest
 
 RESULT = Path(__file__).parent / "results" / "latency.json"
@@ -169,8 +169,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         made = json.loads(facts.read_text(encoding="utf-8"))
     else:
         made = export_all(args.work)
-        with atomic_write(facts) as temporary:
-            temporary.write_text(json.dumps(made), encoding="utf-8")
+        write_text(facts, json.dumps(made))
     files = {stem: artifact_path(args.work, stem, ".pte") for stem in made}
     for threads in args.threads:
         say(f"measuring {len(files)} files with {threads} threads, {args.rounds} rounds")
@@ -188,8 +187,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "files": made,
         "manifest": manifest(["deploy/claims.py", *(argv or sys.argv[1:])]),
     }
-    with atomic_write(args.output) as temporary:
-        temporary.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    write_text(args.output, json.dumps(result, indent=1) + "\n")
     for claim in result["claims"]:
         verdict = "holds" if claim["holds"] else "DOES NOT HOLD"
         print(

@@ -23,7 +23,7 @@ from edge_sk.export import report as pages
 from edge_sk.export.record import Format, Precision
 from edge_sk.export.report.answers import answers
 from edge_sk.export.report.model import Report, file_name, join, read_records
-from edge_sk.files import atomic_write
+from edge_sk.files import write_text
 from edge_sk.manifest import manifest
 
 # Core ML's own float is half precision: fp16 is to an .mlpackage what fp32 is to a .pte.
@@ -135,8 +135,7 @@ def _progress(total: int) -> Iterator[Callable[[str], None]]:
 def _write(output: Path, report: Report, changes: list[pages.Change] | None) -> None:
     pages.write_report(output / "report.json", report)
     for name, render in (("report.md", pages.render_markdown), ("report.html", pages.render_html)):
-        with atomic_write(output / name) as temporary:
-            temporary.write_text(render(report, changes), encoding="utf-8")
+        write_text(output / name, render(report, changes))
 
 
 def _summarize(output: Path, report: Report, changes: list[pages.Change] | None) -> int:

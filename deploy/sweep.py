@@ -22,7 +22,7 @@ import torch
 from edge_sk.errors import InputError, script
 from edge_sk.export import parity, pte, zoo
 from edge_sk.export.network import Network
-from edge_sk.files import artifact_path, atomic_write
+from edge_sk.files import artifact_path, write_text
 from edge_sk.manifest import manifest
 
 RESULTS = Path(__file__).parent / "results"
@@ -54,13 +54,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         except InputError as error:
             rows[key] = {"error": str(error)}
         print(f"{key}: {_verdict(rows[key])}", flush=True)
-        content = {"networks": rows, "manifest": manifest(["deploy/sweep.py", *(argv or sys.argv[1:])])}
-        for path, text in (
-            (data, json.dumps(content, indent=1) + "\n"),
-            (artifact_path(args.output, "delegation", ".md"), table(content)),
-        ):
-            with atomic_write(path) as temporary:
-                temporary.write_text(text, encoding="utf-8")
+        command = ["deploy/sweep.py", *(sys.argv[1:] if argv is None else argv)]
+        content = {"networks": rows, "manifest": manifest(command)}
+        write_text(data, json.dumps(content, indent=1) + "\n")
+        write_text(artifact_path(args.output, "delegation", ".md"), table(content))
     short = [key for key, row in rows.items() if not _is_whole(row) or (key.endswith("fp32") and not _is_equal(row))]
     print(f"{len(rows) - len(short)} of {len(rows)} are one delegate with nothing left; in fp32 with the same outputs")
     for key in short:

@@ -18,7 +18,7 @@ from typing import Any
 
 from edge_sk.errors import InputError, script
 from edge_sk.export import to_mlpackage, zoo
-from edge_sk.files import artifact_path, atomic_write
+from edge_sk.files import artifact_path, write_text
 from edge_sk.manifest import manifest
 
 RESULTS = Path(__file__).parent / "results"
@@ -49,8 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{name}: {row.get('error') or _proof(row)}", flush=True)
         content = {"networks": rows, "precision": args.precision}
         content["manifest"] = manifest(["deploy/sweep_coreml.py", *(sys.argv[1:] if argv is None else argv)])
-        _write(data, json.dumps(content, indent=1) + "\n")
-        _write(artifact_path(args.output, "coreml", ".md"), table(content))
+        write_text(data, json.dumps(content, indent=1) + "\n")
+        write_text(artifact_path(args.output, "coreml", ".md"), table(content))
     failed = [name for name, row in rows.items() if "error" in row]
     print(f"{len(rows) - len(failed)} of {len(rows)} convert and pass")
     return 1 if failed else 0
@@ -112,11 +112,6 @@ def _proof(row: dict[str, Any]) -> str:
         f"{row['size_mb']:.2f} MB, top-1 agreement {row['top1_agreement']:.1%}, SQNR {row['sqnr_db']:.1f} dB, "
         f"{row['export_seconds']} s"
     )
-
-
-def _write(path: Path, text: str) -> None:
-    with atomic_write(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -35,6 +35,12 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write a file of text in UTF-8, whole or not at all (:func:`atomic_write`)."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
 def _sync_folder(folder: Path) -> None:
     """Make the rename itself survive a power cut (POSIX only: Windows cannot open a folder)."""
     if os.name != "posix":

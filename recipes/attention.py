@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from edge_sk.errors import InputError, script
-from edge_sk.files import atomic_write
+from edge_sk.files import write_text
 
 # The paper's: the middle of the picture enlarged.
 ENLARGEMENTS = [1.0, 1.5, 2.0]
@@ -99,10 +99,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     output = Path(args.output)
     text = json.dumps(summary, separators=(",", ":")) + "\n"
     for path in filter(None, (output / "attention.json", args.record)):
-        with atomic_write(path) as temporary:
-            temporary.write_text(text, encoding="utf-8")
-    with atomic_write(output / "attention.md") as temporary:
-        temporary.write_text(markdown(summary), encoding="utf-8")
+        write_text(path, text)
+    write_text(output / "attention.md", markdown(summary))
     plot(summary, output / "attention.png", title=f"{config.arch} on {data}")
     print(markdown(summary))
     print(f"{output}: attention.json, attention.md, attention.png")

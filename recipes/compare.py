@@ -21,7 +21,7 @@ from types import FrameType
 from typing import Any
 
 from edge_sk.errors import InputError, script
-from edge_sk.files import atomic_write
+from edge_sk.files import write_text
 
 RECIPES = Path(__file__).resolve().parent
 SECONDS_BETWEEN_LOOKS = 0.2
@@ -201,10 +201,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     } | manifest(None if argv is None else ["recipes/compare.py", *argv])
     text = json.dumps(record, indent=1) + "\n"
     for path in filter(None, (output / "compare.json", args.record)):
-        with atomic_write(path) as temporary:
-            temporary.write_text(text, encoding="utf-8")
-    with atomic_write(output / "compare.md") as temporary:
-        temporary.write_text(markdown(entries), encoding="utf-8")
+        write_text(path, text)
+    write_text(output / "compare.md", markdown(entries))
     title = f"{args.data}, recipe {args.recipe}, {recipe.schedule.epochs} epochs, {len(args.seeds)} seeds"
     plot(entries, output / "compare.png", title=title)
     print(markdown(entries))

@@ -23,7 +23,7 @@ import torch
 
 import edge_sk
 from edge_sk.errors import script
-from edge_sk.files import atomic_write
+from edge_sk.files import write_text
 from edge_sk.manifest import manifest
 
 RECIPES = Path(__file__).resolve().parent
@@ -122,8 +122,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     }
     command = ["recipes/graft_finetune.py", *(sys.argv[1:] if argv is None else argv)]
     record = {"arch": ARCH, "epochs": args.epochs, "summary": summary, "rows": rows} | manifest(command)
-    with atomic_write(args.record) as path:
-        path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    write_text(args.record, json.dumps(record, indent=1) + "\n")
     for arm, values in summary.items():
         print(f"{arm:30} before {values['before']['mean']:6.2f} %   after {values['after']['mean']:6.2f} %")
     return 0

@@ -21,7 +21,7 @@ from torch import nn
 
 import edge_sk
 from edge_sk.errors import InputError, script
-from edge_sk.files import atomic_write
+from edge_sk.files import write_text
 from edge_sk.grafting import measure
 from edge_sk.manifest import manifest
 
@@ -206,10 +206,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(markdown(rows))
         return 0
     record = {"rows": rows} | manifest(["recipes/graft_table.py", "--write"], seed=SEED)
-    with atomic_write(RECORD) as path:
-        path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    with atomic_write(TABLE) as path:
-        path.write_text(markdown(rows), encoding="utf-8")
+    write_text(RECORD, json.dumps(record, indent=1) + "\n")
+    write_text(TABLE, markdown(rows))
     return 0
 
 

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 import edge_sk
 from edge_sk import InputError, SelectiveKernel
 from edge_sk.errors import script
-from edge_sk.files import atomic_write
+from edge_sk.files import write_text
 from edge_sk.manifest import manifest
 
 
@@ -182,8 +182,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     text = json.dumps(record, indent=2)
     print(text)
     if args.output:
-        with atomic_write(args.output) as temporary:
-            temporary.write_text(text + "\n")
+        write_text(args.output, text + "\n")
     return 0
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from edge_sk.errors import InputError, require, script
-from edge_sk.files import artifact_path, atomic_write
+from edge_sk.files import artifact_path, atomic_write, write_text
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
@@ -17,9 +17,8 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> 
         temporary.write_text(f"half {1 // 0}")
     assert target.read_text() == "old"
     assert list(tmp_path.iterdir()) == [target]
-    with atomic_write(target) as temporary:
-        temporary.write_text("new")
-    assert target.read_text() == "new"
+    write_text(target, "grün")
+    assert target.read_text(encoding="utf-8") == "grün"
     assert target.stat().st_mode & 0o444
 
 

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from edge_sk.errors import InputError
 from edge_sk.export.parity import Parity, Threshold
-from edge_sk.files import atomic_write
+from edge_sk.files import write_text
 
 SCHEMA_VERSION = 1
 
@@ -233,8 +233,7 @@ def record_path(artifact: str | os.PathLike[str]) -> Path:
 def write_record(artifact: str | os.PathLike[str], record: Record) -> Path:
     """Write the record beside its file, whole or not at all."""
     path = record_path(artifact)
-    with atomic_write(path) as temporary:
-        temporary.write_text(record.to_json(), encoding="utf-8")
+    write_text(path, record.to_json())
     return path
 
 

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
 
 from edge_sk.errors import InputError
-from edge_sk.files import atomic_write
+from edge_sk.files import atomic_write, write_text
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
@@ -51,8 +51,7 @@ class LoadedRun:
 
 def save_config(folder: Path, config: RunConfig) -> None:
     """Write ``config.json``."""
-    with atomic_write(folder / CONFIG) as temporary:
-        temporary.write_text(config.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    write_text(folder / CONFIG, config.model_dump_json(indent=2) + "\n")
 
 
 def save_weights(folder: Path, state: dict[str, Tensor]) -> None:

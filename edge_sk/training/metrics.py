@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_sk.errors import require
-from edge_sk.files import atomic_write
+from edge_sk.files import atomic_write, write_text
 from edge_sk.training.recipe import LogRecipe
 
 CSV = "metrics.csv"
@@ -40,8 +40,7 @@ def write_csv(folder: Path, history: Sequence[Row]) -> None:
     for row in history:
         values: Any = {name: f"{value:.6g}" if isinstance(value, float) else value for name, value in row.items()}
         writer.writerow(values)
-    with atomic_write(folder / CSV) as temporary:
-        temporary.write_text(text.getvalue(), encoding="utf-8")
+    write_text(folder / CSV, text.getvalue())
 
 
 def plot_curves(folder: Path, history: Sequence[Row], *, title: str) -> None:

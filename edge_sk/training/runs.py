@@ -15,7 +15,7 @@ from torch import nn
 
 import edge_sk
 from edge_sk.errors import InputError
-from edge_sk.files import atomic_write
+from edge_sk.files import write_text
 from edge_sk.manifest import manifest
 from edge_sk.training import checkpoint, snapshot
 from edge_sk.training.distributed import World
@@ -272,9 +272,7 @@ def _describe_run(plan: Plan, config: checkpoint.RunConfig, argv: Sequence[str] 
     if plan.resume and path.is_file():
         first = json.loads(path.read_text(encoding="utf-8"))
         record = first | {"resumed": [*first.get("resumed", []), record]}
-    with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(record, indent=2) + "\n")
     checkpoint.save_config(plan.folder, config)
     # Last: where it is, the folder can be resumed.
-    with atomic_write(plan.folder / RECIPE) as temporary:
-        temporary.write_text(f"# The resolved recipe of {plan.title}\n" + recipe_to_yaml(plan.recipe), encoding="utf-8")
+    write_text(plan.folder / RECIPE, f"# The resolved recipe of {plan.title}\n" + recipe_to_yaml(plan.recipe))

@@ -14,7 +14,7 @@ import edge_sk
 from edge_sk.errors import InputError
 from edge_sk.export.network import UNTRAINED, Network
 from edge_sk.export.record import Format, Precision, Record, newest
-from edge_sk.files import atomic_write
+from edge_sk.files import write_text
 
 SCHEMA_VERSION = 1
 
@@ -90,8 +90,7 @@ def file_name(one: Record | Failure) -> str:
 
 def write_report(path: str | os.PathLike[str], report: Report) -> None:
     """Write ``report.json``, whole or not at all."""
-    with atomic_write(path) as temporary:
-        temporary.write_text(report.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    write_text(path, report.model_dump_json(indent=1) + "\n")
 
 
 def read_report(path: str | os.PathLike[str]) -> Report:
