@@ -1,0 +1,130 @@
+"""Networks made by name: selective kernels on a plain network's weights, grafts of other libraries' networks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import edge_sk
+from edge_sk import InputError, grafting
+from edge_sk.grafting import measure
+from tests.grafting.networks import LivedIn, answering, block, units
+
+
+def test_zoo_starts_from_plain_weights_by_the_same_mechanism(tmp_path: Path, lived_in: LivedIn, digits: Tensor) -> None:
+    from safetensors.torch import save_file
+
+    plain = lived_in(edge_sk.create_model("resnext26", num_classes=10))
+    save_file(plain.state_dict(), tmp_path / "plain.safetensors")
+    sk = edge_sk.create_model("sknet26", num_classes=10, init_from=tmp_path / "plain.safetensors").eval()
+    with torch.no_grad():
+        torch.testing.assert_close(sk(digits[:2]), plain(digits[:2]), rtol=1e-4, atol=1e-4)
+    assert [str(kernel) for kernel in units(sk)[0].kernels] == ["3", "3d2"]
+
+
+@pytest.mark.parametrize("name", ["mobilenetv2_0.5", "mobilenetv3_small_1.0"])
+def test_zoo_with_bounded_activations_in_branches_stays_near_and_says_how_near(
+    name: str, tmp_path: Path, lived_in: LivedIn, digits: Tensor, caplog: pytest.LogCaptureFixture
+) -> None:
+    from safetensors.torch import save_file
+
+    images = torch.cat([digits[:8], torch.randn_like(digits[:8])])
+    plain = answering(lived_in(edge_sk.create_model(name, num_classes=10)), images)
+    save_file(plain.state_dict(), tmp_path / "plain.safetensors")
+
+    def start(**options: Any) -> float:
+        sk = edge_sk.create_model(f"sk_{name}", num_classes=10, init_from=tmp_path / "plain.safetensors", **options)
+        with torch.no_grad():
+            return measure.difference([plain(digits[:16])], [sk.eval()(digits[:16])])
+
+    assert start() < 0.02
+    (record,) = caplog.records
+    assert f"sk_{name} starts from" in record.message
+    noise = measure.random_images(plain, (3, 224, 224))
+    assert isinstance(record.args, tuple)
+    sk = edge_sk.create_model(f"sk_{name}", num_classes=10, init_from=tmp_path / "plain.safetensors").eval()
+    with torch.no_grad():
+        assert record.args[-1] == pytest.approx(measure.difference([plain(noise)], [sk(noise)]), rel=1e-3)
+    assert start(select=False) < 1e-4
+    assert start(kernels="5+7") < 1e-4
+
+
+def test_names_of_other_libraries_take_a_graft(tmp_path: Path, lived_in: LivedIn, digits: Tensor) -> None:
+    from safetensors.torch import save_file
+
+    plain = lived_in(edge_sk.create_model("timm:mobilenetv3_small_050", num_classes=10))
+    save_file(plain.state_dict(), tmp_path / "plain.safetensors")
+    name = "timm:mobilenetv3_small_050@kernels=3+5,reduction=8"
+    every = "timm:mobilenetv3_small_050@kernels=auto"
+    grafted = edge_sk.create_model(every, num_classes=10, init_from=tmp_path / "plain.safetensors").eval()
+    with torch.no_grad():
+        torch.testing.assert_close(grafted(digits[:2]), plain(digits[:2]), rtol=1e-4, atol=1e-4)
+    save_file(grafted.state_dict(), tmp_path / "grafted.safetensors")
+    again = edge_sk.create_model(every, num_classes=10, init_from=tmp_path / "grafted.safetensors").eval()
+    with torch.no_grad():
+        assert torch.equal(again(digits[:2]), grafted(digits[:2]))
+    assert {str(kernel) for unit in units(edge_sk.create_model(name)) for kernel in unit.kernels} == {"3", "5"}
+    with pytest.raises(InputError, match="reduction belong to selective kernels: give kernels too"):
+        edge_sk.create_model("timm:mobilenetv3_small_050@reduction=8")
+    with pytest.raises(InputError, match=r"nothing to graft|no grouped or depthwise"):
+        edge_sk.create_model("torchvision:resnet18@kernels=3+5")
+    with pytest.raises(InputError, match="init='none' is not known"):
+        edge_sk.create_model("timm:mobilenetv3_small_050@kernels=3+5,init=none")
+
+
+def test_graft_by_name_reads_images_of_any_channels(digits: Tensor) -> None:
+    grey = edge_sk.create_model("timm:mobilenetv3_small_050@kernels=3+5", num_classes=10, in_chans=1).eval()
+    assert len(units(grey)) == 11
+    assert grey(digits[:2, :1]).shape == (2, 10)
+    assert grey.default_cfg["input_size"] == (1, 224, 224)
+    assert edge_sk.profile(grey).input_size == (1, 1, 224, 224)
+    in_place = block()
+    in_place[0] = nn.Conv2d(5, 8, 1)
+    grafting.graft_(in_place, input_size=(5, 16, 16))
+    assert len(units(in_place)) == 1
+
+
+def test_timms_skresnext_is_sknet(tmp_path: Path, lived_in: LivedIn, digits: Tensor) -> None:
+    import timm
+
+    theirs = lived_in(timm.create_model("skresnext50_32x4d", num_classes=10))
+    torch.save(theirs.state_dict(), tmp_path / "theirs.pt")
+    ours = edge_sk.create_model("sknet50", num_classes=10, init_from=tmp_path / "theirs.pt").eval()
+    with torch.no_grad():
+        torch.testing.assert_close(ours(digits[:2]), theirs(digits[:2]), rtol=1e-4, atol=1e-5)
+
+
+def test_every_mismatch_of_weights_is_named(tmp_path: Path) -> None:
+    state = edge_sk.create_model("shufflenetv2_0.5").state_dict()
+    state["conv1.0.weight"] = state["conv1.0.weight"][:, :1]
+    state["stage2.0.branch1.0.weight"] = state["stage2.0.branch1.0.weight"][:1]
+    torch.save(state, tmp_path / "shapes.pt")
+    with pytest.raises(InputError, match=r"do not fit: conv1.0.weight is .* here, stage2.0.branch1.0.weight is"):
+        edge_sk.create_model("shufflenetv2_0.5", init_from=tmp_path / "shapes.pt")
+    names = [f"conv1.1.{part}" for part in ("weight", "bias", "running_mean")]
+    for name in names:
+        del state[name]
+    torch.save(state | {"extra": torch.zeros(1)}, tmp_path / "names.pt")
+    with pytest.raises(InputError) as caught:
+        edge_sk.create_model("shufflenetv2_0.5", init_from=tmp_path / "names.pt")
+    assert all(f"lacks {name}" in str(caught.value) for name in names)
+    assert "has extra" in str(caught.value)
+    assert "conv1.0.weight is" in str(caught.value)
+
+
+@pytest.mark.slow
+def test_grafted_network_trains_and_reloads_from_its_run(tmp_path: Path) -> None:
+    from edge_sk.training.checkpoint import load_run
+    from recipes.train import main
+
+    arch, plain, run = "timm:mobilenetv3_small_050", str(tmp_path / "plain"), str(tmp_path / "run")
+    short = ["schedule.epochs=1", "optim.lr=0.02"]
+    assert main(["--arch", arch, "--output", plain, "--set", *short]) == 0
+    kept = [*short, f"checkpoint.init_from={plain}"]
+    assert main(["--arch", f"{arch}@kernels=3+5", "--output", run, "--set", *kept]) == 0
+    (tmp_path / "plain").rename(tmp_path / "gone")  # the run folder alone must do
+    assert len(units(load_run(run).model)) == 11

@@ -1,0 +1,50 @@
+"""The committed table of grafts is what its record says, and can be made again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def _record() -> dict[str, Any]:
+    return json.loads((ROOT / "recipes" / "results" / "graft_table.json").read_text(encoding="utf-8"))
+
+
+def test_table_is_what_its_record_says_and_meets_the_target() -> None:
+    from recipes.graft_table import ARCHS, TABLE, TARGET, markdown, worst
+
+    record = _record()
+    rows = record["rows"]
+    assert record["command"] == "python recipes/graft_table.py --write"
+    assert [one["arch"] for one in rows] == ARCHS
+    assert TABLE.read_text(encoding="utf-8") == markdown(rows)
+    grafted = [one for one in rows if "refused" not in one]
+    assert len(grafted) >= 60
+    for one in grafted:
+        # Some networks carry one rounding of their input further than the target.
+        assert worst(one) <= max(TARGET, 2 * one["own_rounding"]), one["arch"]
+        assert max(one["dense"]["site_difference"], one["dilated"]["site_difference"]) <= TARGET / 10, one["arch"]
+        assert one["response"] > 0.05, one["arch"]
+        assert one["replaced"] + sum(one["left"].values()) == one["convolutions"]
+    assert all(one["refused"] for one in rows if "refused" in one)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "arch", ["timm:ghostnet_100", "timm:efficientvit_m0", "torchvision:mnasnet0_5", "timm:repvit_m1"]
+)
+def test_table_can_be_made_again(arch: str) -> None:
+    from recipes.graft_table import TARGET, row
+
+    recorded = next(one for one in _record()["rows"] if one["arch"] == arch)
+    again = json.loads(json.dumps(row(arch)))
+    for key in ("found_by", "convolutions", "replaced", "left", "params"):
+        assert again[key] == recorded[key]
+    for kind in ("dense", "dilated"):
+        assert again[kind]["macs"] == recorded[kind]["macs"]
+        assert again[kind]["difference"] <= TARGET
