@@ -15,8 +15,8 @@ from edge_sk.export import latency, to_mlpackage, to_pte
 from edge_sk.export.network import UNTRAINED, Network
 from edge_sk.export.record import Format, Precision, Record, Trace, read_record, record_path, write_record
 from edge_sk.export.report.model import Failure, NetworkCost
-from edge_sk.export.report.settle import settle
-from edge_sk.files import atomic_write
+from edge_sk.export.settle import settle
+from edge_sk.files import write_text
 from edge_sk.manifest import manifest
 
 STATE = "artifacts.json"
@@ -213,8 +213,7 @@ class _State:
 
     def set(self, key: str, value: dict[str, str]) -> None:
         self._content[key] = value
-        with atomic_write(self._path) as temporary:
-            temporary.write_text(json.dumps(self._content, indent=1) + "\n", encoding="utf-8")
+        write_text(self._path, json.dumps(self._content, indent=1) + "\n")
 
 
 def file_digest(path: Path) -> str:

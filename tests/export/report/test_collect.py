@@ -123,29 +123,3 @@ def test_two_networks_in_one_place_are_refused(tmp_path: Path) -> None:
     request = Request(artifacts=(), threads=(1,), rounds=1, runs=1, argv=["x"])
     with pytest.raises(InputError, match=r"two networks would write shufflenetv2_0\.5"):
         collect([network, network], tmp_path, request, lambda _: None)
-
-
-def test_an_untrained_network_is_settled_and_a_trained_one_is_left() -> None:
-    import dataclasses
-
-    from edge_sk.export.network import from_arch
-    from edge_sk.export.report.settle import settle
-
-    network = dataclasses.replace(from_arch("se_shufflenetv2_0.5"), input_size=(3, 64, 64))
-    images = next(iter(network.images(split="test", limit=16)))[0]
-    mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (network.mean, network.std))
-
-    def varying(model: torch.nn.Module) -> float:
-        """How much of the logits depends on the image."""
-        with torch.no_grad():
-            logits = model((images - mean) / std)
-        return ((logits - logits.mean(0)).square().mean() / logits.square().mean()).sqrt().item()
-
-    before = {name: tensor.clone() for name, tensor in network.model.state_dict().items()}
-    settled = settle(network)
-    assert varying(network.model) < 0.01 < 0.03 < varying(settled.model)
-    assert all(torch.equal(tensor, before[name]) for name, tensor in network.model.state_dict().items())
-    again = settle(network).model.state_dict()
-    assert all(torch.equal(tensor, again[name]) for name, tensor in settled.model.state_dict().items())
-    trained = dataclasses.replace(network, weights="a-run")
-    assert settle(trained) is trained
