@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from recipes.training_speed import main
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_page_shows_the_records_figures() -> None:
+    record = json.loads((ROOT / "recipes" / "results" / "training_speed.json").read_text(encoding="utf-8"))
+    page = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+    assert record["command"] in page
+    rows = [
+        [
+            one["arch"],
+            *(
+                f"{one['step_ratio'][pair]['median']:.2f}"
+                for pair in ("textbook/plain", "edge_sk/plain", "edge_sk/textbook")
+            ),
+            *(f"{one['memory_ratio'][pair]:.2f}" for pair in ("edge_sk/textbook", "edge_sk/textbook, one unit")),
+        ]
+        for one in record["results"]
+    ]
+    table = page.split("one unit |\n")[1].split("\n\n")[0]
+    assert [row.strip("| ").split(" | ") for row in table.splitlines()[1:]] == rows
+
+
+def test_measures_time_and_memory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sizes = ["--batch-size", "2", "--input-size", "32", "--rounds", "1", "--warmup", "0"]
+    assert main(["--arch", "sk_shufflenetv2_0.5", *sizes, "--output", str(tmp_path / "record.json")]) == 0
+    (one,) = json.loads((tmp_path / "record.json").read_text(encoding="utf-8"))["results"]
+    assert json.loads(capsys.readouterr().out)["results"] == [one]
+    assert one["step_ratio"]["edge_sk/plain"]["median"] > 0
+    # The unit's own maps and nothing like the textbook's stack: two maps of the four that are saved twice there.
+    assert 0.5 < one["memory_ratio"]["edge_sk/textbook, one unit"] < 0.75
+
+
+def test_a_network_without_sk_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--arch", "shufflenetv2_0.5"]) == 2
+    assert re.search("no plain network to compare with", capsys.readouterr().err)
