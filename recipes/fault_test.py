@@ -99,6 +99,7 @@ class FaultTest:
             "finished_runs": 0,
             "lost_runs": 0,
             "wrong_results": 0,
+            "what_went_wrong": [],
         }
         # Loaded once: the processes to be killed are forked and start in milliseconds.
         import torch
@@ -126,7 +127,7 @@ class FaultTest:
         while self._damages() < damages:
             run = self._new_run()
             # Two checkpoints at least: the damaged one and the one to fall back to.
-            self._kill_once(run, when=lambda run=run: (run / "checkpoint.previous.pt").exists())
+            self._kill_once(run, when=lambda run=run: (run / "checkpoint.previous.pt").exists(), within=0.4)
             self._damage(run / "checkpoint.pt")
             self._finish(run)
             yield self._damages()
@@ -135,14 +136,17 @@ class FaultTest:
         """Let a save run out of space (the process's limit on the size of files), then resume with space."""
         for _ in range(full_disks):
             run = self._new_run()
-            self._kill_once(run, when=lambda run=run: (run / "checkpoint.pt").exists())
+            # At once, so that there is still something to save.
+            self._kill_once(run, when=lambda run=run: (run / "checkpoint.pt").exists(), within=0.0)
             size = (run / "checkpoint.pt").stat().st_size
             process = self._start(run, resume=True, file_limit=self.rng.randrange(size // 4, size - 1))
             code = self._wait(process)
             self.counts["full_disks"] += 1
             # 1: one clear line about the disk; anything else is a crash.
-            if code != 1 or list(run.glob(".checkpoint*")):
-                self.counts["lost_runs"] += 1
+            if code != 1:
+                self._lost(f"full disk: exit code {code}, not 1")
+            elif left := [path.name for path in run.glob(".checkpoint*")]:
+                self._lost(f"full disk: left {', '.join(left)}")
             else:
                 self._finish(run)
             yield self.counts["full_disks"]
@@ -158,7 +162,7 @@ class FaultTest:
             self.counts["runs_over_damaged_images"] += 1
             self.counts["damaged_images"] += damaged
             if code != 0 or not (run / CSV).exists():
-                self.counts["lost_runs"] += 1
+                self._lost(f"damaged images: exit code {code}")
             else:
                 self.counts["finished_runs"] += 1
             shutil.rmtree(data)
@@ -191,33 +195,36 @@ class FaultTest:
         """Start or resume, and kill after a random time; returns whether the run ended before."""
         process = self._start(run, resume=run.exists())
         process.join(self.rng.uniform(0.0, self.duration * 0.6))
-        if process.exitcode is not None:
-            return True
-        assert process.pid is not None
-        os.kill(process.pid, signal.SIGKILL)
-        process.join()
-        self._count_kill(run)
-        return False
+        return not self._kill(process, run)
 
-    def _kill_once(self, run: Path, *, when: Callable[[], bool]) -> None:
-        """Start a run and kill it at a random moment after ``when``."""
+    def _kill_once(self, run: Path, *, when: Callable[[], bool], within: float) -> None:
+        """Start a run and kill it after ``when``, at a random moment ``within`` that share of a run's duration."""
         process = self._start(run)
         deadline = time.monotonic() + PATIENCE_S
         while not when() and process.exitcode is None and time.monotonic() < deadline:
             process.join(0.005)
-        process.join(self.rng.uniform(0.0, self.duration * 0.4))
-        if process.exitcode is None:
-            assert process.pid is not None
-            os.kill(process.pid, signal.SIGKILL)
-            process.join()
-            self._count_kill(run)
+        process.join(self.rng.uniform(0.0, self.duration * within))
+        self._kill(process, run)
 
-    def _count_kill(self, run: Path) -> None:
+    def _kill(self, process: multiprocessing.process.BaseProcess, run: Path) -> bool:
+        """Kill; ``False`` when the process had ended by itself, which is a loss unless it had finished."""
+        if process.exitcode is not None:
+            if process.exitcode != 0:
+                self._lost(f"ended by itself with exit code {process.exitcode}")
+            return False
+        assert process.pid is not None
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
         self.counts["kills"] += 1
         if run.exists():
             self.counts["kills_while_a_file_was_being_written"] += bool(list(run.glob(".*")))
             has_checkpoint = (run / "checkpoint.pt").exists() or (run / "checkpoint.previous.pt").exists()
             self.counts["kills_before_the_first_checkpoint"] += not has_checkpoint
+        return True
+
+    def _lost(self, why: str) -> None:
+        self.counts["lost_runs"] += 1
+        self.counts["what_went_wrong"].append(why)
 
     def _damage(self, file: Path) -> None:
         if not file.exists():
@@ -237,13 +244,16 @@ class FaultTest:
         """Resume until the end and compare with the reference."""
         from safetensors.torch import load_file
 
-        if self._wait(self._start(run, resume=run.exists())) != 0:
-            self.counts["lost_runs"] += 1
+        code = self._wait(self._start(run, resume=run.exists()))
+        if code != 0:
+            self._lost(f"resume: exit code {code}")
             return
         self.counts["finished_runs"] += 1
         expected, found = load_file(self.reference / "model.safetensors"), load_file(run / "model.safetensors")
         same = expected.keys() == found.keys() and all(bool((found[k] == expected[k]).all()) for k in expected)
-        self.counts["wrong_results"] += not same
+        if not same:
+            self.counts["wrong_results"] += 1
+            self.counts["what_went_wrong"].append("weights differ from the uninterrupted run's")
         shutil.rmtree(run)
 
     def _make_images(self, root: Path) -> int:
@@ -310,7 +320,7 @@ def _silence() -> Iterator[None]:
 
 
 def _write_record(path: Path, record: dict[str, Any], seed: int, argv: Sequence[str] | None) -> None:
-    from edge_sk.files import atomic_write
+    from edge_sk.files import write_text
     from edge_sk.manifest import manifest
 
     record = {
@@ -321,8 +331,7 @@ def _write_record(path: Path, record: dict[str, Any], seed: int, argv: Sequence[
         **record,
         "manifest": manifest(argv if argv is None else ["recipes/fault_test.py", *argv], seed=seed),
     }
-    with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(record, indent=2) + "\n")
 
 
 if __name__ == "__main__":
