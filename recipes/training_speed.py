@@ -2,10 +2,10 @@
 
     python recipes/training_speed.py --arch sk_shufflenetv2_1.0 --output recipes/results/training_speed.json
 
-The textbook form is timm's unit (stack the branches, softmax, sum) in the same places. The three take turns, so that a
-noisy machine disturbs them alike; ratios are medians over the rounds. On a CPU each step is timed by the processor time
-of the process, which other programs cannot take part of; on a GPU by the clock, between synchronisations. Memory is
-what autograd keeps for the backward pass, of the network and of its first unit alone.
+The textbook form stacks the branches, takes the softmax and sums (edge_sk.textbook), in the same places. The three
+take turns, so that a noisy machine disturbs them alike; ratios are medians over the rounds. On a CPU each step is timed
+by the processor time of the process, which other programs cannot take part of; on a GPU by the clock, between
+synchronisations. Memory is what autograd keeps for the backward pass, of the network and of its first unit alone.
 """
 
 from __future__ import annotations
@@ -27,26 +27,7 @@ from edge_sk import InputError, SelectiveKernel
 from edge_sk.errors import script
 from edge_sk.files import write_text
 from edge_sk.manifest import manifest
-
-
-def textbook(model: nn.Module) -> nn.Module:
-    """Replace every selective kernel by timm's, of the same size."""
-    from timm.layers import SelectiveKernel as TimmSelectiveKernel
-
-    for name, unit in list(model.named_modules()):
-        if isinstance(unit, SelectiveKernel) and unit.gate is not None:
-            groups = unit.branches[0].get_submodule("conv").groups  # pyright: ignore
-            theirs = TimmSelectiveKernel(
-                unit.in_channels,
-                unit.out_channels,
-                [kernel.extent for kernel in unit.kernels],
-                stride=unit.stride,
-                groups=groups,  # pyright: ignore
-                rd_channels=unit.gate.reduce.out_channels,
-                split_input=False,
-            )
-            model.set_submodule(name, theirs)
-    return model
+from edge_sk.textbook import textbook
 
 
 def saved_bytes(model: nn.Module, x: Tensor) -> int:

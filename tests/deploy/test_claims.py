@@ -11,6 +11,7 @@ from torch.testing import assert_close
 
 import edge_sk
 from deploy import claims
+from edge_sk.textbook import TextbookSelectiveKernel, textbook
 
 
 def test_the_textbook_form_computes_the_same(lived_in: Callable[[nn.Module], nn.Module], digits: Tensor) -> None:
@@ -18,8 +19,8 @@ def test_the_textbook_form_computes_the_same(lived_in: Callable[[nn.Module], nn.
     units = sum(isinstance(module, edge_sk.SelectiveKernel) for module in model.modules())
     with torch.no_grad():
         expected = model(digits[:4])
-        claims.textbook(model)
-        assert sum(isinstance(module, claims.Textbook) for module in model.modules()) == units > 0
+        textbook(model)
+        assert sum(isinstance(module, TextbookSelectiveKernel) for module in model.modules()) == units > 0
         assert not any(isinstance(module, edge_sk.SelectiveKernel) for module in model.modules())
         assert_close(model(digits[:4]), expected, rtol=1e-4, atol=1e-5)
 
