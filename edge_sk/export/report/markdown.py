@@ -71,7 +71,8 @@ def _table(report: Report) -> tuple[list[str], list[str]]:
     columns += [
         f"p50 ms, {one.thread_text}" + (f" [{places.index(one.where) + 1}]" if len(places) > 1 else "") for one in known
     ]
-    columns += ["accuracy %", "same output", "delegated", "front"]
+    accuracies = any(record.accuracy for record in records)
+    columns += [*(["accuracy %"] if accuracies else []), "same output", "delegated", "front"]
     header = [_row(columns), _row(["---", *["--:"] * (len(columns) - 4), "---", "---", "---"])]
     rows = []
     for index, record in enumerate(records):
@@ -80,7 +81,8 @@ def _table(report: Report) -> tuple[list[str], list[str]]:
         for setting in known:
             one = latency_in(record, setting)
             cells.append(f"{one.p50_ms:.2f} ± {noise_ms(one):.2f}" if one else ABSENT)
-        cells.append(_accuracy(record))
+        if accuracies:
+            cells.append(_accuracy(record))
         cells += [f"{mark.symbol} {_text(mark.word)}" for mark in (parity_mark(record), delegation_mark(record))]
         cells.append("●" if index in on_front else "")
         rows.append(_row(cells))

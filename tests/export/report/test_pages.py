@@ -10,6 +10,7 @@ import pytest
 from edge_sk.errors import InputError
 from edge_sk.export.report import Failure, Report, charts, compare, render_html, render_markdown
 from edge_sk.export.report.settings import latency_in, settings
+from tests.export.report.samples import SAMPLE, trained, variant
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'`|%{x}{{7*7}}"
 
@@ -65,6 +66,28 @@ def test_markdown_fits_a_comment(report: Report) -> None:
     short = render_markdown(report)
     assert sum(line.startswith("| `") for line in short.splitlines()) == 16
     assert "not a phone" in short
+
+
+def test_the_committed_page_is_what_its_report_renders_to(report: Report) -> None:
+    assert SAMPLE.with_name("report.md").read_text(encoding="utf-8") == render_markdown(report)
+
+
+def _files(page: str) -> tuple[str, list[str]]:
+    """Head and rows of the table of files."""
+    head, body = page.split('<table id="table">')[1].split("</table>")[0].split("<tbody>")
+    return head, body.split("<tr ")[1:]
+
+
+def test_accuracy_has_a_column_where_a_file_has_one(report: Report) -> None:
+    some = trained(report.model_copy(deep=True), plain=0.7, sk=0.71)
+    some.records.append(variant(some.records[0], accuracy=None, arch="without"))
+    for each, there in ((report, False), (some, True)):
+        head, rows = _files(_own(render_html(each)))
+        assert {len(re.findall("<t[hd][ >]", row)) for row in rows} == {head.count("<th ")}
+        header, rule, *rows = [line for line in render_markdown(each).splitlines() if line.startswith("| ")]
+        assert {line.count(" |") for line in (rule, *rows)} == {header.count(" |")}
+        assert (">Accuracy <" in head) is ("accuracy %" in header) is there
+    assert "71.00" in render_markdown(some)
 
 
 def test_changes_are_shown_on_both_pages(report: Report) -> None:
