@@ -103,7 +103,7 @@ def test_the_dry_run_shows_recipe_and_cost(capsys: pytest.CaptureFixture[str]) -
 def commands() -> list[str]:
     """The README's commands in order, without the installation and the tests."""
     found = [command.split("&&")[-1].strip() for command in re.findall(r"^(pip .*|python .*)$", TEXT, re.MULTILINE)]
-    found += re.findall(r"`(python (?:recipes|deploy)/[^`.]+\.py[^`.]*)`", TEXT.replace("\n", " "))
+    found += re.findall(r"`(python (?:recipes|deploy)/[^`]+)`", TEXT.replace("\n", " "))
     measured_apart = "python deploy/claims.py --work DIR"  # half an hour on a quiet machine; its parts are tested
     assert measured_apart in found
     return [one for one in found if one.startswith("python ") and one != measured_apart]
@@ -122,6 +122,7 @@ def test_every_command_does_what_it_says(tmp_path: Path) -> None:
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
     }
     ran = []
+    assert len(commands()) == 8
     for command in commands():
         written_by_report = "deploy/report.py" in command
         places = {"RUN": "runs/sk_shufflenetv2_1.0-digits-seed0", "DIR": "report" if written_by_report else "exports"}
