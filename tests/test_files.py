@@ -1,6 +1,10 @@
 from __future__ import annotations
 
 import errno
+import os
+import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -17,9 +21,22 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> 
         temporary.write_text(f"half {1 // 0}")
     assert target.read_text() == "old"
     assert list(tmp_path.iterdir()) == [target]
-    write_text(target, "grün")
-    assert target.read_text(encoding="utf-8") == "grün"
-    assert target.stat().st_mode & 0o444
+
+
+def test_a_written_file_has_the_permissions_of_any_other(tmp_path: Path) -> None:
+    umask = os.umask(0o027)
+    try:
+        write_text(tmp_path / "record.json", "{}")
+    finally:
+        os.umask(umask)
+    assert stat.S_IMODE((tmp_path / "record.json").stat().st_mode) == 0o666 & ~0o027
+
+
+def test_text_is_utf_8_whatever_the_locale(tmp_path: Path) -> None:
+    code = "import sys; from edge_sk.files import write_text; write_text(sys.argv[1], 'gr\\xfcn')"
+    environment = os.environ | {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0"}
+    subprocess.run([sys.executable, "-X", "utf8=0", "-c", code, tmp_path / "record.json"], env=environment, check=True)
+    assert (tmp_path / "record.json").read_bytes() == b"gr\xc3\xbcn"
 
 
 def test_names_keep_their_width() -> None:
