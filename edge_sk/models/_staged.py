@@ -30,8 +30,9 @@ class StagedClassifier(nn.Module):
     feature_info: list[dict[str, Any]]
     default_cfg: dict[str, Any]
 
-    def __init__(self, *, drop_rate: float = 0.0) -> None:
+    def __init__(self, *, global_pool: str = "avg", drop_rate: float = 0.0) -> None:
         super().__init__()
+        self.global_pool = global_pool
         self.drop_rate = drop_rate
         self.grad_checkpointing = False
         self.fc: nn.Module  # not above: TorchScript cannot read a module's type there
@@ -41,22 +42,25 @@ class StagedClassifier(nn.Module):
         return self.fc
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Replace the classifier.
+        """Replace the classifier; the new one is on the device and of the dtype of the network's parameters.
 
         Args:
             num_classes: Number of classes, 0 for none.
-            global_pool: ``"avg"``, or ``""`` to leave the feature map unpooled (no classifier then).
+            global_pool: ``"avg"``, or ``""`` to leave the feature map unpooled (no classifier then); ``None`` leaves
+                the pooling as it is.
+
+        Raises:
+            InputError: Another pooling, or classes without pooling; the network stays as it was.
         """
-        if global_pool is not None:
-            self.global_pool = global_pool
-        if self.global_pool not in ("avg", ""):
-            raise InputError(f"global_pool={self.global_pool!r} is not known here; use 'avg' or ''")
-        if num_classes and not self.global_pool:
+        pool = self.global_pool if global_pool is None else global_pool
+        if pool not in ("avg", ""):
+            raise InputError(f"global_pool={pool!r} is not known here; use 'avg' or ''")
+        if num_classes and not pool:
             raise InputError(f"global_pool='' leaves a map, which {num_classes} classes cannot be read from")
+        self.global_pool = pool
         self.num_classes = num_classes
         head = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
-        parameter = next(self.parameters(), None)
-        self.fc = head if parameter is None else head.to(parameter.device)
+        self.fc = head.to(next(self.parameters()))
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute the stages in the backward pass instead of keeping their activations."""

@@ -52,7 +52,7 @@ class CifarResNeXt(StagedClassifier):
         from timm.layers import SqueezeExcite
         from timm.models.resnet import Bottleneck, downsample_conv
 
-        super().__init__(drop_rate=drop_rate)
+        super().__init__(global_pool=global_pool, drop_rate=drop_rate)
         self.stem = nn.Sequential(
             nn.Conv2d(in_chans, 64, 3, padding=1, bias=False), nn.BatchNorm2d(64), nn.ReLU(inplace=True)
         )
@@ -87,7 +87,7 @@ class CifarResNeXt(StagedClassifier):
         for module in self.modules():
             if isinstance(module, nn.Conv2d) and module.bias is None:
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        self.reset_classifier(num_classes, global_pool)
+        self.reset_classifier(num_classes)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """The output of the last stage, ``(N, 1024, H / 4, W / 4)``."""

@@ -110,7 +110,7 @@ class ShuffleNetV2(StagedClassifier):
         drop_rate: float = 0.0,
         attn_layer: Callable[[int], nn.Module] | None = None,
     ) -> None:
-        super().__init__(drop_rate=drop_rate)
+        super().__init__(global_pool=global_pool, drop_rate=drop_rate)
         stem, *stage_widths, last = widths
         self.conv1 = nn.Sequential(
             nn.Conv2d(in_chans, stem, 3, 2, 1, bias=False), nn.BatchNorm2d(stem), nn.ReLU(inplace=True)
@@ -135,7 +135,7 @@ class ShuffleNetV2(StagedClassifier):
         for module in self.modules():
             if isinstance(module, nn.Conv2d) and not (attn_layer and module.bias is not None):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-        self.reset_classifier(num_classes, global_pool)
+        self.reset_classifier(num_classes)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """The output of conv5, ``(N, 1024, H / 32, W / 32)`` (2048 channels at 2.0x)."""

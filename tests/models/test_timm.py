@@ -14,6 +14,7 @@ from torchvision.models.feature_extraction import create_feature_extractor, get_
 import edge_sk
 from edge_sk import InputError
 from edge_sk.models._timm import timm_name
+from edge_sk.models.shufflenetv2 import WIDTHS, ShuffleNetV2
 
 NAMES = edge_sk.register_with_timm()
 # One of each construction; the slow sweep takes every name.
@@ -144,3 +145,20 @@ def test_options_and_errors() -> None:
         timm.create_model("sk_shufflenetv2_050", global_pool="max")
     with pytest.raises(InputError, match="global_pool='' leaves a map"):
         timm.create_model("sk_shufflenetv2_050", global_pool="")
+    with pytest.raises(InputError, match="global_pool=None is not known here"):
+        ShuffleNetV2(WIDTHS["0.5"], global_pool=None)
+
+
+@pytest.mark.parametrize("name", ["sk_shufflenetv2_0.5", "resnext29_16x32d"])
+def test_a_new_classifier_is_like_the_rest(name: str) -> None:
+    model = edge_sk.create_model(name).eval().bfloat16()
+    model.reset_classifier(10)
+    out = model(torch.randn(1, 3, 32, 32, dtype=torch.bfloat16))
+    assert (out.dtype, out.shape) == (torch.bfloat16, (1, 10))
+    with torch.device("meta"):
+        elsewhere = edge_sk.create_model(name)
+    elsewhere.reset_classifier(10)
+    assert elsewhere.get_classifier().weight.device.type == "meta"
+    with pytest.raises(InputError, match="global_pool='max' is not known"):
+        model.reset_classifier(10, "max")
+    assert model.global_pool == "avg"
