@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_sk.errors import InputError, script
-from edge_sk.files import atomic_write
+from edge_sk.files import write_text
 from edge_sk.manifest import manifest
 from edge_sk.paper import cells
 from edge_sk.paper.count import compute, increments
@@ -85,12 +85,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     elif args.markdown:
         print(markdown(tables), end="")
     elif args.write:
-        _write(HERE / "paper_tables.md", markdown(tables))
-        _write(HERE / "results" / "paper_tables.json", _json(tables, argv) + "\n")
+        files = {
+            HERE / "paper_tables.md": markdown(tables),
+            HERE / "results" / "paper_tables.json": _json(tables, argv) + "\n",
+        }
+        for path, text in files.items():
+            write_text(path, text)
+            print(f"wrote {path}")
     elif not args.plot or args.tables:
         _print(tables)
     if args.plot or args.write:
-        plot(Path(args.plot) if args.plot else HERE.parent / "docs")
+        for path in plot(Path(args.plot) if args.plot else HERE.parent / "docs"):
+            print(f"wrote {path}")
     return 0
 
 
@@ -100,12 +106,6 @@ def _json(tables: Sequence[Table], argv: Sequence[str] | None) -> str:
         record["table4_increments"] = increments()
     command = ["recipes/paper_tables.py", *(sys.argv[1:] if argv is None else argv)]
     return json.dumps(record | manifest(command), indent=2)
-
-
-def _write(path: Path, text: str) -> None:
-    with atomic_write(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-    print(f"wrote {path}")
 
 
 if __name__ == "__main__":

@@ -28,8 +28,12 @@ FAMILIES: tuple[tuple[str, str, tuple[tuple[str, str], ...]], ...] = (
 )
 
 
-def plot(folder: Path) -> None:
-    """Draw the paper's accuracy against our MACs and parameters; ``paper_accuracy.png`` and ``.svg`` in ``folder``."""
+def plot(folder: Path) -> list[Path]:
+    """Draw the paper's accuracy against our MACs and parameters.
+
+    Returns:
+        The files, ``paper_accuracy.png`` and ``.svg`` in ``folder``.
+    """
     import matplotlib
 
     rows = {(table.key, row.name): row for table in TABLES for row in table.rows}
@@ -81,12 +85,13 @@ def plot(folder: Path) -> None:
         panels[1].set_xlabel("parameters, millions, counted by edge_sk")
         panels[0].set_ylabel("ImageNet top-1 accuracy %, as the paper reports it")
         panels[1].legend(loc="lower right", frameon=False, fontsize=9)
-        for extension in (".png", ".svg"):
-            with atomic_write(folder / f"paper_accuracy{extension}") as temporary:
+        paths = [folder / f"paper_accuracy.{extension}" for extension in ("png", "svg")]
+        for path in paths:
+            with atomic_write(path) as temporary:
                 # Without a date the file stays the same when nothing in it changed.
-                metadata = {"Date": None} if extension == ".svg" else None
-                figure.savefig(temporary, format=extension[1:], metadata=metadata)
-            print(f"wrote {folder / f'paper_accuracy{extension}'}")
+                metadata = {"Date": None} if path.suffix == ".svg" else None
+                figure.savefig(temporary, format=path.suffix[1:], metadata=metadata)
+    return paths
 
 
 def _point(row: Row, quantity: str) -> tuple[float, float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -94,9 +95,19 @@ def test_command_prints_text_json_and_markdown(capsys):
 
 @pytest.mark.slow
 def test_plot_is_written(tmp_path):
-    plot(tmp_path)
-    assert (tmp_path / "paper_accuracy.png").read_bytes().startswith(b"\x89PNG")
-    assert "<svg" in (tmp_path / "paper_accuracy.svg").read_text()
+    png, svg = plot(tmp_path)
+    assert png.read_bytes().startswith(b"\x89PNG")
+    assert "<svg" in svg.read_text()
+
+
+def test_the_script_says_what_it_wrote_and_the_library_does_not(tmp_path, capsys, monkeypatch):
+    """Without counting, which takes minutes."""
+    monkeypatch.setattr("edge_sk.paper.plot.counted", lambda row: SimpleNamespace(macs=1e9, params=1e6))
+    paths = [tmp_path / f"paper_accuracy.{extension}" for extension in ("png", "svg")]
+    assert plot(tmp_path) == paths
+    assert capsys.readouterr().out == ""
+    assert main(["--plot", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == "".join(f"wrote {path}\n" for path in paths)
 
 
 @pytest.mark.parametrize(
