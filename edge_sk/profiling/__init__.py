@@ -1,4 +1,4 @@
-r"""What a network costs: parameters, multiply-accumulates (MACs), activations, per module.
+"""What a network costs: parameters, multiply-accumulates (MACs), activations, per module.
 
 ``python -m edge_sk.profiling sk_shufflenetv2_1.0 shufflenetv2_1.0`` prints one comparison.
 
@@ -15,7 +15,7 @@ Conventions, all from one trace by `fvcore <https://github.com/facebookresearch/
   activation functions, pooling, softmax): the larger of its first input and its output. No MAC count shows
   it; latency does.
 - **Gates**: MACs inside channel attention (SK's gate, squeeze-and-excitation, CBAM, BAM); part of the MACs.
-- **Unsupported**: operators that compute but that neither fvcore nor this file counts, for instance fused
+- **Unsupported**: operators that compute but that neither fvcore nor this package counts, for instance fused
   attention.
 """
 

@@ -60,7 +60,7 @@ class ModuleTable(dict[str, ModuleCost]):
 
 @dataclasses.dataclass(frozen=True)
 class Profile:
-    """What a network costs for one input. See the module for the conventions.
+    """What a network costs for one input. See :mod:`edge_sk.profiling` for the conventions.
 
     Args:
         name: Architecture or class.
