@@ -30,21 +30,23 @@ def settle(network: Network, *, vary: bool = False) -> Network:
     """
     if network.trained:
         return network
-    model = copy.deepcopy(network.model)
+    model = copy.deepcopy(network.model).eval()
     norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     generator = torch.Generator().manual_seed(0)
 
     def scale(norm: Any, inputs: tuple[Tensor]) -> None:
-        power = inputs[0].square().mean()
-        if not vary:
-            norm.running_var.fill_(power)
-            return
-        norm.running_mean.uniform_(-0.3, 0.3, generator=generator).mul_(power.sqrt())
-        norm.running_var.uniform_(0.5, 1.5, generator=generator).mul_(power)
-        norm.weight.uniform_(0.7, 1.3, generator=generator)
-        norm.bias.uniform_(-0.2, 0.2, generator=generator)
+        if norm.running_var is not None:
+            power = inputs[0].square().mean()
+            if vary:
+                norm.running_mean.uniform_(-0.3, 0.3, generator=generator).mul_(power.sqrt())
+                norm.running_var.uniform_(0.5, 1.5, generator=generator).mul_(power)
+            else:
+                norm.running_var.fill_(power)
+        if vary and norm.weight is not None:
+            norm.weight.uniform_(0.7, 1.3, generator=generator)
+            norm.bias.uniform_(-0.2, 0.2, generator=generator)
 
-    hooks = [norm.register_forward_pre_hook(scale) for norm in norms if norm.track_running_stats]
+    hooks = [norm.register_forward_pre_hook(scale) for norm in norms]
     mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (network.mean, network.std))
     try:
         with torch.no_grad():

@@ -7,7 +7,7 @@ import dataclasses
 import torch
 from torch import nn
 
-from edge_sk.export.network import from_arch
+from edge_sk.export.network import Network, from_arch
 from edge_sk.export.settle import settle
 
 
@@ -45,3 +45,24 @@ def test_batch_norms_vary_on_demand() -> None:
         assert norm.weight.min() > 0.5
         assert norm.running_mean.count_nonzero() == norm.num_features
         assert 1.5 < norm.running_var.max() / norm.running_var.min() <= 3.0
+
+
+def test_batch_norms_without_statistics_or_affine_part() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3),
+        nn.BatchNorm2d(4, affine=False),
+        nn.Conv2d(4, 4, 3),
+        nn.BatchNorm2d(4, track_running_stats=False),
+        nn.Dropout(),
+    )
+    shape = (3, 8, 8)
+    network = Network(arch="x", model=model.train(), weights="untrained", input_size=shape, mean=(0.5,), std=(0.5,))
+    settled = settle(network, vary=True).model
+    plain, batch = settled[1], settled[3]
+    assert plain.weight is None
+    assert 1.5 < plain.running_var.max() / plain.running_var.min() <= 3.0
+    assert batch.running_var is None
+    assert batch.weight.unique().numel() == 4
+    assert not any(module.training for module in settled.modules())
+    assert all(module.training for module in model.modules())
