@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+from edge_sk import grafting
 from edge_sk.errors import InputError
 from edge_sk.grafting import graft
 from edge_sk.models import create_model, list_models
@@ -9,6 +10,7 @@ from edge_sk.reparameterize import reparameterize
 from edge_sk.selective_kernel import Kernel, SelectiveKernel
 
 if TYPE_CHECKING:
+    from edge_sk.manifest import __version__ as __version__
     from edge_sk.models._timm import register_with_timm
     from edge_sk.profiling import profile
 
@@ -18,14 +20,16 @@ __all__ = [
     "SelectiveKernel",
     "create_model",
     "graft",
+    "grafting",
     "list_models",
     "profile",
     "register_with_timm",
     "reparameterize",
 ]
 
-# Loaded at first use: fvcore, timm and torchvision come with them.
+# Loaded at first use: fvcore, timm and torchvision come with them, and the version is read from disk.
 _LAZY = {
+    "__version__": "edge_sk.manifest",
     "profile": "edge_sk.profiling",
     "register_with_timm": "edge_sk.models._timm",
 }
@@ -37,3 +41,7 @@ def __getattr__(name: str) -> Any:
     import importlib
 
     return getattr(importlib.import_module(_LAZY[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LAZY})

@@ -27,7 +27,7 @@ def manifest(argv: Sequence[str] | None = None, *, seed: int | None = None) -> d
         "command": shlex.join(["python", *(sys.argv if argv is None else argv)]),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "commit": _commit(),
-        "versions": {"python": platform.python_version(), "edge_sk": _version("edge-sk")}
+        "versions": {"python": platform.python_version(), "edge_sk": __version__}
         | {name: version for name in PACKAGES if (version := _version(name))},
         "host": {
             "system": platform.system(),
@@ -43,6 +43,9 @@ def _version(package: str) -> str | None:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
+
+
+__version__ = _version("edge-sk") or "unknown"  # a source tree that is not installed
 
 
 def _commit() -> str | None:

@@ -147,7 +147,8 @@ class SelectiveKernel(nn.Module):
     - Fuse: :math:`s = \mathrm{GAP}(\sum_m U_m)` (Eq. 1, 2), :math:`z = \delta(B(W s))`, of width ``d`` (Eq. 3, 4)
     - Select: :math:`V_c = \sum_m a_{m,c} U_{m,c}` with :math:`a` the softmax over branches (Eq. 5, 6)
 
-    No normalisation or activation follows the selection.
+    No normalisation or activation follows the selection. There is no ``norm_layer``: the unit's deploy form
+    (:func:`edge_sk.reparameterize`) folds every normalisation into a convolution, which only batch norm allows.
 
     Args:
         in_channels: Channels of the input.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import subprocess
 import sys
 import zipfile
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import edge_sk
+from edge_sk.manifest import manifest
 
 ROOT = Path(__file__).parent.parent
 HEAVY = ("timm", "torchvision", "executorch", "coremltools", "fvcore", "sklearn", "matplotlib", "plotly", "pydantic")
@@ -21,9 +23,24 @@ def test_import_is_light() -> None:
     assert loaded.strip() == "[]"
 
 
-def test_public_names_exist() -> None:
-    for name in edge_sk.__all__:
+def test_public_names() -> None:
+    names = [
+        "InputError",
+        "Kernel",
+        "SelectiveKernel",
+        "create_model",
+        "graft",
+        "grafting",
+        "list_models",
+        "profile",
+        "register_with_timm",
+        "reparameterize",
+    ]
+    assert edge_sk.__all__ == names
+    assert {*names, "__version__"} <= set(dir(edge_sk))
+    for name in names:
         assert getattr(edge_sk, name) is not None
+    assert edge_sk.__version__ == manifest()["versions"]["edge_sk"] == importlib.metadata.version("edge-sk")
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         edge_sk.nothing  # noqa: B018
 

@@ -240,7 +240,7 @@ def _describe(model: Any, network: Network, precision: str, labels: list[str] | 
     versions = manifest()["versions"]
     model.author = "edge-sk"
     model.license = "MIT (the converter's code); weights and labels: those of their training data"
-    model.version = versions["edge_sk"] or ""
+    model.version = edge_sk.__version__
     model.short_description = f"{network.arch}, {_num_classes(network)} classes, {precision}"
     spec = model.get_spec().description
     model.input_description[INPUT] = (
@@ -258,7 +258,7 @@ def _describe(model: Any, network: Network, precision: str, labels: list[str] | 
             "edge_sk.arch": network.arch,
             "edge_sk.precision": precision,
             "edge_sk.weights": network.weights,
-            "edge_sk.version": versions["edge_sk"] or "",
+            "edge_sk.version": edge_sk.__version__,
             "edge_sk.torch": versions["torch"],
             "edge_sk.input_size": "x".join(map(str, network.input_size)),
             "edge_sk.mean": ",".join(f"{value:g}" for value in contract.mean),

@@ -209,7 +209,7 @@ def _constants(network: Network, precision: str, softmax: bool) -> dict[str, Any
         "num_classes": _num_classes(network),
         "labels": "\n".join(network.labels or []),
         "softmax": softmax,
-        "edge_sk_version": manifest()["versions"]["edge_sk"] or "",
+        "edge_sk_version": edge_sk.__version__,
         "executorch_version": manifest()["versions"]["executorch"],
     }
 

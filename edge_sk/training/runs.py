@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import os
 import re
@@ -210,7 +209,7 @@ def start(plan: Plan, world: World, *, workers: int | None = None, argv: Sequenc
         crop_pct=form.crop_pct,
         recipe=plan.recipe_name,
         data=plan.data,
-        edge_sk_version=importlib.metadata.version("edge-sk"),
+        edge_sk_version=edge_sk.__version__,
     )
     trainer = Trainer(
         model,
