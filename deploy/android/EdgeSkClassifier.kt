@@ -20,7 +20,7 @@ class EdgeSkClassifier(path: String) : AutoCloseable {
     fun classify(bitmap: Bitmap): List<Pair<String, Float>> {
         val (_, height, width) = size
         val pixels = IntArray(width * height)
-        val resized = resize(bitmap, (minOf(height, width) / cropPct).toInt())
+        val resized = resize(bitmap, (width / cropPct).toInt(), (height / cropPct).toInt())
         val (left, top) = Pair((resized.width - width) / 2, (resized.height - height) / 2)
         resized.getPixels(pixels, 0, width, left, top, width, height)
         val input = FloatArray(3 * pixels.size) // NCHW, RGB, [0, 1]; normalisation is inside the file
@@ -36,15 +36,15 @@ class EdgeSkClassifier(path: String) : AutoCloseable {
             .sortedByDescending { it.second }
     }
 
-    /** The shorter side to [side]; halved first while that is possible, because Android's bilinear filter aliases. */
-    private fun resize(bitmap: Bitmap, side: Int): Bitmap {
-        val shorter = minOf(bitmap.width, bitmap.height)
-        val (width, height) = Pair(side * bitmap.width / shorter, side * bitmap.height / shorter)
+    /** In proportion, to cover both; halved first while that is possible, because Android's bilinear filter aliases. */
+    private fun resize(bitmap: Bitmap, resizedWidth: Int, resizedHeight: Int): Bitmap {
+        val wide = maxOf(resizedWidth, resizedHeight * bitmap.width / bitmap.height)
+        val high = maxOf(resizedHeight, resizedWidth * bitmap.height / bitmap.width)
         var scaled = bitmap
-        while (minOf(scaled.width, scaled.height) >= 2 * side) {
+        while (scaled.width >= 2 * wide && scaled.height >= 2 * high) {
             scaled = Bitmap.createScaledBitmap(scaled, scaled.width / 2, scaled.height / 2, true)
         }
-        return Bitmap.createScaledBitmap(scaled, width, height, true)
+        return Bitmap.createScaledBitmap(scaled, wide, high, true)
     }
 
     private fun softmax(logits: FloatArray): List<Float> {

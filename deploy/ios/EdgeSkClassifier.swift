@@ -7,18 +7,26 @@ final class EdgeSkClassifier {
   private let module: Module
   private let height: Int
   private let width: Int
-  private let shorterSide: Int  // of the resized image, whose centre is cut out
+  private let resizedWidth: Int  // what the resized image covers; its centre is cut out
+  private let resizedHeight: Int
   private let hasSoftmax: Bool
+
+  /// The file is not one of deploy/export.py's: no image input, or no `crop_pct` or `softmax`.
+  struct UnknownFile: Error {
+    let path: String
+  }
 
   init(path: String) throws {
     module = Module(filePath: path)
     try module.load("forward")
-    let shape = try module.methodMetadata("forward").inputTensorMetadata[0]!.shape
-    (height, width) = (shape[2], shape[3])
-    let cropPct: [Value] = try module.execute("crop_pct")
-    shorterSide = Int(Double(min(shape[2], shape[3])) / cropPct[0].double)
+    let crop: [Value] = try module.execute("crop_pct")
     let softmax: [Value] = try module.execute("softmax")
-    hasSoftmax = softmax[0].boolean
+    guard
+      let shape = try module.methodMetadata("forward").inputTensorMetadata[0]?.shape, shape.count == 4,
+      let cropPct = crop.first?.double, let inside = softmax.first?.boolean
+    else { throw UnknownFile(path: path) }
+    (height, width, hasSoftmax) = (shape[2], shape[3], inside)
+    (resizedWidth, resizedHeight) = (Int(Double(width) / cropPct), Int(Double(height) / cropPct))
   }
 
   /// Class indices with probabilities, the likeliest first; names are in the record beside the file.
@@ -36,14 +44,14 @@ final class EdgeSkClassifier {
     return shares.map { $0 / sum }
   }
 
-  /// NCHW, RGB, [0, 1]: the shorter side resized, the centre cut out; normalisation is inside the file.
+  /// NCHW, RGB, [0, 1]: resized in proportion, the centre cut out; normalisation is inside the file.
   private func pixels(of image: CGImage) -> [Float] {
     let context = CGContext(
       data: nil, width: width, height: height, bitsPerComponent: 8, bytesPerRow: 4 * width,
       space: CGColorSpaceCreateDeviceRGB(), bitmapInfo: CGImageAlphaInfo.noneSkipLast.rawValue)!
     context.interpolationQuality = .high
-    let shorter = min(image.width, image.height)
-    let (wide, high) = (shorterSide * image.width / shorter, shorterSide * image.height / shorter)
+    let wide = max(resizedWidth, resizedHeight * image.width / image.height)
+    let high = max(resizedHeight, resizedWidth * image.height / image.width)
     context.draw(image, in: CGRect(x: (width - wide) / 2, y: (height - high) / 2, width: wide, height: high))
     let bytes = context.data!.assumingMemoryBound(to: UInt8.self)
     return (0..<3).flatMap { channel in (0..<(width * height)).map { Float(bytes[4 * $0 + channel]) / 255 } }

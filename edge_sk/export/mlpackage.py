@@ -244,8 +244,8 @@ def _describe(model: Any, network: Network, precision: str, labels: list[str] | 
     model.short_description = f"{network.arch}, {_num_classes(network)} classes, {precision}"
     spec = model.get_spec().description
     model.input_description[INPUT] = (
-        f"{colours} image, {width}x{height}. Resize so that the crop keeps {network.crop_pct:g} of the shorter side "
-        f"({network.interpolation}), crop the centre; normalisation is inside."
+        f"{colours} image, {width}x{height}. Resize in proportion to cover {int(width / network.crop_pct)}x"
+        f"{int(height / network.crop_pct)} ({network.interpolation}), crop the centre; normalisation is inside."
     )
     if labels is None:
         model.output_description[spec.output[0].name] = "Logits, one per class."

@@ -16,7 +16,11 @@ Transform = Callable[[Image.Image], Tensor]
 
 
 def evaluation_transform(input_size: tuple[int, int, int], crop_pct: float, interpolation: str) -> Transform:
-    """Resize the shorter side to ``size / crop_pct`` and cut the centre (timm's evaluation transform)."""
+    """Resize in proportion and cut the centre (timm's evaluation transform).
+
+    The resized image covers ``H / crop_pct`` by ``W / crop_pct``, both rounded down: for a square input that is the
+    shorter side.
+    """
     from timm.data import create_transform
 
     resize_and_crop = create_transform(

@@ -102,16 +102,18 @@ def test_same_answer_on_arm(here: list[str], arm: list[str], small_pte: Path, ra
 
 
 @pytest.fixture(scope="module")
-def evaluated(
-    small_network: Network, tmp_path_factory: pytest.TempPathFactory
-) -> Callable[[float, str], tuple[Path, Network]]:
-    """The network exported with another ``crop_pct`` and interpolation."""
+def evaluated(small_network: Network, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tuple[Path, Network]]:
+    """The network exported with another ``crop_pct``, interpolation and input."""
     folder = tmp_path_factory.mktemp("evaluated")
 
     @functools.cache
-    def export(crop_pct: float, interpolation: str) -> tuple[Path, Network]:
-        network = dataclasses.replace(small_network, crop_pct=crop_pct, interpolation=interpolation)
-        path = folder / f"{crop_pct}_{interpolation}.pte"
+    def export(
+        crop_pct: float, interpolation: str, input_size: tuple[int, int, int] = (3, 32, 32)
+    ) -> tuple[Path, Network]:
+        network = dataclasses.replace(
+            small_network, crop_pct=crop_pct, interpolation=interpolation, input_size=input_size
+        )
+        path = folder / f"{crop_pct}_{interpolation}_{input_size}.pte"
         path.write_bytes(pte.lower(network)[1].buffer)
         return path, network
 
@@ -136,23 +138,41 @@ def test_preprocessing_is_evaluation_s(
     crop_pct: float,
     interpolation: str,
     here: list[str],
-    evaluated: Callable[[float, str], tuple[Path, Network]],
+    evaluated: Callable[..., tuple[Path, Network]],
     tmp_path: Path,
 ) -> None:
-    model, network = evaluated(crop_pct, interpolation)
+    preprocessing_is_evaluation_s(*evaluated(crop_pct, interpolation), size, here, tmp_path)
+
+
+def preprocessing_is_evaluation_s(
+    model: Path, network: Network, size: tuple[int, int], here: list[str], tmp_path: Path
+) -> None:
     generator = np.random.default_rng(0)
     coarse = generator.integers(0, 256, (6, 6, 3), dtype=np.uint8)
     picture = Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC)
     picture.save(tmp_path / "picture.ppm")
-    pixels = evaluation_transform(network.input_size, crop_pct, interpolation)(picture).float() / 255
+    transform = evaluation_transform(network.input_size, network.crop_pct, network.interpolation)
+    pixels = transform(picture).float() / 255
     expected = pte.run_pte(model.read_bytes(), pixels[None])[0]
     told = torch.tensor(_run(here, model, tmp_path / "picture.ppm")["outputs"])
     # Rounding to 8 bits may differ by one step in a few pixels.
     torch.testing.assert_close(told, expected, rtol=0, atol=2e-3 * expected.abs().max().item())
 
 
+@pytest.mark.parametrize("input_size", [(3, 32, 48), (3, 48, 32)])
+@pytest.mark.parametrize("size", [(107, 98), (98, 107), (30, 61)])
+def test_preprocessing_of_inputs_that_are_not_square(
+    input_size: tuple[int, int, int],
+    size: tuple[int, int],
+    here: list[str],
+    evaluated: Callable[..., tuple[Path, Network]],
+    tmp_path: Path,
+) -> None:
+    preprocessing_is_evaluation_s(*evaluated(0.875, "bilinear", input_size), size, here, tmp_path)
+
+
 def test_another_interpolation_is_refused(
-    here: list[str], evaluated: Callable[[float, str], tuple[Path, Network]], raw: Path, tmp_path: Path
+    here: list[str], evaluated: Callable[..., tuple[Path, Network]], raw: Path, tmp_path: Path
 ) -> None:
     model, _ = evaluated(1.0, "lanczos")
     Image.new("RGB", (40, 40)).save(tmp_path / "picture.ppm")

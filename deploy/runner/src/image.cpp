@@ -114,14 +114,16 @@ Image resize(const Image& image, int height, int width, const Filter& filter) {
 }
 
 std::vector<float> preprocess(const Image& image, const InputShape& shape, const Preprocessing& preprocessing) {
-  // The shorter side to input / crop_pct, the longer one in proportion, rounded down as torchvision does; integers,
-  // because side * (target / side) is less than target for some sides.
-  const int target = static_cast<int>(std::floor(std::min(shape.height, shape.width) / preprocessing.crop_pct));
-  const int shorter = std::min(image.height, image.width);
-  const auto sized_to = [&](int side, int least) {
-    return std::max(least, static_cast<int>(static_cast<long long>(target) * side / shorter));
+  // In proportion, to cover the input's sides / crop_pct. What is longer is rounded as timm does: down for a square
+  // input, else to the nearest. Integers, because side * (target / side) is less than target for some sides.
+  const auto covered = [&](int side) { return std::max(side, static_cast<int>(side / preprocessing.crop_pct)); };
+  const int least_height = covered(shape.height), least_width = covered(shape.width);
+  const auto in_proportion = [&](int side, int target, int other) {
+    const long long product = static_cast<long long>(side) * target;
+    return static_cast<int>(shape.height == shape.width ? product / other : std::llrint(double(product) / other));
   };
-  const int height = sized_to(image.height, shape.height), width = sized_to(image.width, shape.width);
+  const int height = std::max(least_height, in_proportion(image.height, least_width, image.width));
+  const int width = std::max(least_width, in_proportion(image.width, least_height, image.height));
   const bool fits = height == image.height && width == image.width;
   const Image sized = fits ? image : resize(image, height, width, filter(preprocessing.interpolation));
   // Halves to the even number, as in Python.

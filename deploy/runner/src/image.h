@@ -11,7 +11,7 @@ struct InputShape {
 
 // How the images were prepared that the model was evaluated on.
 struct Preprocessing {
-  double crop_pct;            // side of the crop, as a share of the resized image's shorter side
+  double crop_pct;            // side of the crop, as a share of the resized image's
   std::string interpolation;  // bilinear or bicubic
 };
 
