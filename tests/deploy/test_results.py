@@ -1,0 +1,29 @@
+"""What the committed records of deploy/results must show."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from edge_sk.export.report import read_report
+
+RESULTS = Path(__file__).parents[2] / "deploy" / "results"
+TRAINED = ("sk_shufflenetv2_1.0", "sk_mobilenetv2_1.0")
+
+
+@pytest.mark.parametrize("arch", TRAINED)
+def test_the_files_of_trained_networks_recognise_what_the_networks_do(arch: str) -> None:
+    records = {one.precision: one for one in read_report(RESULTS / "digits.json").records if one.arch == arch}
+    fp32, int8 = (records[precision] for precision in ("fp32", "int8"))
+    for record in (fp32, int8):
+        assert record.backend == "xnnpack"
+        assert record.delegation.delegates == 1
+        assert record.accuracy.images == record.parity.images == 360
+    assert fp32.parity.top1_agreement == 1.0
+    assert fp32.parity.relative <= 1e-4
+    assert fp32.accuracy.top1 == fp32.accuracy.eager_top1 > 0.95
+    assert int8.accuracy.eager_top1 == fp32.accuracy.top1
+    assert int8.accuracy.top1 >= fp32.accuracy.top1 - 0.005
+    readme = " ".join((RESULTS.parents[1] / "README.md").read_text(encoding="utf-8").split())
+    assert f"{100 * int8.accuracy.top1:.2f} % ({arch}; fp32 {100 * fp32.accuracy.top1:.2f} %)" in readme
