@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +21,12 @@ def test_the_committed_record_counts_no_loss() -> None:
     assert min(record["full_disks"], record["runs_over_damaged_images"]) >= 20
     assert record["lost_runs"] == record["wrong_results"] == 0
     assert record["finished_runs"] > 100
+    page = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+    assert record["manifest"]["command"] in page
+    keys = ("kills", "kills_while_a_file_was_being_written", "truncated_checkpoints", "bit_flipped_checkpoints")
+    keys += ("full_disks", "damaged_images", "finished_runs", "lost_runs", "wrong_results")
+    shown = re.findall(r"\| (\d+) \|$", page.split("| fault | times |")[1].split("\n\n")[0], re.MULTILINE)
+    assert [int(number) for number in shown] == [record[key] for key in keys]
 
 
 @pytest.mark.slow
