@@ -15,12 +15,17 @@ from urllib.parse import unquote
 import pytest
 
 import edge_sk
+from edge_sk.export.parity import THRESHOLDS
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("code", re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL))
+CODE = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+ON_FILES = [code for code in CODE if '"runs/' in code]
+
+
+@pytest.mark.parametrize("code", [code for code in CODE if code not in ON_FILES])
 def test_python_runs(code: str, capsys: pytest.CaptureFixture[str]) -> None:
     exec(code, {})
     assert capsys.readouterr().out
@@ -62,7 +67,7 @@ COSTS = (
 
 
 def test_cost_table_is_what_the_profile_says() -> None:
-    header, _, *rows = re.findall(r"^\|(.*)\|$", TEXT.split("## What it costs")[1].split("\nMACs")[0], re.MULTILINE)
+    header, _, *rows = re.findall(r"^\|(.*)\|$", TEXT.split("## What it costs")[1].split("\nFor 224")[0], re.MULTILINE)
     assert [cell.strip() for cell in header.split("|")] == ["network", *(column for column, _, _ in COSTS)]
     (command,) = re.findall(r"^python -m edge_sk.profiling (.*)$", TEXT, re.MULTILINE)
     cells = [[cell.strip() for cell in row.split("|")] for row in rows]
@@ -82,6 +87,15 @@ def test_latency_table_is_the_records() -> None:
     assert [cells[2:] for cells in shown] == [[f"{ratio:.2f}" for ratio in pair] for pair in ratios.values()]
     for (file, _), cells in zip(ratios, shown, strict=True):
         assert cells[0].replace(" ", "_xnnpack_") == file
+
+
+def test_the_demands_are_those_that_are_made() -> None:
+    words = " ".join(TEXT.split())
+    exact, rounded = THRESHOLDS["pte", "fp32"], THRESHOLDS["pte", "int8"]
+    assert exact.top1_agreement == 1.0
+    assert f"`fp32` within {exact.relative:.0e} of the largest output and in every class".replace("e-0", "e-") in words
+    assert f"`int8` in the class of {rounded.top1_agreement:.0%} of the images" in words.replace("95 %", "95%")
+    assert f"{rounded.sqnr_db:.0f} dB of SQNR" in words
 
 
 def test_number_of_digits_is_the_data_sets() -> None:
@@ -131,6 +145,10 @@ def test_every_command_does_what_it_says(tmp_path: Path) -> None:
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
         ran.append(words[1])
     assert {"recipes/train.py", "deploy/export.py", "deploy/report.py", "deploy/benchmark.py"} <= set(ran)
+    (code,) = ON_FILES
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip().isdigit()
     files = {path.name for path in (tmp_path / "exports").iterdir()}
     assert {f"sk_shufflenetv2_1.0{rest}" for rest in ("_xnnpack_fp32.pte", "_coreml_fp16.mlpackage")} <= files
     report = json.loads((tmp_path / "report" / "report.json").read_text(encoding="utf-8"))

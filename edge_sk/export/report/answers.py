@@ -10,7 +10,7 @@ from edge_sk.export.record import Record
 from edge_sk.export.report.fronts import Metric, default_metric, front
 from edge_sk.export.report.model import Report, file_name, network_name
 from edge_sk.export.report.pairs import Pair, pairs
-from edge_sk.export.report.settings import Setting, latency_in, noise_ms, settings
+from edge_sk.export.report.settings import Setting, difference_noise_ms, latency_in, settings
 from edge_sk.export.report.verdicts import parity_mark
 
 
@@ -53,7 +53,7 @@ def _fastest(records: Sequence[Record], setting: Setting | None) -> Answer:
     if not timed or setting is None:
         return Answer(question, "Not measured", "No record holds a latency.")
     best, record = timed[0]
-    close = [other for one, other in timed[1:] if one.p50_ms - best.p50_ms <= noise_ms(one) + noise_ms(best)]
+    close = [other for one, other in timed[1:] if one.p50_ms - best.p50_ms <= difference_noise_ms(one, best)]
     tied = f" Not told apart from it, within the noise: {', '.join(map(file_name, close))}." if close else ""
     same = [
         (one, other) for one, other in timed if (other.precision, other.format) == ("fp32", "pte") and other != record
@@ -74,7 +74,11 @@ def _on_front(records: Sequence[Record], setting: Setting | None, metric: Metric
         return Answer(question, "Not measured", "A front needs latencies.")
     names = ", ".join(file_name(records[index]) for index in found)
     if metric.more_is_better:
-        return Answer(question, names, "No other file is both faster and more accurate.")
+        return Answer(
+            question,
+            names,
+            "No other file is both faster and more accurate, as measured: differences within the noise count too.",
+        )
     return Answer(
         question,
         names,
@@ -145,6 +149,12 @@ def _trust(report: Report) -> Answer:
         return Answer("Can I trust the files?", "Those that were run", because)
     if counts["partial"]:
         return Answer("Can I trust the files?", "Conversion yes; int8 needs trained weights to tell", because)
+    if any(record.precision in ("int8", "palette6") for record in records):
+        because += (
+            " Rounded files (int8, palette6) need not give equal numbers: they are held to a least SQNR and to the "
+            "same class on 95% of the images."
+        )
+        return Answer("Can I trust the files?", "Yes, as far as each precision goes", because)
     return Answer("Can I trust the files?", "Yes: all compute what the networks compute", because)
 
 

@@ -60,7 +60,15 @@ def tradeoff(records: Sequence[Record], setting: Setting, metric: Metric) -> dic
         figure.add_scatter(
             x=[one.p50_ms],
             y=[value],
-            error_x={"type": "data", "array": [noise_ms(one)], "thickness": 1, "width": 3, "color": color},
+            error_x={
+                "type": "data",
+                "symmetric": False,
+                "array": [noise_ms(one)],
+                "arrayminus": [min(noise_ms(one), one.p50_ms)],  # no time is negative
+                "thickness": 1,
+                "width": 3,
+                "color": color,
+            },
             mode="markers",
             marker={
                 "size": 16 if index in on_front else 11,
@@ -76,7 +84,11 @@ def tradeoff(records: Sequence[Record], setting: Setting, metric: Metric) -> dic
     return _finished(
         figure,
         xaxis={"title": {"text": f"p50 latency, ms ({setting.thread_text})"}, "rangemode": "tozero"},
-        yaxis={"title": {"text": title}, "rangemode": "normal" if metric.more_is_better else "tozero"},
+        yaxis={
+            "title": {"text": title, "standoff": 12},
+            "automargin": True,
+            "rangemode": "normal" if metric.more_is_better else "tozero",
+        },
         showlegend=len(points) <= MOST_IN_LEGEND,
     )
 

@@ -80,7 +80,10 @@ class Report(_Part):
 
 def network_name(one: Record | NetworkCost | Failure) -> str:
     """How pages call a network: its architecture, and its weights where it is trained."""
-    return one.arch if one.weights == UNTRAINED else f"{one.arch} ({one.weights})"
+    if one.weights == UNTRAINED:
+        return one.arch
+    # A run folder is named after its network unless the user chose otherwise: once is enough.
+    return one.weights if one.weights.startswith(one.arch) else f"{one.arch} ({one.weights})"
 
 
 def file_name(one: Record | Failure) -> str:

@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 
 from edge_sk.export.record import Record
-from edge_sk.export.report.settings import Setting, latency_in, noise_ms
+from edge_sk.export.report.settings import Setting, difference_noise_ms, latency_in
 
 # Prefix of a compared network, the prefix of its plain form, and what was added.
 _FAMILIES = (
@@ -55,7 +55,7 @@ class Pair:
     def latency_noise_ms(self) -> float | None:
         """How far :attr:`latency_ms` may be off."""
         plain, changed = self._latencies()
-        return None if plain is None or changed is None else noise_ms(plain) + noise_ms(changed)
+        return None if plain is None or changed is None else difference_noise_ms(plain, changed)
 
     @property
     def accuracy(self) -> float | None:

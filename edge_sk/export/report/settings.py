@@ -61,5 +61,20 @@ def noise_ms(one: Latency) -> float:
     return max(spread, FLOOR * one.p50_ms)
 
 
+def difference_noise_ms(first: Latency, second: Latency) -> float:
+    """How far the difference of two medians may be off.
+
+    Files that took turns in the same rounds met the same changes of the machine's speed: there, the spread between
+    rounds of the difference counts (at least 3 % of the larger median), otherwise the noise of both.
+    """
+    together = (first.threads, first.where, first.runtime, first.date) == (
+        second.threads, second.where, second.runtime, second.date,
+    )  # fmt: skip
+    if not together or not len(first.round_p50_ms) == len(second.round_p50_ms) > 1:
+        return noise_ms(first) + noise_ms(second)
+    differences = [a - b for a, b in zip(first.round_p50_ms, second.round_p50_ms, strict=True)]
+    return max(max(differences) - min(differences), FLOOR * max(first.p50_ms, second.p50_ms))
+
+
 def _plural(count: int, noun: str) -> str:
     return f"{count} {noun}{'s' if count != 1 else ''}"

@@ -6,7 +6,7 @@ import pytest
 
 from edge_sk.export.record import Leftover
 from edge_sk.export.report import Failure, Report, compare
-from edge_sk.export.report.settings import noise_ms
+from edge_sk.export.report.settings import difference_noise_ms, noise_ms
 from edge_sk.export.report.verdicts import delegation_mark, parity_mark
 from tests.export.report.samples import find, latency, trained
 
@@ -19,6 +19,16 @@ def test_noise_is_the_spread_of_the_rounds() -> None:
 
 def test_a_report_is_no_worse_than_itself(report: Report) -> None:
     assert compare(report, report.model_copy(deep=True)) == []
+
+
+def test_noise_of_a_difference_leaves_out_what_met_both() -> None:
+    slow, fast = latency(10.0, medians=(10.0, 12.0, 9.0)), latency(8.0, medians=(8.0, 9.5, 7.2))
+    assert difference_noise_ms(slow, fast) == pytest.approx(0.7)  # 2.0, 2.5, 1.8
+    assert difference_noise_ms(fast, slow) == pytest.approx(0.7)
+    steady = latency(8.0, medians=(8.0, 10.0, 7.0))
+    assert difference_noise_ms(slow, steady) == pytest.approx(0.3)
+    for apart in (latency(8.0, medians=(8.0, 9.5, 7.2), date="2026-01-02"), latency(8.0, medians=(8.0, 10.3))):
+        assert difference_noise_ms(slow, apart) == noise_ms(slow) + noise_ms(apart)
 
 
 @pytest.mark.parametrize(
