@@ -17,6 +17,7 @@ from typing import Any
 from edge_sk.errors import InputError, script
 from edge_sk.export import latency
 from edge_sk.export.record import Latency, read_record, record_path, write_record
+from edge_sk.export.report.settings import noise_ms
 from edge_sk.files import write_text
 
 
@@ -48,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise InputError("--resume continues an --output file; name it")
     files = list(_files(args.files))
     rows = _read(args.output) if args.resume and args.output.exists() else []
-    digests = {file: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+    digests = {file: _digest(file) for file in files}
     for threads in args.threads:
         done = {(row["sha256"], row["threads"]) for row in rows if not args.operators or "operators" in row}
         todo = [file for file in files if (digests[file], threads) not in done]
@@ -66,17 +67,30 @@ def main(argv: Sequence[str] | None = None) -> int:
             if args.output:
                 _write(args.output, rows)
             _add_to_record(file, measured)
-            _print(row)
+            _print(row, noise_ms(measured))
     return 0
 
 
 def _files(given: Sequence[str]) -> Iterator[Path]:
     for name in given:
         path = Path(name)
+        if path.suffix == ".mlpackage":
+            raise InputError(f"{path} runs on Apple's systems only: measure it on a Mac with deploy/mac/latency.py")
         found = sorted(path.glob("*.pte")) if path.is_dir() else [path]
         if not found or not all(file.is_file() for file in found):
             raise InputError(f"{path} is neither a .pte file nor a folder with one; deploy/export.py writes them")
         yield from found
+
+
+def _digest(file: Path) -> str:
+    """SHA-256 of a file, which must be its record's, if it has one."""
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    if record_path(file).exists() and read_record(record_path(file)).sha256 not in (None, digest):
+        raise InputError(
+            f"{file} is not the file that {record_path(file).name} describes: it is damaged, or another one; copy or "
+            "export it again"
+        )
+    return digest
 
 
 def _read(path: Path) -> list[dict[str, Any]]:
@@ -105,11 +119,11 @@ def _add_to_record(file: Path, measured: Latency) -> None:
     write_record(file, record)
 
 
-def _print(row: dict[str, Any]) -> None:
+def _print(row: dict[str, Any], noise: float) -> None:
     memory = "" if row["peak_memory_mb"] is None else f", memory {row['peak_memory_mb']:.0f} MB"
     print(
         f"{row['file']}  {row['threads']} thread{'s' if row['threads'] > 1 else ''}: "
-        f"p50 {row['p50_ms']:.3f} ms, p90 {row['p90_ms']:.3f}, min {row['min_ms']:.3f} "
+        f"p50 {row['p50_ms']:.3f} ± {noise:.3f} ms, p90 {row['p90_ms']:.3f}, min {row['min_ms']:.3f} "
         f"({row['runs']} runs), load {row['load_ms']:.1f} ms{memory}  [{row['where']}]",
         flush=True,
     )

@@ -23,7 +23,7 @@ from edge_sk.export import report as pages
 from edge_sk.export.record import Format, Precision
 from edge_sk.export.report.answers import answers
 from edge_sk.export.report.model import Report, file_name, join, read_records
-from edge_sk.files import write_text
+from edge_sk.files import check_output, write_text
 from edge_sk.manifest import manifest
 
 # Core ML's own float is half precision: fp16 is to an .mlpackage what fp32 is to a .pte.
@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     old = pages.read_report(args.against) if args.against else None
     elsewhere = read_records(args.records)
     chosen = _networks(args)
-    networks.check_output(args.output)
+    check_output(args.output)
     report = Report(records=[], manifest=manifest(command))
     if chosen:
         _collect(chosen, args, command, report)

@@ -8,6 +8,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from edge_sk.errors import InputError
+
 
 @contextlib.contextmanager
 def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
@@ -39,6 +41,23 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Write a file of text in UTF-8, whole or not at all (:func:`atomic_write`)."""
     with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def check_output(folder: Path) -> None:
+    """Make the output folder, and make sure that a file can be written there before minutes of work.
+
+    Raises:
+        InputError: It cannot.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".edge_sk-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise InputError(
+            f"cannot write into --output {folder}: {error.strerror}; give a folder that you may write to"
+        ) from error
 
 
 def _sync_folder(folder: Path) -> None:

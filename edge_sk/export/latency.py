@@ -129,5 +129,7 @@ def _ask(**request: Any) -> Any:
     if done.returncode:
         lines = done.stderr.strip().splitlines()
         files = request.get("path") or ", ".join(request.get("paths", []))
-        raise InputError(f"cannot run {files}: {lines[-1] if lines else f'exit code {done.returncode}'}")
+        why = lines[-1] if lines else f"exit code {done.returncode}"
+        # A worker that knows which file and why says so in a line of its own.
+        raise InputError(why.removeprefix("error: ") if why.startswith("error: ") else f"cannot run {files}: {why}")
     return json.loads(done.stdout.splitlines()[-1]) if done.stdout.strip() else None

@@ -10,9 +10,11 @@ import json
 import re
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from edge_sk.errors import InputError, script
 from edge_sk.export.executorch_tools import executorch, quiet
 
 # Forwards between changes to the next file; the first of them finds the caches full of another network's weights.
@@ -36,8 +38,13 @@ def _forget_peak() -> None:
 
 def _load(path: str) -> tuple[Any, Any]:
     """Program and method of a file; the method does not keep the program alive."""
-    program = executorch("runtime").Runtime.get().load_program(path)
-    return program, program.load_method("forward")
+    try:
+        program = executorch("runtime").Runtime.get().load_program(path)
+        return program, program.load_method("forward")
+    except RuntimeError as error:
+        raise InputError(
+            f"cannot load {path}: {error}; it is damaged or no ExecuTorch program: copy or export it again"
+        ) from error
 
 
 def _inputs(method: Any) -> list[Any]:
@@ -72,10 +79,10 @@ def forwards(paths: list[str], warmup: int, runs: int) -> list[list[float]]:
         for _ in range(warmup):
             method.execute(inputs)
     times: list[list[float]] = [[] for _ in paths]
-    for _ in range(0, runs, BLOCK):
+    for done in range(0, runs, BLOCK):
         for (_, method, inputs), taken in zip(loaded, times, strict=True):
             method.execute(inputs)
-            for _ in range(BLOCK):
+            for _ in range(min(BLOCK, runs - done)):
                 started = time.perf_counter()
                 method.execute(inputs)
                 taken.append(1e3 * (time.perf_counter() - started))
@@ -94,7 +101,8 @@ def operators(path: str, warmup: int, runs: int, dump: str) -> None:
     program.write_etdump_result_to_file(dump, dump + ".debug")
 
 
-def main() -> int:
+@script
+def main(_: Sequence[str] | None = None) -> int:
     """Answer one request."""
     request: dict[str, Any] = json.load(sys.stdin)
     with quiet():

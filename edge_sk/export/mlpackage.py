@@ -23,9 +23,9 @@ from edge_sk.export.deploy_form import deploy_form
 from edge_sk.export.folder import atomic_folder
 from edge_sk.export.mil import MilProgram
 from edge_sk.export.mlpackage_check import check_interface, check_operators, prove
-from edge_sk.export.network import Network, check_output
+from edge_sk.export.network import Network
 from edge_sk.export.record import MLProgram, Precision, Record, record_path
-from edge_sk.files import artifact_path, atomic_write
+from edge_sk.files import artifact_path, atomic_write, check_output
 from edge_sk.manifest import manifest
 
 PRECISIONS: tuple[Precision, ...] = ("fp16", "fp32", "int8", "palette6")

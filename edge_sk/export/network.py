@@ -11,7 +11,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from edge_sk.errors import InputError
 from edge_sk.export import parity
 from edge_sk.export.record import InputContract
 
@@ -178,22 +177,3 @@ def _options_text(arch: str, options: dict[str, Any]) -> str:
     if not options or "@" in arch:
         return ""
     return "@" + ",".join(f"{key}={value}" for key, value in sorted(options.items()))
-
-
-def check_output(folder: Path) -> None:
-    """Make the output folder, and make sure that a file can be written there before minutes of work.
-
-    Raises:
-        InputError: It cannot.
-    """
-    import os
-
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".edge_sk-{os.getpid()}"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise InputError(
-            f"cannot write into --output {folder}: {error.strerror}; give a folder that you may write to"
-        ) from error

@@ -19,7 +19,7 @@ from edge_sk.export import delegation, parity
 from edge_sk.export.aliases import drop_aliases
 from edge_sk.export.deploy_form import deploy_form, with_preprocessing
 from edge_sk.export.executorch_tools import executorch, quiet, shared_provenance
-from edge_sk.export.network import Network, check_output
+from edge_sk.export.network import Network
 from edge_sk.export.quantize import CALIBRATION_IMAGES, computed_in_float, quantize
 from edge_sk.export.record import (
     Accuracy,
@@ -29,7 +29,7 @@ from edge_sk.export.record import (
     Record,
     record_path,
 )
-from edge_sk.files import artifact_path, atomic_write
+from edge_sk.files import artifact_path, atomic_write, check_output
 from edge_sk.manifest import manifest
 
 Backend = Literal["xnnpack", "coreml", "vulkan"]
@@ -104,6 +104,7 @@ def to_pte(
         rewrites=[f"{name} x{count}" for name, count in form.reparameterized.items()],  # type: ignore[union-attr]
         export_seconds=round(seconds, 2), delegation=delegated, parity=evidence, accuracy=accuracy, notes=notes,
     )  # fmt: skip
+    record.keep_measurements(path)
     bundled = _bundle(network, program, precision) if bundle else None
     _write(path, buffer, bundled, record)
     return record

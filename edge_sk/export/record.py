@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import json
@@ -214,6 +215,13 @@ class Record(_Part):
     def add_latency(self, *measured: Latency) -> None:
         """Add measurements; each takes the place of an older one of the same threads, device and runtime."""
         self.latency = newest([*self.latency, *measured])
+
+    def keep_measurements(self, artifact: str | os.PathLike[str]) -> None:
+        """Take over what was measured of the same bytes: a phone's latencies outlive another export of the file."""
+        with contextlib.suppress(InputError):
+            older = read_record(record_path(artifact))
+            if older.sha256 is not None and older.sha256 == self.sha256:
+                self.latency, self.traces = older.latency, older.traces
 
 
 def newest(measurements: Iterable[Measurement]) -> list[Measurement]:

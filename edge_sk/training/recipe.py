@@ -208,19 +208,25 @@ def load_recipe(name: str, overrides: Sequence[str] = (), *, folder: Path) -> Re
 def make_recipe(values: dict[str, Any], overrides: Sequence[str] = (), *, origin: str = "recipe") -> Recipe:
     """Validate nested ``values`` after applying ``overrides``; errors as in ``load_recipe``."""
     merged = {key: dict(value) if isinstance(value, dict) else value for key, value in values.items()}
+    overridden = set()
     for override in overrides:
         key, equals, text = override.partition("=")
         section, dot, field = key.strip().partition(".")
         if not (equals and dot and field):
             raise InputError(f"--set {override!r} is not section.key=value, for example optim.lr=0.1")
+        overridden.add(key.strip())
         # A section that is not a mapping is left for validation to report.
         if isinstance(merged.setdefault(section, {}), dict):
             merged[section][field] = parse_yaml(text, f"--set {key}")
     try:
         return Recipe.model_validate(merged)
     except ValidationError as error:
-        problems = "; ".join(_explain(dict(problem)) for problem in error.errors())
-        raise InputError(f"{origin}: {problems}") from None
+        problems = []
+        for problem in error.errors():
+            where = ".".join(str(part) for part in problem["loc"] if not isinstance(part, int))
+            given = any(key == where or key.startswith(f"{where}.") for key in overridden)
+            problems.append(f"{'--set' if given else origin}: {_explain(dict(problem), where)}")
+        raise InputError("; ".join(problems)) from None
 
 
 def recipe_keys() -> list[str]:
@@ -248,8 +254,7 @@ def recipe_to_yaml(recipe: Recipe) -> str:
     return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
 
 
-def _explain(problem: dict[str, Any]) -> str:
-    where = ".".join(str(part) for part in problem["loc"] if not isinstance(part, int))
+def _explain(problem: dict[str, Any], where: str) -> str:
     if problem["type"] == "extra_forbidden":
         keys = recipe_keys()
         sections = list(Recipe.model_fields)
@@ -259,11 +264,13 @@ def _explain(problem: dict[str, Any]) -> str:
             nearest = nearest or difflib.get_close_matches(where, sections, n=1)
             known = sections
         else:
-            section = where.split(".")[0]
+            section, _, field = where.partition(".")
             known = [key for key in keys if key.startswith(f"{section}.")]
-            nearest = difflib.get_close_matches(where, keys, n=1) or [
-                key for key in keys if key.split(".")[1] == where.split(".")[1]
+            # Of the field alone: the section, being right, would make every key of it look near.
+            nearest = [
+                f"{section}.{key}" for key in difflib.get_close_matches(field, [k.split(".")[1] for k in known], n=1)
             ]
+            nearest = nearest or [key for key in keys if key.split(".")[1] == field]
         hint = f" (did you mean {nearest[0]}?)" if nearest else ""
         return f"unknown key {where}{hint}; known: {', '.join(known)}"
     message = str(problem["msg"])

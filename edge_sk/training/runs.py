@@ -14,7 +14,7 @@ from torch import nn
 
 import edge_sk
 from edge_sk.errors import InputError
-from edge_sk.files import write_text
+from edge_sk.files import check_output, write_text
 from edge_sk.manifest import manifest
 from edge_sk.training import checkpoint, snapshot
 from edge_sk.training.distributed import World
@@ -262,6 +262,7 @@ def _claim_folder(plan: Plan) -> None:
     if folder.is_dir() and any(folder.iterdir()):
         remedy = "--resume continues it" if (folder / snapshot.CURRENT).exists() else "it is not empty"
         raise InputError(f"{folder} exists already: {remedy}, another --output starts a new run")
+    check_output(folder)
 
 
 def _describe_run(plan: Plan, config: checkpoint.RunConfig, argv: Sequence[str] | None) -> None:

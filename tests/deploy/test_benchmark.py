@@ -34,10 +34,10 @@ def _measurement(threads: int, p50: float = 1.0) -> Latency:
 
 def test_measures(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = folder / "latency.jsonl"
-    flags = ["--rounds", "1", "--runs", "10", "--operators", "--output", str(output)]
+    flags = ["--rounds", "1", "--runs", "12", "--operators", "--output", str(output)]
     assert main([str(folder), "--threads", "2", *flags]) == 0
     rows = [json.loads(line) for line in output.read_text().splitlines()]
-    assert [(row["file"], row["threads"], row["runs"]) for row in rows] == [("a.pte", 2, 10), ("b.pte", 2, 10)]
+    assert [(row["file"], row["threads"], row["runs"]) for row in rows] == [("a.pte", 2, 12), ("b.pte", 2, 12)]
     for row in rows:
         assert 0 < row["min_ms"] <= row["p50_ms"] <= row["p90_ms"]
         assert row["load_ms"] > 0
@@ -102,7 +102,13 @@ def test_kinds(name: str, kind: str) -> None:
         (["FOLDER", "--runs", "0"], "--runs 0 measures nothing"),
         (["FOLDER", "--resume"], "--resume continues an --output file"),
         (["FOLDER", "--resume", "--output", "FOLDER/bad.jsonl"], "line 2 of .*bad.jsonl is not a measurement"),
-        (["FOLDER/cut.pte"], "cannot run .*cut.pte"),
+        (
+            ["FOLDER/cut.pte"],
+            "cannot load .*cut.pte: .* it is damaged or no ExecuTorch program: copy or export it again",
+        ),
+        (["FOLDER/b.pte", "FOLDER/cut.pte"], "error: cannot load [^,]*cut.pte: "),
+        (["FOLDER/cut/a.pte"], "a.pte is not the file that a.pte.json describes: it is damaged, or another one"),
+        (["FOLDER/some.mlpackage"], "some.mlpackage runs on Apple's systems only: .* deploy/mac/latency.py"),
     ],
 )
 def test_bad_input(arguments: list[str], message: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -111,8 +117,13 @@ def test_bad_input(arguments: list[str], message: str, folder: Path, capsys: pyt
     (folder / "empty").mkdir()
     good = {"sha256": "x", "threads": 1, "file": "x.pte"}
     (folder / "bad.jsonl").write_text(f"{json.dumps(good)}\n{{\n")
-    if "cut" in arguments[0]:
-        (folder / "cut.pte").write_bytes((folder / "a.pte").read_bytes()[:500])
+    (folder / "some.mlpackage").mkdir()
+    for name in ("cut.pte", "cut/a.pte"):
+        if any(name in argument for argument in arguments):
+            (folder / name).parent.mkdir(exist_ok=True)
+            (folder / name).write_bytes((folder / "a.pte").read_bytes()[:500])
+            if name != "cut.pte":
+                shutil.copy(record_path(folder / "a.pte"), record_path(folder / name))
     assert main([argument.replace("FOLDER", str(folder)) for argument in arguments]) == 2
     captured = capsys.readouterr()
     assert len(captured.err.splitlines()) == 1

@@ -49,13 +49,28 @@ def test_evidence_keeps_what_was_demanded() -> None:
     assert evidence.images == 64
 
 
-def test_a_new_measurement_takes_the_place_of_the_old_one_alone() -> None:
-    def measured(p50: float, where: str, date: str, threads: int = 1) -> Latency:
-        return Latency(
-            threads=threads, p50_ms=p50, p90_ms=p50, min_ms=p50, mean_ms=p50, runs=1, rounds=1, load_ms=1.0,
-            peak_memory_mb=None, where=where, runtime="r", date=date,
-        )  # fmt: skip
+def measured(p50: float, where: str, date: str, threads: int = 1) -> Latency:
+    return Latency(
+        threads=threads, p50_ms=p50, p90_ms=p50, min_ms=p50, mean_ms=p50, runs=1, rounds=1, load_ms=1.0,
+        peak_memory_mb=None, where=where, runtime="r", date=date,
+    )  # fmt: skip
 
+
+def test_measurements_stay_with_the_bytes_that_were_measured(tmp_path: Path) -> None:
+    artifact = tmp_path / "net_1.0_xnnpack_fp32.pte"
+    older = _record(sha256="a", latency=[measured(5.0, "a phone", "2026-01-01")])
+    write_record(artifact, older)
+    for sha256, kept in (("a", older.latency), ("b", []), (None, [])):
+        record = _record(sha256=sha256)
+        record.keep_measurements(artifact)
+        assert record.latency == kept
+    record.keep_measurements(tmp_path / "none.pte")
+    record_path(artifact).write_text("{")
+    record.keep_measurements(artifact)
+    assert record.latency == []
+
+
+def test_a_new_measurement_takes_the_place_of_the_old_one_alone() -> None:
     record = _record()
     record.add_latency(measured(5.0, "a phone", "2026-01-01"), measured(9.0, "host", "2026-01-02"))
     record.add_latency(measured(8.0, "host", "2026-01-03"), measured(4.0, "host", "2026-01-03", threads=2))

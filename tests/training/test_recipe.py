@@ -49,6 +49,7 @@ def test_exponents_without_a_dot_are_numbers(text: str, value: float) -> None:
     ("override", "message"),
     [
         ("optim.lrr=1", r"unknown key optim.lrr \(did you mean optim.lr\?\); known: optim.name, optim.lr, optim.mom"),
+        ("optim.learning_rate=1", r"^--set: unknown key optim.learning_rate; known: optim.name, optim.lr"),
         ("lr.lr=1", r"unknown key lr \(did you mean optim.lr\?\); known: data, augment"),
         ("lr=1", "--set 'lr=1' is not section.key=value"),
         ("optim.lr=abc", "optim.lr: Input should be a valid number .got 'abc'"),
@@ -72,6 +73,13 @@ def test_a_wrong_field_is_one_line_that_says_what_is_right(override: str, messag
     with pytest.raises(InputError, match=message) as raised:
         make_recipe({}, [override])
     assert "\n" not in str(raised.value)
+
+
+def test_a_wrong_field_is_blamed_on_where_it_stands() -> None:
+    with pytest.raises(InputError, match=r"^mine.yaml: optim.lr: .*; --set: schedule.epochs: "):
+        make_recipe({"optim": {"lr": "fast"}}, ["schedule.epochs=many"], origin="mine.yaml")
+    with pytest.raises(InputError, match=r"^mine.yaml: optim.lr"):
+        make_recipe({"optim": {"lr": "fast"}}, ["optim.momentum=0.9"], origin="mine.yaml")
 
 
 def test_unknown_recipe_names_the_known_ones() -> None:
