@@ -21,6 +21,7 @@ def test_the_files_of_trained_networks_recognise_what_the_networks_do(arch: str)
         assert record.delegation.delegates == 1
         assert record.accuracy.images == record.parity.images == 360
     assert fp32.parity.top1_agreement == 1.0
+    assert fp32.parity.relative is not None
     assert fp32.parity.relative <= 1e-4
     assert fp32.accuracy.top1 == fp32.accuracy.eager_top1 > 0.95
     assert int8.accuracy.eager_top1 == fp32.accuracy.top1
