@@ -262,11 +262,10 @@ def _claim_folder(plan: Plan) -> None:
     if folder.is_dir() and any(folder.iterdir()):
         remedy = "--resume continues it" if (folder / snapshot.CURRENT).exists() else "it is not empty"
         raise InputError(f"{folder} exists already: {remedy}, another --output starts a new run")
-    check_output(folder)
 
 
 def _describe_run(plan: Plan, config: checkpoint.RunConfig, argv: Sequence[str] | None) -> None:
-    plan.folder.mkdir(parents=True, exist_ok=True)
+    check_output(plan.folder)
     record = manifest(argv, seed=plan.seed)
     path = plan.folder / MANIFEST
     if plan.resume and path.is_file():

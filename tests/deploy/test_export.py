@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 from pathlib import Path
 
 import pytest
@@ -95,7 +94,7 @@ def test_interrupt_leaves_no_partial_file(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     def interrupted(*_: object) -> None:
-        signal.raise_signal(signal.SIGINT)
+        raise KeyboardInterrupt
 
     monkeypatch.setattr(networks, "from_arch", lambda name, data: small_network)
     monkeypatch.setattr(pte, step, interrupted)
