@@ -25,11 +25,11 @@ import torch
 from torch import nn
 
 import edge_sk
-from edge_sk.errors import script
+from edge_sk.errors import InputError, script
 from edge_sk.export import delegation, executorch_tools, latency, to_pte
 from edge_sk.export.network import from_arch
 from edge_sk.export.record import Precision
-from edge_sk.files import artifact_path, atomic_write, write_text
+from edge_sk.files import artifact_path, atomic_write, check_output, write_text
 from edge_sk.manifest import manifest
 from edge_sk.textbook import textbook
 
@@ -137,7 +137,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     p.add_argument("--reuse", action="store_true", help="measure the files of an earlier call again")
     p.add_argument("--output", type=Path, default=RESULT, help="default: deploy/results/latency.json")
     args = p.parse_args(argv)
-    args.work.mkdir(parents=True, exist_ok=True)
+    # Before a quarter of an hour of work: everything that can be wrong with the input.
+    for name in ("rounds", "runs"):
+        if getattr(args, name) < 1:
+            raise InputError(f"--{name} {getattr(args, name)} measures nothing; give at least 1")
+    if min(args.threads) < 1:
+        raise InputError(f"--threads {min(args.threads)} is not a number of threads; give at least 1")
+    if args.output.is_dir():
+        raise InputError(f"--output {args.output} is a folder; name a .json file")
+    check_output(args.work)
+    check_output(args.output.parent)
     facts = args.work / "made.json"
     if args.reuse and facts.exists():
         made = json.loads(facts.read_text(encoding="utf-8"))

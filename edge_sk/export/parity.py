@@ -32,7 +32,7 @@ THRESHOLDS: dict[tuple[str, str], Threshold] = {
     ("pte", "fp16"): Threshold(relative=2e-2, sqnr_db=40.0, top1_agreement=0.98),
     ("pte", "int8"): Threshold(relative=None, sqnr_db=6.0, top1_agreement=0.95),
     ("mlpackage", "fp32"): Threshold(relative=1e-4, sqnr_db=80.0, top1_agreement=1.0),
-    ("mlpackage", "fp16"): Threshold(relative=2e-2, sqnr_db=35.0, top1_agreement=0.98),
+    ("mlpackage", "fp16"): Threshold(relative=1e-2, sqnr_db=35.0, top1_agreement=0.98),
     ("mlpackage", "int8"): Threshold(relative=None, sqnr_db=10.0, top1_agreement=0.95),
     ("mlpackage", "palette6"): Threshold(relative=None, sqnr_db=8.0, top1_agreement=0.95),
 }
@@ -43,8 +43,8 @@ SANITY = Threshold(relative=None, sqnr_db=0.0, top1_agreement=None)
 UNTRAINED: dict[tuple[str, str], Threshold] = {
     ("pte", "fp16"): SANITY,
     ("pte", "int8"): SANITY,
-    # The lowest of all networks is 32.6 dB (deploy/results/coreml.md).
-    ("mlpackage", "fp16"): Threshold(relative=2e-2, sqnr_db=30.0, top1_agreement=0.98),
+    # Of all networks the lowest is at 32.6 dB, the largest difference 0.8 % (deploy/results/coreml.md).
+    ("mlpackage", "fp16"): Threshold(relative=1e-2, sqnr_db=30.0, top1_agreement=0.98),
     ("mlpackage", "int8"): SANITY,
     ("mlpackage", "palette6"): SANITY,
 }

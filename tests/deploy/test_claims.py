@@ -5,6 +5,7 @@ import statistics
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
@@ -42,6 +43,30 @@ def test_the_committed_claims_follow_from_the_committed_measurements() -> None:
         rounds = record["files"][stem]["round_export_seconds"]
         assert len(rounds) >= 3
         assert record["files"][stem]["export_seconds"] == statistics.median(rounds)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--rounds", "0"], "--rounds 0 measures nothing"),
+        (["--runs", "-1"], "--runs -1 measures nothing"),
+        (["--threads", "1", "0"], "--threads 0 is not a number of threads"),
+        (["--output", "FOLDER"], "is a folder; name a .json file"),
+        (["--work", "/proc/claims"], "cannot write into --output /proc/claims"),
+    ],
+)
+def test_bad_input_is_refused_before_the_work(
+    arguments: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(claims, "export_all", lambda _: pytest.fail("the work began"))
+    given = [argument.replace("FOLDER", str(tmp_path)) for argument in arguments]
+    assert claims.main(["--work", str(tmp_path / "work"), "--output", str(tmp_path / "claims.json"), *given]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
 
 
 def test_a_claim_holds_up_to_its_limit() -> None:
