@@ -82,8 +82,8 @@ def _on_front(records: Sequence[Record], setting: Setting | None, metric: Metric
     return Answer(
         question,
         names,
-        "No other file is both faster and leaner in MACs. Cost only: no accuracy was measured, so this does not say "
-        "which network recognises better.",
+        "No other file is both faster and leaner in MACs. Cost only: not two files have both a latency and an "
+        "accuracy, so this does not say which network recognises better.",
     )
 
 

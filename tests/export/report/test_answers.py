@@ -41,6 +41,17 @@ def test_files_within_the_noise_of_the_fastest_are_named_with_it(report: Report)
     assert f"{third.arch} {third.precision} .{third.format}" not in told.because.split("Not told apart")[1]
 
 
+def test_a_front_of_cost_says_why_and_denies_no_accuracy(report: Report) -> None:
+    one = report.records[0]
+    one.accuracy = Accuracy(top1=0.9, eager_top1=0.9, images=360, data="digits")
+    report.records = [one, variant(one, accuracy=None, arch="without")]
+    because = answer(report, "front").because
+    assert "Cost only: not two files have both a latency and an accuracy" in because
+    assert "no accuracy was measured" not in because
+    report.records[1].accuracy = one.accuracy
+    assert "more accurate" in answer(report, "front").because
+
+
 def test_what_was_not_measured_is_said(report: Report) -> None:
     said = " ".join(not_measured(report))
     assert "Accuracy of 16 of 16 files" in said
