@@ -9,7 +9,7 @@ import argparse
 import dataclasses
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +72,7 @@ class Comparison:
         archs: Names and what the paper calls them; the first is the baseline.
         of_interest: The network that the verdict is about.
         epochs: ``None``: as many as the recipe has.
+        seeds: Of its runs.
     """
 
     key: str
@@ -79,6 +80,7 @@ class Comparison:
     archs: Mapping[str, str]
     of_interest: str
     epochs: int | None = None
+    seeds: tuple[int, ...] = SEEDS
 
     @property
     def output(self) -> str:
@@ -89,7 +91,7 @@ class Comparison:
     def command(self) -> list[str]:
         """Its command line, without ``python``."""
         schedule = [] if self.epochs is None else ["--set", f"schedule.epochs={self.epochs}"]
-        seeds = ["--seeds", *map(str, SEEDS)]
+        seeds = ["--seeds", *map(str, self.seeds)]
         record = f"recipes/results/compare_{self.key}.json"
         tail = ["--jobs", "2", "--device", "cpu", "--output", self.output, "--record", record]
         return ["recipes/compare.py", "--arch", *self.archs, *schedule, *seeds, *tail]
@@ -99,19 +101,40 @@ class Comparison:
         return f"{self.output}/runs/{arch}-seed{seed}"
 
 
-def family(plain: str) -> Comparison:
-    """Plain, SE, the two controls and SK of one network."""
-    return Comparison(
-        plain,
-        f"`{plain}`: plain, SE, two controls, SK",
-        {
-            plain: "plain",
-            f"se_{plain}": "squeeze and excitation",
-            f"sk_{plain}@select=false": "control: the branches are summed, nothing is selected",
-            f"sk_{plain}@kernels=3+3": "control: selection between two identical 3x3 (the paper's row of 20.91)",
-            f"sk_{plain}": "selective kernels, 3x3 and a 3x3 of dilation 2",
-        },
-        f"sk_{plain}",
+# What SK is compared with, by how it is called on the page.
+ROLES = {
+    "plain": ("{}", "plain"),
+    "SE": ("se_{}", "squeeze and excitation"),
+    "sum of the branches": ("sk_{}@select=false", "control: the branches are summed, nothing is selected"),
+    "equal kernels": (
+        "sk_{}@kernels=3+3",
+        "control: selection between two identical 3x3 (the paper's row of 20.91)",
+    ),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Family(Comparison):
+    """Networks of one kind without and with selective kernels."""
+
+    plain: str = ""
+
+    def other(self, role: str) -> str:
+        """The network of a role."""
+        return ROLES[role][0].format(self.plain)
+
+
+def family(plain: str, *roles: str, epochs: int | None = None) -> Family:
+    """The networks of ``roles`` and SK."""
+    schedule = "" if epochs is None else f"_{epochs}_epochs"
+    return Family(
+        key=f"{plain}{schedule}",
+        title=f"`{plain}`{'' if epochs is None else f', {epochs} epochs'}: {', '.join(roles)}, SK",
+        archs={ROLES[role][0].format(plain): ROLES[role][1] for role in roles}
+        | {f"sk_{plain}": "selective kernels, 3x3 and a 3x3 of dilation 2"},
+        of_interest=f"sk_{plain}",
+        epochs=epochs,
+        plain=plain,
     )
 
 
@@ -123,41 +146,36 @@ def kernels(spec: str, *, select: bool) -> str:
     return f"{name}@select=false" if spec == "3+3d2" else f"{name}@kernels={spec},select=false"
 
 
-SMALL, LARGER, MOBILENET = map(family, ("shufflenetv2_0.5", "shufflenetv2_1.0", "mobilenetv2_0.5"))
-SMALL_LONGER = Comparison(
-    f"shufflenetv2_0.5_{LONGER}_epochs",
-    f"`shufflenetv2_0.5` trained for {LONGER} epochs: plain, SE, SK",
-    {arch: SMALL.archs[arch] for arch in ("shufflenetv2_0.5", "se_shufflenetv2_0.5", "sk_shufflenetv2_0.5")},
-    "sk_shufflenetv2_0.5",
-    epochs=LONGER,
+SMALL, LARGER, MOBILENET = (
+    family(plain, *ROLES) for plain in ("shufflenetv2_0.5", "shufflenetv2_1.0", "mobilenetv2_0.5")
 )
-COMPARISONS = (
-    SMALL,
-    SMALL_LONGER,
-    LARGER,
-    MOBILENET,
-    Comparison(
-        "kernels",
-        "The kernels of Tables 6 and 7, in `sk_shufflenetv2_0.5`",
-        {
-            kernels("3", select=False): "K3: one branch",
-            kernels("3d2", select=False): "K5: one branch of dilation 2",
-            kernels("3d3", select=False): "K7: one branch of dilation 3",
-            kernels("3+3", select=True): "K3 + K3, SK (Table 6, D = 1)",
-            kernels("3+3d2", select=False): "K3 + K5, sum",
-            kernels("3+3d2", select=True): "K3 + K5, SK (Table 6, D = 2)",
-            kernels("3+5", select=True): "K3 + dense 5x5, SK (Table 6)",
-            kernels("3+3d3", select=False): "K3 + K7, sum",
-            kernels("3+3d3", select=True): "K3 + K7, SK (Table 6, D = 3)",
-            kernels("3+7", select=True): "K3 + dense 7x7, SK (Table 6)",
-            kernels("3d2+3d3", select=False): "K5 + K7, sum",
-            kernels("3d2+3d3", select=True): "K5 + K7, SK",
-            kernels("3+3d2+3d3", select=False): "K3 + K5 + K7, sum",
-            kernels("3+3d2+3d3", select=True): "K3 + K5 + K7, SK",
-        },
-        kernels("3+3d2", select=True),
-    ),
+SMALL_LONGER = family("shufflenetv2_0.5", "plain", "SE", epochs=LONGER)
+FAMILIES = (SMALL, SMALL_LONGER, LARGER, MOBILENET)
+KERNELS = Comparison(
+    "kernels",
+    "The kernels of Tables 6 and 7, in `sk_shufflenetv2_0.5`",
+    {
+        kernels("3", select=False): "K3: one branch",
+        kernels("3d2", select=False): "K5: one branch of dilation 2",
+        kernels("3d3", select=False): "K7: one branch of dilation 3",
+        kernels("3+3", select=True): "K3 + K3, SK (Table 6, D = 1)",
+        kernels("3+3d2", select=False): "K3 + K5, sum",
+        kernels("3+3d2", select=True): "K3 + K5, SK (Table 6, D = 2)",
+        kernels("3+5", select=True): "K3 + dense 5x5, SK (Table 6)",
+        kernels("3+3d3", select=False): "K3 + K7, sum",
+        kernels("3+3d3", select=True): "K3 + K7, SK (Table 6, D = 3)",
+        kernels("3+7", select=True): "K3 + dense 7x7, SK (Table 6)",
+        kernels("3d2+3d3", select=False): "K5 + K7, sum",
+        kernels("3d2+3d3", select=True): "K5 + K7, SK",
+        kernels("3+3d2+3d3", select=False): "K3 + K5 + K7, sum",
+        kernels("3+3d2+3d3", select=True): "K3 + K5 + K7, SK",
+    },
+    kernels("3+3d2", select=True),
+    seeds=(0, 1, 2),
 )
+# Sets of kernels that Table 7 has both summed and selected from.
+SUMMED_AND_SELECTED = {"K3 + K5": "3+3d2", "K3 + K7": "3+3d3", "K5 + K7": "3d2+3d3", "K3 + K5 + K7": "3+3d2+3d3"}
+COMPARISONS = (*FAMILIES, KERNELS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -189,7 +207,7 @@ class Watched:
     @property
     def command(self) -> list[str]:
         """Its command line, without ``python``."""
-        runs = [self.trained.run(self.arch, seed) for seed in SEEDS]
+        runs = [self.trained.run(self.arch, seed) for seed in self.trained.seeds]
         tail = ["--output", f"reports/{self.key}", "--record", f"recipes/results/{self.key}.json"]
         return ["recipes/attention.py", "--checkpoint", *runs, *tail]
 
@@ -214,22 +232,20 @@ def as_code(command: Sequence[str]) -> str:
     return f"```\npython {' '.join(command)}\n```"
 
 
-def answer(record: Mapping[str, Any], arch: str, baseline: str) -> str:
-    """One sentence: did ``arch`` beat ``baseline``, by how much, how surely."""
+def difference(record: Mapping[str, Any], arch: str, other: str) -> str:
+    """By how much ``arch`` beat ``other``, how surely; in bold where the interval leaves out zero."""
     networks = {entry["arch"]: entry for entry in record["networks"]}
-    if baseline == record["networks"][0]["arch"]:
-        entry = networks[arch]
-        gain, interval = entry["difference"], entry["difference_ci95"]
-    else:
-        by_seed = [
-            networks[arch]["top1_by_seed"][seed] - top1 for seed, top1 in networks[baseline]["top1_by_seed"].items()
-        ]
-        gain, interval = comparison.mean(by_seed), comparison.mean_interval(by_seed)
+    found = comparison.paired(networks[arch], networks[other])
+    gain, interval = f"{found['difference']:+.2f}", found["difference_ci95"]
     if interval is None:
-        return f"`{arch}` against `{baseline}`: {gain:+.2f} points in one seed; nothing can be said about chance."
-    low, high = interval
-    shown = "better" if low > 0 else "worse" if high < 0 else "no difference shown"
-    return f"`{arch}` against `{baseline}`: {gain:+.2f} points, 95 % CI [{low:+.2f}, {high:+.2f}]: **{shown}**."
+        return f"{gain} (one seed)"
+    shown = gain if comparison.verdict(found) == "not shown" else f"**{gain}**"
+    return f"{shown} [{interval[0]:+.2f}, {interval[1]:+.2f}]"
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """A table in Markdown."""
+    return [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows)]
 
 
 def comparison_section(item: Comparison) -> list[str]:
@@ -238,13 +254,32 @@ def comparison_section(item: Comparison) -> list[str]:
     lines = [f"## {item.title}", ""]
     if record is None:
         return [*lines, "Not run yet.", "", as_code(item.command), ""]
-    archs = list(item.archs)
-    lines += [f"- {answer(record, item.of_interest, other)}" for other in archs if other != item.of_interest]
-    lines += ["", comparison.markdown(record["networks"])]
+    lines += [comparison.markdown(record["networks"])]
     lines += [f"- `{arch}`: {meaning}" for arch, meaning in item.archs.items()]
     lines += ["", f"![Accuracy and paired differences](evidence/compare_{item.key}.png)", ""]
+    if item is KERNELS:
+        lines += selected_against_summed(record)
     lines += [f"Record: [compare_{item.key}.json](../recipes/results/compare_{item.key}.json). Again:", ""]
     return [*lines, as_code(item.command), ""]
+
+
+def selected_against_summed(record: Mapping[str, Any]) -> list[str]:
+    """What the selection itself brings, kernels being equal."""
+    rows = [
+        [name, difference(record, kernels(spec, select=True), kernels(spec, select=False))]
+        for name, spec in SUMMED_AND_SELECTED.items()
+    ]
+    return [*table(["kernels", "selected, to summed: points [95 % CI]"], rows), ""]
+
+
+def directions(units: Sequence[Mapping[str, Any]]) -> list[tuple[str, Sequence[Mapping[str, Any]], str]]:
+    """For each third of the depth: its name, its units, and where their attention moved as the object grew."""
+    third = -(-len(units) // 3)
+    found = []
+    for place, part in (("first", units[:third]), ("middle", units[third : 2 * third]), ("last", units[2 * third :])):
+        ways = [attention.direction(unit) for unit in part]
+        found.append((place, part, ", ".join(f"{ways.count(way)} {way}" for way in ("larger", "smaller", "neither"))))
+    return found
 
 
 def attention_section(item: Watched) -> list[str]:
@@ -253,16 +288,10 @@ def attention_section(item: Watched) -> list[str]:
     lines = [f"### {item.title}", ""]
     if record is None:
         return [*lines, "Not run yet.", "", as_code(item.command), ""]
-    units = record["units"]
-    third = -(-len(units) // 3)
-    for place, part in (("first", units[:third]), ("middle", units[third : 2 * third]), ("last", units[2 * third :])):
-        counts = {
-            way: sum(attention.direction(unit) == way for unit in part) for way in ("larger", "smaller", "neither")
-        }
-        lines.append(
-            f"- {place} third of the depth, {len(part)} units: {counts['larger']} moved to the larger kernel with "
-            f"scale, {counts['smaller']} to the smaller, {counts['neither']} neither"
-        )
+    lines += [
+        f"- {place} third of the depth, {len(part)} units: {sentence}"
+        for place, part, sentence in directions(record["units"])
+    ]
     lines += ["", attention.markdown(record), f"![Attention against scale](evidence/{item.key}.png)", ""]
     lines += [f"Record: [{item.key}.json](../recipes/results/{item.key}.json). Again:", ""]
     return [*lines, as_code(item.command), ""]
@@ -270,27 +299,51 @@ def attention_section(item: Watched) -> list[str]:
 
 def in_short() -> list[str]:
     """The answers, before how they were found."""
-    lines = ["## In short", ""]
-    for item in COMPARISONS:
+    lines = ["## In short", "", *does_it_pay(), "", *does_it_follow(), ""]
+    missing = [item.title for item in COMPARISONS if read(f"compare_{item.key}") is None]
+    missing += [f"attention of {item.title}" for item in WATCHED if read(item.key) is None]
+    return [*lines, f"Not run yet: {'; '.join(missing)}.", ""] if missing else lines
+
+
+def does_it_pay() -> list[str]:
+    """SK against what it is compared with, a row for each comparison."""
+    rows, verdicts = [], []
+    for item in FAMILIES:
         record = read(f"compare_{item.key}")
         if record is None:
-            lines.append(f"- {item.title}: not run yet")
             continue
-        plain = next(iter(item.archs))
-        others = [plain, *(arch for arch in item.archs if arch.startswith("se_"))]
-        schedule = f"{record['epochs']} epochs: "
-        lines += [f"- {schedule}{answer(record, item.of_interest, other)}" for other in others]
+        networks = {entry["arch"]: entry for entry in record["networks"]}
+        sk = networks[item.of_interest]
+        verdicts.append(comparison.verdict(comparison.paired(sk, networks[item.plain])))
+        differences = [
+            difference(record, item.of_interest, item.other(role)) if item.other(role) in networks else "-"
+            for role in ROLES
+        ]
+        rows.append([f"`{item.of_interest}`", str(record["epochs"]), f"{sk['top1']:.2f}", *differences])
+    head = ["network", "epochs", "top-1 %", *(f"to {role}" for role in ROLES)]
+    better, worse = verdicts.count("better"), verdicts.count("worse")
+    return [
+        f"**Does SK pay?** Against the plain network: better in {better} of {len(verdicts)} comparisons, worse in "
+        f"{worse}, no difference shown in {len(verdicts) - better - worse}. Differences in points of test accuracy, "
+        "with their 95 % intervals over seeds; bold where the interval leaves out zero.",
+        "",
+        *table(head, rows),
+    ]
+
+
+def does_it_follow() -> list[str]:
+    """Where the attention moved as the object grew, a row for each network."""
+    rows = []
     for item in WATCHED:
         record = read(item.key)
-        if record is None:
-            lines.append(f"- attention of {item.title}: not run yet")
-            continue
-        ways = [attention.direction(unit) for unit in record["units"]]
-        lines.append(
-            f"- attention of {item.title}: of {len(ways)} units {ways.count('larger')} moved to the larger kernel "
-            f"as the digit grew, {ways.count('smaller')} to the smaller, {ways.count('neither')} neither"
-        )
-    return [*lines, ""]
+        if record is not None:
+            rows.append([item.title, str(len(record["units"])), *(way for _, _, way in directions(record["units"]))])
+    return [
+        "**Does the attention move to the larger kernel as the object grows?** Units that moved to the *larger* "
+        "kernel, to the *smaller*, or to *neither* (the interval holds zero), by depth.",
+        "",
+        *table(["network", "units", "first third", "middle third", "last third"], rows),
+    ]
 
 
 def page() -> str:

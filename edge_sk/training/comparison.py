@@ -80,16 +80,21 @@ def compare(
             "seconds": round(sorted(run.seconds for run in runs.values())[len(runs) // 2], 1),
         }
         if arch != baseline:
-            differences = [runs[seed].top1 - results[baseline][seed].top1 for seed in runs]
-            low, high = mean_interval(differences)
-            entry["difference"] = _digits(mean(differences))
-            # JSON has no infinity: one seed has no interval.
-            entry["difference_ci95"] = None if math.isinf(high) else [_digits(low), _digits(high)]
-            entry["difference_by_seed"] = {
-                str(seed): _digits(value) for seed, value in zip(runs, differences, strict=True)
-            }
+            entry |= paired(entry, entries[0])
         entries.append(entry)
     return entries
+
+
+def paired(entry: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """``difference`` of ``entry`` to ``other`` in points, seed by seed: mean, interval at 95 %, every seed's."""
+    differences = {seed: top1 - other["top1_by_seed"][seed] for seed, top1 in entry["top1_by_seed"].items()}
+    low, high = mean_interval(list(differences.values()))
+    return {
+        "difference": _digits(mean(list(differences.values()))),
+        # JSON has no infinity: one seed has no interval.
+        "difference_ci95": None if math.isinf(high) else [_digits(low), _digits(high)],
+        "difference_by_seed": {seed: _digits(value) for seed, value in differences.items()},
+    }
 
 
 def _digits(value: float) -> float:
