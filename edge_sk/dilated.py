@@ -59,7 +59,7 @@ def _convolve(x: Tensor, weight: Tensor, dilation: int) -> Tensor:
 def _phases(x: Tensor, dilation: int, *, least: int) -> Tensor:
     """Every ``dilation``-th pixel as an image of its own: ``(N, C, H, W)`` to ``(d d N, C, ceil(H/d), ceil(W/d))``.
 
-    Smaller phases are padded to ``least`` pixels a side: PyTorch is ten times slower on images smaller than the filter.
+    Smaller phases are padded to ``least`` pixels a side: PyTorch is slow on images smaller than the filter.
     """
     n, c, h, w = x.shape
     d = dilation
