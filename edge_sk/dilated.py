@@ -1,8 +1,8 @@
 r"""A faster backward pass for dilated depthwise convolutions in training on a CPU.
 
 PyTorch's CPU kernels compute the gradients of a dilated depthwise convolution several times slower than those of an
-undilated one, which is most of what a selective kernel would cost. Both gradients
-can be had from the fast kernels, exactly:
+undilated one, which is most of what a selective kernel would cost. Both gradients can be had from the fast kernels,
+exactly:
 
 - with respect to the input, as the same convolution of the output's gradient with the filters turned by 180 degrees
   (stride 1, "same" padding);
@@ -21,11 +21,17 @@ from torch import Tensor, nn
 
 
 class _DilatedDepthwise(torch.autograd.Function):
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, dilation: int) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        ctx.dilation = dilation
+    def forward(x: Tensor, weight: Tensor, dilation: int) -> Tensor:
         return _convolve(x, weight, dilation)
+
+    # Apart from forward: torch.func's transforms ask for it.
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, int], output: Tensor) -> None:
+        x, weight, ctx.dilation = inputs
+        ctx.save_for_backward(x, weight)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
@@ -97,8 +103,13 @@ def pays_off(conv: nn.Module, x: Tensor) -> bool:
     if type(conv) is not nn.Conv2d or not isinstance(x, Tensor):
         return False
     dilation, stride = conv.dilation[0], conv.stride[0]
+    margin = conv.kernel_size[0] // 2 * dilation
     return (
         dilation > 1
+        and conv.bias is None
+        and conv.padding_mode == "zeros"
+        and conv.padding == (margin, margin)
+        and len({*conv.dilation}) == len({*conv.stride}) == len({*conv.kernel_size}) == 1
         and conv.groups == conv.in_channels == conv.out_channels
         and stride in (1, dilation)
         and x.device.type == "cpu"

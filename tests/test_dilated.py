@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -54,6 +56,29 @@ def test_it_is_used_only_where_it_pays() -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert not pays_off(dilated, x)
     assert not pays_off(dilated, x.double())
+
+
+@pytest.mark.parametrize(
+    "options", [{"bias": True}, {"padding": 1}, {"padding_mode": "reflect"}, {"dilation": (2, 1), "padding": (2, 1)}]
+)
+def test_it_steps_aside_for_convolutions_of_another_kind(options: dict[str, Any]) -> None:
+    conv = nn.Conv2d(16, 16, 3, **{"padding": 2, "dilation": 2, "groups": 16, "bias": False} | options)
+    assert not pays_off(conv, torch.randn(2, 16, 8, 8))
+
+
+def test_gradients_of_each_image_through_torch_func() -> None:
+    x = torch.randn(3, 4, 6, 6, dtype=torch.float64)
+    weight = torch.randn(4, 1, 3, 3, dtype=torch.float64)
+
+    def loss(weight: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+        return depthwise_dilated(image[None], weight, stride=1, dilation=2).square().sum()
+
+    each = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0))(weight, x)
+    expected = [torch.func.grad(loss)(weight, image) for image in x]
+    torch.testing.assert_close(each, torch.stack(expected))
+    weight.requires_grad_()
+    reference = nn.functional.conv2d(x[:1], weight, padding=2, dilation=2, groups=4).square().sum()
+    torch.testing.assert_close(expected[0], torch.autograd.grad(reference, weight)[0])
 
 
 @pytest.mark.parametrize("path", ["branches.1", "branches.1.conv"])
