@@ -7,6 +7,7 @@ the attention for the larger kernel; their Figure 4 does so per class.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from edge_sk.confidence import mean, mean_interval
 from edge_sk.errors import InputError
 from edge_sk.files import atomic_write
-from edge_sk.selective_kernel import SelectiveKernel
+from edge_sk.selective_kernel import Kernel, SelectiveKernel
 
 
 def gated_units(model: nn.Module) -> dict[str, SelectiveKernel]:
@@ -96,6 +97,8 @@ class ScaleAttention:
     """Smallest and largest kernel of each unit."""
     branches: tuple[int, ...]
     """``M`` of each unit."""
+    maps: tuple[tuple[int, int], ...]
+    """``(H, W)`` of each unit's output: a kernel that is larger hardly differs from a smaller one there."""
     by_image: Tensor
     """``(S, N, U)``, mean over channels."""
     by_class: Tensor
@@ -123,10 +126,12 @@ def attention_against_scale(
         num_classes: ``K``.
 
     Raises:
-        InputError: No unit selects, there are no images, or the scales hold different ones.
+        InputError: No unit selects, there are no images, a label is not below ``num_classes``, or the scales hold
+            different images.
     """
     units = gated_units(model)
     pairs = {name: kernel_pair(unit) for name, unit in units.items()}
+    maps: dict[str, tuple[int, int]] = {}
     was_training = model.training
     model.eval()
     by_image, by_class, labels_seen = [], [], None
@@ -138,12 +143,17 @@ def attention_against_scale(
             larger: dict[str, Tensor] = {}
             difference: dict[str, Tensor] = {}
             labels: list[Tensor] = []
-            with record_attention(model) as attention:
+            with record_attention(model) as attention, _record_maps(units, maps):
                 for images, targets in scale_batches:
+                    if int(targets.max()) >= num_classes:
+                        raise InputError(
+                            f"an image is of class {int(targets.max())}, the network knows {num_classes} classes "
+                            "(0 and up): give the data that it was trained on"
+                        )
                     model(normalize(images))
                     labels.append(targets)
                     for name, (small, large) in pairs.items():
-                        weights = attention[name].double().cpu()
+                        weights = attention[name].cpu().double()  # mps has no float64
                         gap = weights[:, large] - weights[:, small]
                         parts[name].append(gap.mean(1))
                         difference[name] = difference.get(name, 0) + gap.sum(0)
@@ -171,11 +181,28 @@ def attention_against_scale(
             (str(unit.kernels[pairs[name][0]]), str(unit.kernels[pairs[name][1]])) for name, unit in units.items()
         ),
         branches=tuple(len(unit.kernels) for unit in units.values()),
+        maps=tuple(maps[name] for name in units),
         by_image=torch.stack(by_image),
         by_class=torch.stack(by_class),
         by_channel=tuple(torch.stack(rows) for rows in channel_difference),
         larger_by_channel=tuple(torch.stack(rows) for rows in channel_larger),
     )
+
+
+@contextlib.contextmanager
+def _record_maps(units: Mapping[str, SelectiveKernel], maps: dict[str, tuple[int, int]]) -> Iterator[None]:
+    """While entered, every forward pass leaves the size of each unit's output in ``maps``."""
+
+    def keep(name: str) -> Callable[[nn.Module, Any, Tensor], None]:
+        def hook(_: nn.Module, inputs: Any, output: Tensor) -> None:
+            maps[name] = (output.shape[2], output.shape[3])
+
+        return hook
+
+    with contextlib.ExitStack() as stack:
+        for name, unit in units.items():
+            stack.callback(unit.register_forward_hook(keep(name)).remove)
+        yield
 
 
 def _mean_by_class(values: Tensor, labels: Tensor, num_classes: int) -> Tensor:
@@ -188,48 +215,68 @@ def summarize(runs: Sequence[ScaleAttention], classes: Sequence[str] | None = No
     """Mean over runs of one architecture, and how far the attention shifts from the first scale to the last.
 
     The interval of the shift is Student's at 95 %: over runs where there are at least two, so that it holds for
-    training again; over images for a single run, so that it holds for that network only.
+    training again; over images for a single run, so that it holds for that network only, and is too narrow where
+    images are of the same object.
 
     Args:
         runs: One per trained network.
         classes: Names of the classes.
 
     Returns:
-        A JSON-ready mapping: ``scales``, ``runs``, ``images``, ``interval_over``, ``classes`` and ``units``.
+        A JSON-ready mapping: ``scales``, ``runs``, ``images``, ``interval_over``, ``classes``, ``units``, and
+        ``by_map``: the units of one map size together, in the order of depth.
 
     Raises:
-        InputError: The runs differ in units or scales.
+        InputError: The runs differ in units, scales, images or classes, or there is one image of one run.
     """
     first = runs[0]
     for run in runs[1:]:
-        if (run.units, run.scales, run.kernels) != (first.units, first.scales, first.kernels):
+        if (run.units, run.scales, run.kernels, run.maps) != (first.units, first.scales, first.kernels, first.maps):
             raise InputError("the checkpoints are of different architectures: give seeds of one")
+        if (run.by_image.shape, run.by_class.shape) != (first.by_image.shape, first.by_class.shape):
+            raise InputError("the checkpoints were given different images or know different classes")
     over = "runs" if len(runs) > 1 else "images"
     by_image = torch.stack([run.by_image for run in runs])  # (R, S, N, U)
     by_class = torch.stack([run.by_class for run in runs]).mean(0)  # (S, K, U)
     means = by_image.mean(2)  # (R, S, U)
+    # (R, U) over runs, (N, U) over images
+    shifts = means[:, -1] - means[:, 0] if over == "runs" else by_image[0, -1] - by_image[0, 0]
+    if len(shifts) < 2:
+        raise InputError("one image of one network has no interval: give more images, or several networks")
     units = []
     for position, name in enumerate(first.units):
-        shifts = means[:, -1, position] - means[:, 0, position]
-        if over == "images":
-            shifts = by_image[0, -1, :, position] - by_image[0, 0, :, position]
-        low, high = mean_interval(shifts.tolist())
         small, large = first.kernels[position]
         units.append(
             {
                 "name": name,
+                "map": list(first.maps[position]),
                 "smaller": small,
                 "larger": large,
                 "branches": first.branches[position],
                 "difference": _round(means[:, :, position].mean(0)),
                 "difference_by_run": [_round(row) for row in means[:, :, position]],
-                "shift": round(float(shifts.mean()), 6),
-                "shift_ci95": [round(low, 6), round(high, 6)],
+                **_shift(shifts[:, position]),
                 "by_class": [_round(row) for row in by_class[:, :, position]],
                 "by_channel": [_round(row) for row in torch.stack([run.by_channel[position] for run in runs]).mean(0)],
                 "larger_by_channel": [
                     _round(row) for row in torch.stack([run.larger_by_channel[position] for run in runs]).mean(0)
                 ],
+            }
+        )
+    by_map = []
+    for size, group in itertools.groupby(range(len(units)), key=lambda position: first.maps[position]):
+        members = list(group)
+        # How much attention reacts, whichever way: in each network, mean over its units.
+        magnitude = (means[:, -1, members] - means[:, 0, members]).abs().mean(1)
+        by_map.append(
+            {
+                "map": list(size),
+                "units": [units[position]["name"] for position in members],
+                "smaller": units[members[0]]["smaller"],
+                "larger": units[members[0]]["larger"],
+                **_shift(shifts[:, members].mean(1)),
+                "magnitude": round(float(magnitude.mean()), 6),
+                "magnitude_by_run": _round(magnitude),
             }
         )
     return {
@@ -239,7 +286,13 @@ def summarize(runs: Sequence[ScaleAttention], classes: Sequence[str] | None = No
         "interval_over": over,
         "classes": list(classes) if classes is not None else [str(k) for k in range(by_class.shape[1])],
         "units": units,
+        "by_map": by_map,
     }
+
+
+def _shift(values: Tensor) -> dict[str, Any]:
+    low, high = mean_interval(values.tolist())
+    return {"shift": round(float(values.mean()), 6), "shift_ci95": [round(low, 6), round(high, 6)]}
 
 
 def _round(values: Tensor) -> list[float | None]:
@@ -250,25 +303,35 @@ def _round(values: Tensor) -> list[float | None]:
 def markdown(summary: Mapping[str, Any]) -> str:
     """A table: mean difference per unit and scale, and the shift with its interval."""
     scales = summary["scales"]
-    head = ["unit", "kernels", *(f"scale {scale:g}" for scale in scales), "shift, 95 % CI", "moved to the"]
-    lines = ["| " + " | ".join(head) + " |", "|---|---|" + "---:|" * (len(scales) + 1) + "---|"]
+    head = ["unit", "map", "kernels", *(f"scale {scale:g}" for scale in scales), "shift, 95 % CI", "moved to the"]
+    lines = ["| " + " | ".join(head) + " |", "|---|---|---|" + "---:|" * (len(scales) + 1) + "---|"]
     for unit in summary["units"]:
         low, high = unit["shift_ci95"]
         cells = [
             f"`{unit['name']}`",
+            "x".join(map(str, unit["map"])),
             f"{unit['larger']} - {unit['smaller']}",
             *(f"{value:+.3f}" for value in unit["difference"]),
             f"{unit['shift']:+.3f} [{low:+.3f}, {high:+.3f}]",
             direction(unit),
         ]
         lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+    over = f"{summary['runs']} networks" if summary["interval_over"] == "runs" else "the images of this one network"
+    return "\n".join(lines) + f"\n\nShift: from scale {scales[0]:g} to {scales[-1]:g}; intervals over {over}.\n"
 
 
 def direction(unit: Mapping[str, Any]) -> str:
-    """``larger`` or ``smaller`` kernel when the shift's interval leaves out zero, else ``neither``."""
+    """``larger`` or ``smaller`` kernel when the shift's interval leaves out zero, else ``neither``.
+
+    Of kernels of one extent neither is larger: ``second`` or ``first`` then.
+    """
     low, high = unit["shift_ci95"]
-    return "larger" if low > 0 else "smaller" if high < 0 else "neither"
+    names = ("first", "second") if _equal(unit) else ("smaller", "larger")
+    return names[1] if low > 0 else names[0] if high < 0 else "neither"
+
+
+def _equal(unit: Mapping[str, Any]) -> bool:
+    return Kernel.parse(unit["smaller"]).extent == Kernel.parse(unit["larger"]).extent
 
 
 def plot(summary: Mapping[str, Any], path: str | Path, *, title: str) -> None:
@@ -295,7 +358,8 @@ def plot(summary: Mapping[str, Any], path: str | Path, *, title: str) -> None:
             )
     axes.axhline(0, color="grey", linewidth=0.8)
     axes.set_xticks(range(len(units)), [unit["name"] for unit in units], rotation=25, ha="right", fontsize=7)
-    axes.set_ylabel("attention,\nlargest - smallest kernel")
+    pair = "second - first" if all(map(_equal, units)) else "largest - smallest"
+    axes.set_ylabel(f"attention,\n{pair} kernel")
     band = f"; band: all {summary['runs']} runs" if summary["runs"] > 1 else ""
     axes.set_title(f"{title}: mean over {summary['images']} images and all channels, by depth{band}", fontsize=10)
     axes.legend(fontsize=8)

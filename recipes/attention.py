@@ -52,27 +52,37 @@ def main(argv: Sequence[str] | None = None) -> int:
     from edge_sk.attention import attention_against_scale, markdown, plot, summarize
     from edge_sk.manifest import manifest
     from edge_sk.training.checkpoint import load_run
+    from edge_sk.training.comparison import independent_seeds
     from edge_sk.training.data import eval_batches
-    from edge_sk.training.runs import data_options
+    from edge_sk.training.distributed import pick_device
+    from edge_sk.training.runs import data_options, saved_recipe, trained_at
 
+    device = pick_device(args.device)
+    seeds = independent_seeds(args.checkpoint)
     loaded = [load_run(folder) for folder in args.checkpoint]
     config = loaded[0].config
     data = args.data or config.data
+    if data.startswith("scaled_digits@"):
+        raise InputError(f"--data {data}: the scale is what is varied; give --data scaled_digits, and --scales")
     drawn = data == "scaled_digits"
     scales = args.scales or (OBJECT_SCALES if drawn else ENLARGEMENTS)
     if scales != sorted(set(scales)) or len(scales) < 2:
         raise InputError(f"--scales {' '.join(f'{scale:g}' for scale in scales)}: give two or more, ascending")
     if not drawn and scales[0] < 1:
         raise InputError(f"--scales {scales[0]:g}: the middle of an image can only be enlarged, by 1.0 or more")
-    for name, value, least in (("--limit", args.limit, 1), ("--batch-size", args.batch_size, 1)):
+    # One image of one network has no interval.
+    least_images = 1 if len(args.checkpoint) > 1 else 2
+    for name, value, least in (
+        ("--limit", args.limit, least_images),
+        ("--batch-size", args.batch_size, 1),
+        ("--workers", args.workers, 0),
+    ):
         if value is not None and value < least:
             raise InputError(f"{name} {value} must be at least {least}")
     runs = []
     for folder, run in zip(args.checkpoint, loaded, strict=True):
-        if run.config.arch != config.arch:
-            raise InputError(f"{folder} is {run.config.arch}, not {config.arch}: give seeds of one architecture")
         mean, std = (
-            torch.tensor(values, device=args.device).view(1, -1, 1, 1) for values in (run.config.mean, run.config.std)
+            torch.tensor(values, device=device).view(1, -1, 1, 1) for values in (run.config.mean, run.config.std)
         )
 
         def normalize(images: torch.Tensor, mean: torch.Tensor = mean, std: torch.Tensor = std) -> torch.Tensor:
@@ -90,11 +100,19 @@ def main(argv: Sequence[str] | None = None) -> int:
                 batch_size=args.batch_size,
                 workers=args.workers,
                 options=options,
+                expected_classes=run.config.classes,
             )
-        model = run.model.to(args.device)
+        model = run.model.to(device)
         runs.append(attention_against_scale(model, batches, normalize, num_classes=run.config.num_classes))
         print(f"{folder}: {len(runs[-1].units)} units, {runs[-1].by_image.shape[1]} images", file=sys.stderr)
-    summary = {"arch": config.arch, "data": data, "recipe": config.recipe} | summarize(runs, config.classes)
+    summary = {
+        "arch": config.arch,
+        "data": data,
+        "recipe": config.recipe,
+        "epochs": saved_recipe(args.checkpoint[0]).schedule.epochs,
+        "seeds": seeds,
+        "trained_at": sorted(set().union(*map(trained_at, args.checkpoint))),
+    } | summarize(runs, config.classes)
     summary |= manifest(None if argv is None else ["recipes/attention.py", *argv])
     output = Path(args.output)
     text = json.dumps(summary, separators=(",", ":")) + "\n"

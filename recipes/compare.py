@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -38,7 +37,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="as for train.py, options after an @; the first is what the others are compared with",
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4], metavar="N", help="(default: 0 to 4)")
-    parser.add_argument("--recipe", default="scaled_digits", help="(default: scaled_digits)")
+    parser.add_argument("--recipe", help="as for train.py, the same for all (default: by data and architectures)")
     parser.add_argument("--data", default="scaled_digits", help="as for train.py (default: scaled_digits)")
     parser.add_argument("--set", metavar="K=V", nargs="+", action="extend", default=[], help="recipe fields")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at once (default: 1)")
@@ -62,8 +61,8 @@ class Run:
 def train_command(run: Run, args: argparse.Namespace) -> list[str]:
     """How train.py is called for a run, new or to be resumed."""
     command = [sys.executable, str(RECIPES / "train.py"), "--arch", run.arch, "--seed", str(run.seed)]
-    command += ["--recipe", args.recipe, "--data", args.data, "--output", str(run.folder)]
-    for flag, value in (("--device", args.device), ("--workers", args.workers)):
+    command += ["--data", args.data, "--output", str(run.folder)]
+    for flag, value in (("--recipe", args.recipe), ("--device", args.device), ("--workers", args.workers)):
         if value is not None:
             command += [flag, str(value)]
     if args.set:
@@ -139,14 +138,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     from edge_sk.manifest import manifest
     from edge_sk.profiling import profile
     from edge_sk.training.checkpoint import load_config
-    from edge_sk.training.comparison import Finished, compare, markdown, plot, read_finished
+    from edge_sk.training.comparison import Finished, compare, markdown, plot, read_finished, run_folder
     from edge_sk.training.recipe import load_recipe
+    from edge_sk.training.runs import recipe_name, trained_at
 
     for name, values in (("--arch", args.arch), ("--seeds", args.seeds)):
         if len(set(values)) != len(values):
             raise InputError(f"{name} {' '.join(map(str, values))} names one twice")
     if args.jobs < 1:
         raise InputError(f"--jobs {args.jobs} must be at least 1")
+    if args.recipe is None:
+        names = sorted({recipe_name(arch, args.data) for arch in args.arch})
+        if len(names) > 1:
+            raise InputError(f"the architectures have different recipes ({', '.join(names)}): choose one with --recipe")
+        (args.recipe,) = names
     recipe = load_recipe(args.recipe, args.set, folder=RECIPES)
     differing = {key: set() for key in ("input_size", "mean", "std", "interpolation", "crop_pct")}
     for arch in args.arch:
@@ -159,11 +164,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"warning: the networks are given different images: {key} {' and '.join(values)}", file=sys.stderr)
     output = Path(args.output)
     # By seed, so that a comparison cut short has pairs.
-    runs = [
-        Run(arch, seed, output / "runs" / f"{re.sub(r'[^A-Za-z0-9._+=,@-]', '-', arch)}-seed{seed}")
-        for seed in args.seeds
-        for arch in args.arch
-    ]
+    runs = [Run(arch, seed, run_folder(output, arch, seed)) for seed in args.seeds for arch in args.arch]
 
     def finished(run: Run) -> Finished | None:
         return read_finished(run.folder, recipe, arch=run.arch, data=args.data)
@@ -197,6 +198,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "input_size": list(config.input_size),
         "jobs": args.jobs,
         "input_differences": unpaired,
+        "trained_at": sorted(set().union(*(trained_at(run.folder) for run in runs))),
         "networks": entries,
     } | manifest(None if argv is None else ["recipes/compare.py", *argv])
     text = json.dumps(record, indent=1) + "\n"

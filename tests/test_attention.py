@@ -177,10 +177,71 @@ def test_intervals_over_runs_use_the_runs(tmp_path: Path) -> None:
     assert (summary["runs"], summary["interval_over"]) == (3, "runs")
     assert summary["units"][0]["shift_ci95"] == pytest.approx(mean_interval(shifts), abs=1e-5)
     table = markdown(summary)
-    assert "| `unit` | 3d2 - 3 |" in table
-    assert table.count("|") == 7 * 3
+    assert "| `unit` | 12x12 | 3d2 - 3 |" in table
+    assert table.count("|") == 8 * 3
+    assert "from scale 1 to 2; intervals over 3 networks" in table
     plot(summary, tmp_path / "attention.png", title="one unit")
     assert (tmp_path / "attention.png").read_bytes().startswith(b"\x89PNG")
+
+
+class Units(nn.Module):
+    """Units that like brightness, and one that dislikes it, on maps of two sizes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.third = OneUnit(), OneUnit(), OneUnit()
+        self.second.unit.gate = Disliking()  # type: ignore[assignment]
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, second = self.first(x), self.second(x)
+        return self.third(nn.functional.avg_pool2d(first + second, 2))
+
+
+class Disliking(Preferring):
+    def forward(self, s: Tensor) -> Tensor:
+        return super().forward(s).flip(1)
+
+
+def test_units_are_grouped_by_the_size_of_their_maps() -> None:
+    runs = [
+        attention_against_scale(
+            Units(), brightness_batches({1.0: 1.0, 2.0: factor}), lambda images: images, num_classes=2
+        )
+        for factor in (2.0, 4.0)
+    ]
+    assert runs[0].maps == ((12, 12), (12, 12), (6, 6))
+    summary = summarize(runs)
+    large, small = summary["by_map"]
+    assert (large["map"], large["units"]) == ([12, 12], ["first.unit", "second.unit"])
+    assert (small["map"], small["units"]) == ([6, 6], ["third.unit"])
+    shifts = torch.stack([(run.by_image[1] - run.by_image[0]).mean(0) for run in runs])
+    # The two on large maps move apart: their mean hides what the size of their shifts shows.
+    assert large["shift"] == pytest.approx(float(shifts[:, :2].mean()), abs=1e-5)
+    assert large["shift_ci95"] == pytest.approx(mean_interval(shifts[:, :2].mean(1).tolist()), abs=1e-5)
+    assert large["magnitude"] == pytest.approx(float(shifts[:, :2].abs().mean()), abs=1e-5)
+    assert abs(large["shift"]) < 0.2 * large["magnitude"]
+    assert small["magnitude"] == pytest.approx(abs(small["shift"]), abs=1e-5)
+
+
+def test_of_equal_kernels_none_is_larger() -> None:
+    up = {"shift_ci95": [0.1, 0.2]}
+    assert direction(up | {"smaller": "3", "larger": "3d2"}) == "larger"
+    assert direction(up | {"smaller": "3", "larger": "3"}) == "second"
+    assert direction({"shift_ci95": [-0.2, -0.1], "smaller": "5", "larger": "3d2"}) == "first"
+
+
+def test_labels_that_the_network_does_not_know_are_refused() -> None:
+    with pytest.raises(InputError, match=r"an image is of class 1, the network knows 1 classes"):
+        attention_against_scale(OneUnit(), brightness_batches({1.0: 1.0}), lambda images: images, num_classes=1)
+
+
+def test_one_image_of_one_network_has_no_interval() -> None:
+    batches = {
+        scale: [(images[:1], labels[:1])]
+        for scale, ((images, labels), _) in brightness_batches({1.0: 1.0, 2.0: 2.0}).items()
+    }
+    with pytest.raises(InputError, match="one image of one network has no interval"):
+        summarize([attention_against_scale(OneUnit(), batches, lambda images: images, num_classes=2)])
 
 
 def test_scales_of_different_images_are_refused() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +15,13 @@ from edge_sk.errors import InputError
 from edge_sk.files import atomic_write
 from edge_sk.training.checkpoint import CONFIG, WEIGHTS, load_config
 from edge_sk.training.metrics import CSV
-from edge_sk.training.recipe import Recipe, differing_keys
-from edge_sk.training.runs import FREE_KEYS, MANIFEST, RECIPE, saved_recipe
+from edge_sk.training.recipe import Recipe
+from edge_sk.training.runs import MANIFEST, RECIPE, file_name, recipe_differences, saved_manifest, saved_recipe
+
+
+def run_folder(output: str | Path, arch: str, seed: int) -> Path:
+    """Where a comparison in ``output`` trains ``arch`` with ``seed``."""
+    return Path(output) / "runs" / f"{file_name(arch)}-seed{seed}"
 
 
 @dataclass(frozen=True)
@@ -37,7 +43,7 @@ def read_finished(folder: Path, recipe: Recipe, *, arch: str, data: str) -> Fini
     if not all((folder / name).is_file() for name in (RECIPE, CONFIG, MANIFEST)):
         return None
     config = load_config(folder)
-    differences = [text for text in differing_keys(saved_recipe(folder), recipe) if text.split(":")[0] not in FREE_KEYS]
+    differences = recipe_differences(saved_recipe(folder), recipe)
     for name, saved, wanted in (("architecture", config.arch, arch), ("data", config.data, data)):
         if saved != wanted:
             differences.append(f"{name}: {saved} -> {wanted}")
@@ -50,6 +56,31 @@ def read_finished(folder: Path, recipe: Recipe, *, arch: str, data: str) -> Fini
     if not rows or int(float(rows[-1]["epoch"])) < recipe.schedule.epochs:
         return None
     return Finished(float(rows[-1]["test_top1"]), float(rows[-1]["seconds"]))
+
+
+def independent_seeds(folders: Sequence[str | Path]) -> list[int]:
+    """The seeds of trained runs that differ in nothing else: a sample, over which there is an interval.
+
+    Raises:
+        InputError: Two differ in architecture, data or recipe, or have the same seed.
+    """
+    first, seeds = folders[0], list[int]()
+    config, recipe = load_config(first), saved_recipe(first)
+    for folder in folders:
+        other = load_config(folder)
+        differences = [
+            f"{name}: {getattr(config, name)} -> {getattr(other, name)}"
+            for name in ("arch", "data", "num_classes", "classes")
+            if getattr(config, name) != getattr(other, name)
+        ]
+        differences += recipe_differences(recipe, saved_recipe(folder))
+        if differences:
+            raise InputError(f"{folder} is another training than {first} ({'; '.join(differences)}): give seeds of one")
+        seed = saved_manifest(folder)["seed"]
+        if seed in seeds:
+            raise InputError(f"{folder} has seed {seed}, as {folders[seeds.index(seed)]}: give each seed once")
+        seeds.append(seed)
+    return seeds
 
 
 def compare(
@@ -77,7 +108,7 @@ def compare(
             "top1": _digits(mean(top1)),
             "top1_deviation": _digits(deviation(top1)),
             "top1_by_seed": {str(seed): _digits(run.top1) for seed, run in runs.items()},
-            "seconds": round(sorted(run.seconds for run in runs.values())[len(runs) // 2], 1),
+            "seconds": round(statistics.median(run.seconds for run in runs.values()), 1),
         }
         if arch != baseline:
             entry |= paired(entry, entries[0])
@@ -114,7 +145,7 @@ def markdown(entries: Sequence[Mapping[str, Any]]) -> str:
     seeds = len(entries[0]["top1_by_seed"])
     lines = [
         f"| network | top-1 %, mean of {seeds} seeds | std | to the first, points | 95 % CI | difference "
-        "| params | MACs | training s |",
+        "| params | MACs | training s, median |",
         "|---|---:|---:|---:|---:|---|---:|---:|---:|",
     ]
     for entry in entries:

@@ -147,6 +147,7 @@ def eval_batches(
     batch_size: int = 64,
     workers: int = 0,
     options: DataRecipe | None = None,
+    expected_classes: list[str] | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Real images, preprocessed as evaluation does but not normalised.
 
@@ -160,12 +161,13 @@ def eval_batches(
         batch_size: Images per batch; the last may be smaller.
         workers: Loader processes.
         options: The recipe's ``data`` section, for the data sets that need more than a name.
+        expected_classes: A network's, which the data set's must equal; ``None`` when they are not known.
 
     Yields:
         Images, float32 RGB in [0, 1], ``(N, C, H, W)``; labels, int64 ``(N,)``.
 
     Raises:
-        InputError: The data set cannot be opened, or an image of it cannot be read.
+        InputError: The data set cannot be opened, has other classes, or an image of it cannot be read.
     """
     cfg: dict[str, Any] = config if isinstance(config, dict) else config.model_dump()
     transform = evaluation_transform(
@@ -178,7 +180,7 @@ def eval_batches(
 
         batches = evaluation_batches(data, split, options, transform, batch_size=batch_size, workers=workers)
     else:
-        samples = Samples(open_source(data, split, options), transform)
+        samples = Samples(open_source(data, split, options, expected_classes=expected_classes), transform)
         batches = evaluation_loader(samples, batch_size=batch_size, workers=workers, limit=limit)
     left = sys.maxsize if limit is None else limit
     for batch in batches:

@@ -165,19 +165,10 @@ def open_test(
         return evaluation_batches(
             data, "test", options, transform, batch_size=batch_size, workers=workers, rank=rank, world_size=world_size
         )
-    source = open_source(data, "test", options)
-    if expected_classes is not None and source.classes is not None and source.classes != expected_classes:
-        raise InputError(
-            f"--data {data} has other classes ({_shorten(source.classes)}) "
-            f"than the network ({_shorten(expected_classes)})"
-        )
+    source = open_source(data, "test", options, expected_classes=expected_classes)
     return evaluation_loader(
         Samples(source, transform), batch_size=batch_size, workers=workers, rank=rank, world_size=world_size
     )
-
-
-def _shorten(classes: list[str]) -> str:
-    return f"{len(classes)}: {', '.join(classes[:3])}{', ...' if len(classes) > 3 else ''}"
 
 
 def default_workers(data: str, world_size: int = 1) -> int:

@@ -21,7 +21,15 @@ from edge_sk.training.distributed import World
 from edge_sk.training.engine import Trainer
 from edge_sk.training.feed import Format, describe, open_feed
 from edge_sk.training.randomness import seed_everything
-from edge_sk.training.recipe import DataRecipe, Recipe, load_recipe, make_recipe, parse_yaml, recipe_to_yaml
+from edge_sk.training.recipe import (
+    DataRecipe,
+    Recipe,
+    differing_keys,
+    load_recipe,
+    make_recipe,
+    parse_yaml,
+    recipe_to_yaml,
+)
 from edge_sk.training.sampler import part_size
 from edge_sk.training.sources import is_embedded
 
@@ -88,10 +96,10 @@ def make_plan(
         InputError: The recipe is unknown or wrong, or there is nothing to resume.
     """
     wanted = data or "digits"
-    name = recipe or (wanted.partition("@")[0] if is_embedded(wanted) else edge_sk.models.default_recipe(arch))
+    name = recipe or recipe_name(arch, wanted)
     if output is None:
         stem = Path(name).stem if name.endswith((".yaml", ".yml")) else name
-        output = os.path.join("runs", f"{re.sub(r'[^A-Za-z0-9._+=,@-]', '-', arch)}-{stem}-seed{seed or 0}")
+        output = os.path.join("runs", f"{file_name(arch)}-{stem}-seed{seed or 0}")
     folder = Path(output)
     elastic_restart = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
     if resume and not folder.is_dir():
@@ -101,10 +109,15 @@ def make_plan(
         chosen = saved_recipe(folder, overrides)
         config = checkpoint.load_config(folder)
         name, data = config.recipe, data or config.data
-        seed = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["seed"] if seed is None else seed
+        seed = saved_manifest(folder)["seed"] if seed is None else seed
     else:
         chosen = load_recipe(name, overrides, folder=recipes)
     return Plan(arch, chosen, name, data or "digits", seed or 0, folder, resume)
+
+
+def file_name(arch: str) -> str:
+    """An architecture's name as part of a folder's."""
+    return re.sub(r"[^A-Za-z0-9._+=,@-]", "-", arch)
 
 
 def saved_recipe(folder: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -119,6 +132,40 @@ def saved_recipe(folder: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     except FileNotFoundError:
         raise InputError(f"{folder} is not a run folder: it has no {RECIPE}") from None
     return make_recipe(values or {}, overrides, origin=str(path))
+
+
+def saved_manifest(folder: str | Path) -> dict[str, Any]:
+    """What a run folder says of its making: ``seed``, ``commit``, and under ``resumed`` the same for each continuation.
+
+    Raises:
+        InputError: It is not there or damaged.
+    """
+    path = Path(folder) / MANIFEST
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{folder} is not a run folder: it has no {MANIFEST}") from None
+    except ValueError as error:
+        raise InputError(f"{path} is damaged ({error})") from None
+    if not isinstance(values, dict) or not isinstance(values.get("seed"), int):
+        raise InputError(f"{path} is damaged: it names no seed")
+    return values
+
+
+def trained_at(folder: str | Path) -> set[str]:
+    """The commits of the code that trained a run: more than one where it was continued by another version."""
+    first = saved_manifest(folder)
+    return {str(part.get("commit")) for part in (first, *first.get("resumed", []))}
+
+
+def recipe_name(arch: str, data: str) -> str:
+    """The recipe that is meant when none is named: an embedded data set's own, else the architecture's family's."""
+    return data.partition("@")[0] if is_embedded(data) else edge_sk.models.default_recipe(arch)
+
+
+def recipe_differences(a: Recipe, b: Recipe) -> list[str]:
+    """``key: a -> b`` for what differs in what two runs compute, not in how they compute it."""
+    return [text for text in differing_keys(a, b) if text.split(":")[0] not in FREE_KEYS]
 
 
 def data_options(folder: str | Path, data: str) -> DataRecipe:

@@ -192,7 +192,7 @@ def is_embedded(data: str) -> bool:
     return data == "digits" or data.partition("@")[0] == "scaled_digits"
 
 
-def open_source(data: str, split: Split, options: DataRecipe) -> Source:
+def open_source(data: str, split: Split, options: DataRecipe, *, expected_classes: list[str] | None = None) -> Source:
     """Open one split of a random-access data set.
 
     Args:
@@ -200,10 +200,21 @@ def open_source(data: str, split: Split, options: DataRecipe) -> Source:
             ``hfds/NAME``.
         split: ``test`` is the folder's ``val``.
         options: The recipe's ``data`` section.
+        expected_classes: A network's, which the data set's must equal; ``None`` when they are not known.
 
     Raises:
-        InputError: It is not there, empty, or cannot be opened; the message says which.
+        InputError: It is not there, empty, cannot be opened, or has other classes; the message says which.
     """
+    source = _open(data, split, options)
+    if expected_classes is not None and source.classes is not None and source.classes != expected_classes:
+        raise InputError(
+            f"--data {data} has other classes ({_shorten(source.classes)}) "
+            f"than the network ({_shorten(expected_classes)})"
+        )
+    return source
+
+
+def _open(data: str, split: Split, options: DataRecipe) -> Source:
     if data == "digits":
         return DigitsSource(split)
     if is_embedded(data):
@@ -224,6 +235,10 @@ def open_source(data: str, split: Split, options: DataRecipe) -> Source:
         raise InputError(f"{root} has classes that {train} has not: {', '.join(strangers[:5])}")
     # Labels are the training classes' even when val lacks some of them.
     return FolderSource(root, source.class_to_idx)
+
+
+def _shorten(classes: list[str]) -> str:
+    return f"{len(classes)}: {', '.join(classes[:3])}{', ...' if len(classes) > 3 else ''}"
 
 
 def _find_split(root: Path, names: tuple[str, ...]) -> Path:

@@ -4,8 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
+import edge_sk
+import edge_sk.attention
 from edge_sk.training.data import digits
 from recipes.attention import main
 from recipes.train import main as train
@@ -55,10 +58,31 @@ def test_object_scales_of_scaled_digits(run: Path, tmp_path: Path, capsys: pytes
     assert (tmp_path / "out" / "attention.md").read_text().strip() in capsys.readouterr().out
 
 
-def test_an_image_folder_is_enlarged_in_the_middle(image_folder: Path, tmp_path: Path) -> None:
-    run = trained(tmp_path / "run", "--recipe", "digits", "--data", str(image_folder), settings=("data.batch_size=6",))
-    assert main(["--checkpoint", str(run), str(run), "--output", str(tmp_path / "out")]) == 0
+def test_an_image_folder_is_enlarged_in_the_middle(
+    image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    common = ["--recipe", "digits", "--data", str(image_folder)]
+    runs = [
+        trained(tmp_path / f"run{seed}", *common, "--seed", str(seed), settings=("data.batch_size=6",))
+        for seed in (0, 1)
+    ]
+    seen: dict[float, torch.Tensor] = {}
+    original = edge_sk.attention.attention_against_scale
+
+    def spy(model: torch.nn.Module, batches: dict, *rest: object, **named: object) -> object:
+        batches = {scale: list(of_scale) for scale, of_scale in batches.items()}
+        seen.update({scale: torch.cat([images for images, _ in of_scale]) for scale, of_scale in batches.items()})
+        return original(model, batches, *rest, **named)
+
+    monkeypatch.setattr(edge_sk.attention, "attention_against_scale", spy)
+    assert main(["--checkpoint", *map(str, runs), "--output", str(tmp_path / "out")]) == 0
+    # Twice as large: what is seen is the middle half, enlarged.
+    size = seen[1.0].shape[2]
+    middle = seen[1.0][:, :, size // 4 : -(size // 4), size // 4 : -(size // 4)]
+    enlarged = torch.nn.functional.interpolate(middle, size=(size, size), mode="bilinear")
+    assert (enlarged - seen[2.0]).abs().mean() < 0.04 < (seen[1.0] - seen[2.0]).abs().mean()
     summary = json.loads((tmp_path / "out" / "attention.json").read_text())
+    assert (summary["seeds"], summary["epochs"]) == ([0, 1], 1)
     assert (summary["scales"], summary["images"], summary["runs"]) == ([1.0, 1.5, 2.0], 12, 2)
     assert (summary["interval_over"], summary["classes"]) == ("runs", ["class_0", "class_1"])
     # The scales show different pictures.
@@ -72,7 +96,11 @@ def test_an_image_folder_is_enlarged_in_the_middle(image_folder: Path, tmp_path:
         (["--scales", "2", "1"], "--scales 2 1: give two or more, ascending"),
         (["--scales", "0.5", "1"], "the middle of an image can only be enlarged, by 1.0 or more"),
         (["--data", "scaled_digits", "--scales", "0.5", "2"], "the scale must be from 0.25 to 1.0"),
-        (["--limit", "0"], "--limit 0 must be at least 1"),
+        (["--data", "scaled_digits@0.5"], "the scale is what is varied; give --data scaled_digits, and --scales"),
+        (["--device", "gpu"], "unknown device 'gpu'"),
+        (["--device", "cuda:99"], "asks for GPU 99"),
+        (["--workers", "-1"], "--workers -1 must be at least 0"),
+        (["--limit", "1"], "--limit 1 must be at least 2"),
         (["--batch-size", "0"], "--batch-size 0 must be at least 1"),
     ],
 )
@@ -85,12 +113,21 @@ def test_bad_input_is_one_line(
     assert error.count("\n") == 1
 
 
+def test_data_of_other_classes_are_refused(
+    run: Path, image_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--checkpoint", str(run), "--data", str(image_folder), "--output", str(tmp_path / "out")]) == 2
+    assert "has other classes (2: class_0, class_1) than the network (10: 0, 1, 2, ...)" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_other_architectures_and_networks_without_selection_are_refused(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     plain = trained(tmp_path / "plain", arch="shufflenetv2_0.5", settings=("data.batch_size=1000",))
     capsys.readouterr()
     assert main(["--checkpoint", str(run), str(plain), "--limit", "2", "--output", str(tmp_path / "out")]) == 2
-    assert "is shufflenetv2_0.5, not sk_shufflenetv2_0.5: give seeds of one" in capsys.readouterr().err
+    message = capsys.readouterr().err
+    assert f"{plain} is another training than {run} (arch: sk_shufflenetv2_0.5 -> shufflenetv2_0.5" in message
     assert main(["--checkpoint", str(plain), "--limit", "2", "--output", str(tmp_path / "out")]) == 2
     assert "has no selective kernels that select" in capsys.readouterr().err

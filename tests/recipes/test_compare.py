@@ -3,13 +3,28 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from edge_sk.errors import InputError
-from edge_sk.training.comparison import Finished, compare, markdown, plot, read_finished, verdict
+from edge_sk.training.comparison import (
+    Finished,
+    compare,
+    independent_seeds,
+    markdown,
+    plot,
+    read_finished,
+    verdict,
+)
+from edge_sk.training.distributed import World
 from edge_sk.training.recipe import load_recipe
+from edge_sk.training.runs import make_plan, start
 from recipes.compare import RECIPES, Run, main, parse, train_command
 
 QUICK = ["schedule.epochs=1", "schedule.warmup_epochs=0", "data.batch_size=479", "data.input_size=32"]
@@ -91,6 +106,9 @@ def test_a_comparison_leaves_its_record(compared: Path) -> None:
     assert summed["macs"] > plain["macs"]
     assert summed["difference"] == pytest.approx(summed["top1"] - plain["top1"], abs=1e-3)
     assert {"command", "versions", "host", "date"} <= record.keys()
+    assert record["trained_at"] == [
+        json.loads((compared / "runs" / f"{ARCHS[0]}-seed3" / "manifest.json").read_text())["commit"]
+    ]
     assert record["command"].startswith("python recipes/compare.py --arch shufflenetv2_0.5")
     assert (compared / "compare.md").read_text().count("\n") == 4
     assert (compared / "compare.png").read_bytes().startswith(b"\x89PNG")
@@ -104,6 +122,31 @@ def test_finished_runs_are_not_done_again(compared: Path) -> None:
     assert main(arguments(compared)) == 0
     assert {path: path.stat().st_mtime_ns for path in files} == before
     assert (compared / "compare.md").read_text() == table
+
+
+def test_what_was_terminated_goes_on_to_the_same_result(tmp_path: Path) -> None:
+    settings = ["schedule.epochs=2", "schedule.warmup_epochs=0", "data.batch_size=32", "data.input_size=32"]
+    common = ["--arch", "sk_shufflenetv2_0.5", "--seeds", "1", "--data", "digits", "--device", "cpu"]
+    common += ["--set", *settings, "checkpoint.every_minutes=0", "--output"]
+    assert main([*common, str(tmp_path / "whole")]) == 0
+    output = tmp_path / "terminated"
+    run = output / "runs" / "sk_shufflenetv2_0.5-seed1"
+    process = subprocess.Popen([sys.executable, RECIPES / "compare.py", *common, output], stderr=subprocess.PIPE)
+    while not (run / "checkpoint.pt").exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.terminate()
+    process.communicate()
+    assert process.returncode == 128 + signal.SIGTERM
+    assert not (output / "compare.json").exists()
+    assert "stopped by SIGTERM at step" in (output / "logs" / f"{run.name}.log").read_text()
+    assert main([*common, str(output)]) == 0
+    (whole,), (resumed,) = (
+        json.loads((folder / "compare.json").read_text())["networks"] for folder in (tmp_path / "whole", output)
+    )
+    assert resumed["top1_by_seed"] == whole["top1_by_seed"]
+    weights = [folder / "runs" / run.name / "model.safetensors" for folder in (tmp_path / "whole", output)]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
 
 
 def test_an_interrupted_run_is_resumed(compared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -133,6 +176,36 @@ def test_a_run_of_another_recipe_is_not_mixed_in(compared: Path) -> None:
     assert read_finished(folder.parent / "none", recipe, arch="shufflenetv2_0.5", data="digits") is None
 
 
+def test_without_a_recipe_it_is_the_one_train_would_take(tmp_path: Path) -> None:
+    common = ["--arch", "shufflenetv2_0.5", "--output", str(tmp_path / "out"), "--dry-run"]
+    for data, other in (("scaled_digits", "digits"), ("digits", "scaled_digits")):
+        recipe = load_recipe(data, folder=RECIPES)
+        assert recipe != load_recipe(other, folder=RECIPES)
+        folder = tmp_path / "out" / "runs" / "shufflenetv2_0.5-seed0"
+        start(make_plan("shufflenetv2_0.5", data=data, output=str(folder), recipes=RECIPES), World(torch.device("cpu")))
+        # A folder of another recipe would be refused.
+        assert main([*common, "--data", data]) == 0
+        assert main([*common, "--data", data, "--recipe", other]) == 2
+        shutil.rmtree(folder)
+
+
+def test_seeds_of_one_training_are_told_from_others(compared: Path, tmp_path: Path) -> None:
+    run = compared / "runs" / f"{ARCHS[0]}-seed3"
+    again = tmp_path / "again"
+    shutil.copytree(run, again)
+    with pytest.raises(InputError, match=f"{again} has seed 3, as {run}: give each seed once"):
+        independent_seeds([run, again])
+    manifest = json.loads((again / "manifest.json").read_text())
+    (again / "manifest.json").write_text(json.dumps(manifest | {"seed": 4}))
+    assert independent_seeds([run, again]) == [3, 4]
+    (again / "recipe.yaml").write_text((run / "recipe.yaml").read_text().replace("epochs: 1", "epochs: 2"))
+    with pytest.raises(InputError, match=r"is another training than .* \(schedule.epochs: 1 -> 2\): give seeds of one"):
+        independent_seeds([run, again])
+    (again / "manifest.json").write_text("{")
+    with pytest.raises(InputError, match=r"manifest.json is damaged"):
+        independent_seeds([again])
+
+
 def test_a_run_that_fails_is_named_with_its_log(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--arch", "shufflenetv2_0.5", "--seeds", "0", "--data", str(tmp_path / "none")]
     assert main([*arguments, "--output", str(tmp_path / "out")]) == 2
@@ -150,6 +223,10 @@ def test_a_run_that_fails_is_named_with_its_log(tmp_path: Path, capsys: pytest.C
         (["--arch", "shufflenetv2_0.5", "--seeds", "1", "1"], "--seeds 1 1 names one twice"),
         (["--arch", "shufflenetv2_0.5", "--jobs", "0"], "--jobs 0 must be at least 1"),
         (["--arch", "shufflenetv2_0.5", "--set", "optim.speed=1"], "unknown key optim.speed"),
+        (
+            ["--arch", "shufflenetv2_0.5", "sknet50", "--data", "images"],
+            "the architectures have different recipes (large, light): choose one with --recipe",
+        ),
     ],
 )
 def test_bad_input_is_one_line(
