@@ -107,8 +107,8 @@ def comparison_section(item: Comparison, record: Record | None) -> list[str]:
         low, high = zip(*(entry["difference_ci95"] for entry in record["networks"][1:]), strict=True)
         half = statistics.median((b - a) / 2 for a, b in zip(low, high, strict=True))
         lines += [
-            f"{len(item.seeds)} seeds only: half of the intervals reach {half:.1f} points or more to either side, so that "
-            "smaller differences do not show.",
+            f"{len(item.seeds)} seeds only: half of the intervals reach {half:.1f} points or more to either side, so "
+            "that smaller differences do not show.",
             "",
         ]
     if item is KERNELS:
