@@ -359,13 +359,16 @@ def plot(summary: Mapping[str, Any], path: str | Path, *, title: str) -> None:
     axes.axhline(0, color="grey", linewidth=0.8)
     axes.set_xticks(range(len(units)), [unit["name"] for unit in units], rotation=25, ha="right", fontsize=7)
     pair = "second - first" if all(map(_equal, units)) else "largest - smallest"
-    axes.set_ylabel(f"attention,\n{pair} kernel")
+    difference = f"attention,\n{pair} kernel"
+    axes.set_ylabel(difference)
     band = f"; band: all {summary['runs']} runs" if summary["runs"] > 1 else ""
     axes.set_title(f"{title}: mean over {summary['images']} images and all channels, by depth{band}", fontsize=10)
     axes.legend(fontsize=8)
 
     many = len(classes) > 20
-    for axes, number in zip(middle.subplots(1, len(chosen), squeeze=False)[0], chosen, strict=True):
+    by_class = middle.subplots(1, len(chosen), squeeze=False)[0]
+    by_class[0].set_ylabel(difference)
+    for axes, number in zip(by_class, chosen, strict=True):
         for position in range(len(scales)):
             values = [math.nan if value is None else value for value in units[number]["by_class"][position]]
             axes.plot(values, marker="" if many else "o", color=colours[position], linewidth=0.8)
@@ -374,7 +377,9 @@ def plot(summary: Mapping[str, Any], path: str | Path, *, title: str) -> None:
             axes.set_xticks(range(len(classes)), classes, fontsize=7)
         axes.set_xlabel("class")
         axes.set_title(units[number]["name"], fontsize=9)
-    for axes, number in zip(bottom.subplots(1, len(chosen), squeeze=False)[0], chosen, strict=True):
+    by_channel = bottom.subplots(1, len(chosen), squeeze=False)[0]
+    by_channel[0].set_ylabel(f"attention,\n{pair.split(' ')[0]} kernel")
+    for axes, number in zip(by_channel, chosen, strict=True):
         by_scale = units[number]["larger_by_channel"]
         order = sorted(range(len(by_scale[0])), key=by_scale[0].__getitem__)
         for position, values in enumerate(by_scale):
