@@ -56,6 +56,23 @@ def test_links_lead_somewhere(tmp_path: Path) -> None:
     assert dead_links(page) == ["gone.md", "lost/"]
 
 
+def test_what_sk_cost_in_accuracy_is_the_records() -> None:
+    behind = []
+    for width in ("0.5", "1.0"):
+        record = ROOT / "recipes" / "results" / f"compare_shufflenetv2_{width}.json"
+        (sk,) = (
+            network
+            for network in json.loads(record.read_text(encoding="utf-8"))["networks"]
+            if network["arch"] == f"sk_shufflenetv2_{width}"
+        )
+        low, high = sk["difference_ci95"]
+        assert high < 0
+        behind.append((-sk["difference"], -high, -low))
+    (a, b, c), (d, e, f) = behind
+    said = f"(0.5x by {a:.1f} points of accuracy, 95 % CI {b:.1f} to {c:.1f}; 1.0x by {d:.1f}, {e:.1f} to {f:.1f})"
+    assert said in " ".join(TEXT.split())
+
+
 # Heading of a column, its place in a profile, decimals.
 COSTS = (
     ("params M", "params", 3),

@@ -47,7 +47,8 @@ METHOD = """\
   28x28 to 7x7. On 3x3 a kernel of dilation 2 has most of its taps outside, one of dilation 3 all but its centre. What
   happens there says nothing about the paper's last stage.
 - A seed fixes initial weights, the order and the images of every batch, and networks are compared seed by seed. The
-  interval is Student's at 95 % over seeds. It holds for training again on these images, not for other test images.
+  interval is Student's at 95 % over seeds. It holds for training again on these images, not for other test images. The
+  same seed can end elsewhere on another processor, whose rounding differs: expect the intervals again, not the digits.
 - *better*, *worse* and bold mean that the interval leaves out zero. Nothing is corrected for the number of
   comparisons: where there is no difference, one interval in twenty leaves out zero all the same.
 - Times are wall-clock times of training on a shared machine, two runs at once: the order of networks in them can be
