@@ -185,7 +185,7 @@ def plot(entries: Sequence[Mapping[str, Any]], path: str | Path, *, title: str) 
         error = [[entry["difference"] - low], [high - entry["difference"]]]
         difference.errorbar(entry["difference"], row, xerr=error, fmt="o", color=colour, capsize=3)
     difference.axvline(0, color="black", linewidth=0.8)
-    difference.set_xlabel(f"paired difference to {names[0]} (points), 95 % CI over seeds")
+    difference.set_xlabel(f"paired difference to {names[0]}\n(points), 95 % CI over seeds")
     for axes in (accuracy, difference):
         axes.grid(alpha=0.3)
     figure.suptitle(title, fontsize=10)
