@@ -185,6 +185,15 @@ def worst(one: dict[str, Any]) -> float:
     return max(one["dense"]["difference"], one["dilated"]["difference"])
 
 
+def allowed(one: dict[str, Any]) -> float:
+    """The largest output difference that counts as preserved.
+
+    The target, or twice what the network itself makes of one float32 rounding of its input: which roundings happen is
+    the processor's choice, and timm:efficientvit_m0 keeps the target on one and misses it on another.
+    """
+    return max(TARGET, 2 * one["own_rounding"])
+
+
 def _added(before: int, after: int) -> str:
     return f"{(after - before) / before:+.1%}" if before else "not counted"
 

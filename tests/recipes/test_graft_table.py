@@ -16,7 +16,7 @@ def _record() -> dict[str, Any]:
 
 
 def test_table_is_what_its_record_says_and_meets_the_target() -> None:
-    from recipes.graft_table import ARCHS, TABLE, TARGET, markdown, worst
+    from recipes.graft_table import ARCHS, TABLE, TARGET, allowed, markdown, worst
 
     record = _record()
     rows = record["rows"]
@@ -26,8 +26,7 @@ def test_table_is_what_its_record_says_and_meets_the_target() -> None:
     grafted = [one for one in rows if "refused" not in one]
     assert len(grafted) >= 60
     for one in grafted:
-        # Some networks carry one rounding of their input further than the target.
-        assert worst(one) <= max(TARGET, 2 * one["own_rounding"]), one["arch"]
+        assert worst(one) <= allowed(one), one["arch"]
         assert max(one["dense"]["site_difference"], one["dilated"]["site_difference"]) <= TARGET / 10, one["arch"]
         assert one["response"] > 0.05, one["arch"]
         assert one["replaced"] + sum(one["left"].values()) == one["convolutions"]
@@ -39,7 +38,7 @@ def test_table_is_what_its_record_says_and_meets_the_target() -> None:
     "arch", ["timm:ghostnet_100", "timm:efficientvit_m0", "torchvision:mnasnet0_5", "timm:repvit_m1"]
 )
 def test_table_can_be_made_again(arch: str) -> None:
-    from recipes.graft_table import TARGET, row
+    from recipes.graft_table import TARGET, allowed, row, worst
 
     recorded = next(one for one in _record()["rows"] if one["arch"] == arch)
     again = json.loads(json.dumps(row(arch)))
@@ -47,4 +46,5 @@ def test_table_can_be_made_again(arch: str) -> None:
         assert again[key] == recorded[key]
     for kind in ("dense", "dilated"):
         assert again[kind]["macs"] == recorded[kind]["macs"]
-        assert again[kind]["difference"] <= TARGET
+        assert again[kind]["site_difference"] <= TARGET / 10
+    assert worst(again) <= allowed(again)
