@@ -7,7 +7,6 @@ the attention for the larger kernel; their Figure 4 does so per class.
 from __future__ import annotations
 
 import contextlib
-import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,14 +16,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from edge_sk.confidence import mean, mean_interval
+from edge_sk.confidence import mean_interval
 from edge_sk.errors import InputError
 from edge_sk.files import atomic_write
+from edge_sk.grafting.measure import evaluating
 from edge_sk.selective_kernel import Kernel, SelectiveKernel
 
 
 def gated_units(model: nn.Module) -> dict[str, SelectiveKernel]:
-    """The units of ``model`` that select, by name, in the order of ``named_modules`` (which is that of depth).
+    """The units of ``model`` that select, by name, in the order of ``named_modules`` (in the zoo, that of depth).
 
     Raises:
         InputError: There is none.
@@ -109,7 +109,6 @@ class ScaleAttention:
     """For each unit ``(S, C)``: the attention for the largest kernel itself, mean over images."""
 
 
-@torch.inference_mode()
 def attention_against_scale(
     model: nn.Module,
     batches: Mapping[float, Iterable[tuple[Tensor, Tensor]]],
@@ -120,36 +119,38 @@ def attention_against_scale(
     """Record the attention on the same images at several scales.
 
     Args:
-        model: Any network with selective kernels; it is run in evaluation mode.
+        model: Any network with selective kernels; it is run in evaluation mode, and left in the mode it was in.
         batches: Per scale the same images in the same order, and their labels.
         normalize: From an image batch of ``batches`` to the network's input.
         num_classes: ``K``.
 
     Raises:
-        InputError: No unit selects, there are no images, a label is not below ``num_classes``, or the scales hold
-            different images.
+        InputError: No unit selects, there are no images, a label is not a class, or the scales hold different images,
+            as far as their labels show.
     """
     units = gated_units(model)
     pairs = {name: kernel_pair(unit) for name, unit in units.items()}
     maps: dict[str, tuple[int, int]] = {}
-    was_training = model.training
-    model.eval()
+    if not batches:
+        raise InputError("there is no scale to record attention at")
     by_image, by_class, labels_seen = [], [], None
     channel_difference: list[list[Tensor]] = [[] for _ in units]
     channel_larger: list[list[Tensor]] = [[] for _ in units]
-    try:
+    with evaluating(model):
         for scale, scale_batches in batches.items():
             parts: dict[str, list[Tensor]] = {name: [] for name in units}
             larger: dict[str, Tensor] = {}
             difference: dict[str, Tensor] = {}
             labels: list[Tensor] = []
             with record_attention(model) as attention, _record_maps(units, maps):
-                for images, targets in scale_batches:
-                    if int(targets.max()) >= num_classes:
-                        raise InputError(
-                            f"an image is of class {int(targets.max())}, the network knows {num_classes} classes "
-                            "(0 and up): give the data that it was trained on"
-                        )
+                for images, batch_labels in scale_batches:
+                    targets = batch_labels.cpu()
+                    for extreme in (int(targets.min()), int(targets.max())):
+                        if not 0 <= extreme < num_classes:
+                            raise InputError(
+                                f"an image is of class {extreme}, the network knows {num_classes} classes (0 and up): "
+                                "give the data that it was trained on"
+                            )
                     model(normalize(images))
                     labels.append(targets)
                     for name, (small, large) in pairs.items():
@@ -172,8 +173,6 @@ def attention_against_scale(
             for position, name in enumerate(units):
                 channel_difference[position].append(difference[name] / len(targets))
                 channel_larger[position].append(larger[name] / len(targets))
-    finally:
-        model.train(was_training)
     return ScaleAttention(
         scales=tuple(batches),
         units=tuple(units),
@@ -224,15 +223,21 @@ def summarize(runs: Sequence[ScaleAttention], classes: Sequence[str] | None = No
 
     Returns:
         A JSON-ready mapping: ``scales``, ``runs``, ``images``, ``interval_over``, ``classes``, ``units``, and
-        ``by_map``: the units of one map size together, in the order of depth.
+        ``by_map``: the units of one map size and pair of kernels together. ``by_channel`` and ``larger_by_channel`` of
+        a unit are the first run's: a channel of one network is no channel of another.
 
     Raises:
-        InputError: The runs differ in units, scales, images or classes, or there is one image of one run.
+        InputError: There are no runs, they differ in units, scales, map sizes, images or classes, or there is one
+            image of one run.
     """
+    if not runs:
+        raise InputError("there is no network to summarize the attention of")
     first = runs[0]
     for run in runs[1:]:
-        if (run.units, run.scales, run.kernels, run.maps) != (first.units, first.scales, first.kernels, first.maps):
+        if (run.units, run.kernels) != (first.units, first.kernels):
             raise InputError("the checkpoints are of different architectures: give seeds of one")
+        if (run.scales, run.maps) != (first.scales, first.maps):
+            raise InputError("the checkpoints were given images of different scales or sizes")
         if (run.by_image.shape, run.by_class.shape) != (first.by_image.shape, first.by_class.shape):
             raise InputError("the checkpoints were given different images or know different classes")
     over = "runs" if len(runs) > 1 else "images"
@@ -257,23 +262,23 @@ def summarize(runs: Sequence[ScaleAttention], classes: Sequence[str] | None = No
                 "difference_by_run": [_round(row) for row in means[:, :, position]],
                 **_shift(shifts[:, position]),
                 "by_class": [_round(row) for row in by_class[:, :, position]],
-                "by_channel": [_round(row) for row in torch.stack([run.by_channel[position] for run in runs]).mean(0)],
-                "larger_by_channel": [
-                    _round(row) for row in torch.stack([run.larger_by_channel[position] for run in runs]).mean(0)
-                ],
+                "by_channel": [_round(row) for row in first.by_channel[position]],
+                "larger_by_channel": [_round(row) for row in first.larger_by_channel[position]],
             }
         )
+    groups: dict[tuple[Any, ...], list[int]] = {}
+    for position in range(len(units)):
+        groups.setdefault((first.maps[position], first.kernels[position]), []).append(position)
     by_map = []
-    for size, group in itertools.groupby(range(len(units)), key=lambda position: first.maps[position]):
-        members = list(group)
+    for (size, (small, large)), members in groups.items():
         # How much attention reacts, whichever way: in each network, mean over its units.
         magnitude = (means[:, -1, members] - means[:, 0, members]).abs().mean(1)
         by_map.append(
             {
                 "map": list(size),
                 "units": [units[position]["name"] for position in members],
-                "smaller": units[members[0]]["smaller"],
-                "larger": units[members[0]]["larger"],
+                "smaller": small,
+                "larger": large,
                 **_shift(shifts[:, members].mean(1)),
                 "magnitude": round(float(magnitude.mean()), 6),
                 "magnitude_by_run": _round(magnitude),
@@ -321,13 +326,13 @@ def markdown(summary: Mapping[str, Any]) -> str:
 
 
 def direction(unit: Mapping[str, Any]) -> str:
-    """``larger`` or ``smaller`` kernel when the shift's interval leaves out zero, else ``neither``.
+    """``larger`` or ``smaller`` kernel when the shift's interval leaves out zero, else ``not shown``.
 
-    Of kernels of one extent neither is larger: ``second`` or ``first`` then.
+    Of kernels of one extent none is larger: ``last`` or ``first`` then.
     """
     low, high = unit["shift_ci95"]
-    names = ("first", "second") if _equal(unit) else ("smaller", "larger")
-    return names[1] if low > 0 else names[0] if high < 0 else "neither"
+    names = ("first", "last") if _equal(unit) else ("smaller", "larger")
+    return names[1] if low > 0 else names[0] if high < 0 else "not shown"
 
 
 def _equal(unit: Mapping[str, Any]) -> bool:
@@ -335,57 +340,85 @@ def _equal(unit: Mapping[str, Any]) -> bool:
 
 
 def plot(summary: Mapping[str, Any], path: str | Path, *, title: str) -> None:
-    """Draw a summary as PNG: per unit (Figure 3 c), per class (Figure 4) and per channel (Figure 3 a, b)."""
+    """Draw a summary as PNG.
+
+    From above: the attention of every unit (Figure 3 c), its shift with the interval, and for the first unit of every
+    map size the attention per class (Figure 4) and, of the first network, per channel (Figure 3 a, b).
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     units, scales, classes = summary["units"], summary["scales"], summary["classes"]
-    chosen = sorted({0, len(units) // 2, len(units) - 1})
-    figure = Figure(figsize=(13, 10), layout="constrained")
+    position = {unit["name"]: place for place, unit in enumerate(units)}
+    chosen = [units[position[group["units"][0]]] for group in summary["by_map"]]
+    names = _short_names([unit["name"] for unit in units])
+    labels = [f"{name}\n{unit['map'][0]}x{unit['map'][1]}" for name, unit in zip(names, units, strict=True)]
+    pair = "last - first" if all(map(_equal, units)) else "largest - smallest"
+    colours = [f"C{place}" for place in range(len(scales))]
+    figure = Figure(figsize=(13, 13), layout="constrained")
     FigureCanvasAgg(figure)
-    parts: Any = figure.subfigures(3, 1)  # the stub knows a single one only
+    parts: Any = figure.subfigures(3, 1, height_ratios=(2.2, 1, 1))  # the stub knows a single one only
     top, middle, bottom = parts
-    colours = [f"C{position}" for position in range(len(scales))]
 
-    axes = top.subplots()
-    for position, scale in enumerate(scales):
-        rows = [[run[position] for run in unit["difference_by_run"]] for unit in units]
-        depth = range(len(units))
-        axes.plot(depth, [mean(row) for row in rows], marker="o", color=colours[position], label=f"scale {scale:g}")
-        if summary["runs"] > 1:
-            axes.fill_between(
-                depth, [min(row) for row in rows], [max(row) for row in rows], color=colours[position], alpha=0.12
-            )
-    axes.axhline(0, color="grey", linewidth=0.8)
-    axes.set_xticks(range(len(units)), [unit["name"] for unit in units], rotation=25, ha="right", fontsize=7)
-    pair = "second - first" if all(map(_equal, units)) else "largest - smallest"
-    difference = f"attention,\n{pair} kernel"
-    axes.set_ylabel(difference)
-    band = f"; band: all {summary['runs']} runs" if summary["runs"] > 1 else ""
-    axes.set_title(f"{title}: mean over {summary['images']} images and all channels, by depth{band}", fontsize=10)
-    axes.legend(fontsize=8)
+    attention_axes, shift_axes = top.subplots(2, 1, sharex=True)
+    depth = range(len(units))
+    for place, scale in enumerate(scales):
+        values = [unit["difference"][place] for unit in units]
+        attention_axes.plot(depth, values, marker="o", color=colours[place], label=f"scale {scale:g}")
+    networks = f"{summary['runs']} networks" if summary["runs"] > 1 else "one network"
+    attention_axes.set_title(f"{title}\nmean over {networks}, {summary['images']} images and all channels", fontsize=11)
+    attention_axes.set_ylabel(f"attention,\n{pair} kernel")
+    attention_axes.legend(ncols=len(scales))
+    for place, unit in enumerate(units):
+        low, high = unit["shift_ci95"]
+        colour = "grey" if direction(unit) == "not shown" else "C3"
+        error = [[unit["shift"] - low], [high - unit["shift"]]]
+        shift_axes.errorbar(place, unit["shift"], yerr=error, fmt="o", color=colour, capsize=3)
+    shift_axes.set_ylabel(f"shift from scale {scales[0]:g} to {scales[-1]:g},\n95 % CI over {summary['interval_over']}")
+    shift_axes.set_xticks(depth, labels, fontsize=9)
+    for axes in (attention_axes, shift_axes):
+        axes.axhline(0, color="black", linewidth=0.8)
+        axes.grid(alpha=0.3)
+        for place in range(1, len(units)):
+            if units[place]["map"] != units[place - 1]["map"]:
+                axes.axvline(place - 0.5, color="grey", linestyle=":")
 
     many = len(classes) > 20
-    by_class = middle.subplots(1, len(chosen), squeeze=False)[0]
-    by_class[0].set_ylabel(difference)
-    for axes, number in zip(by_class, chosen, strict=True):
-        for position in range(len(scales)):
-            values = [math.nan if value is None else value for value in units[number]["by_class"][position]]
-            axes.plot(values, marker="" if many else "o", color=colours[position], linewidth=0.8)
-        axes.axhline(0, color="grey", linewidth=0.8)
+    for axes, unit in zip(middle.subplots(1, len(chosen), squeeze=False)[0], chosen, strict=True):
+        for place, of_scale in enumerate(unit["by_class"]):
+            values = [math.nan if value is None else value for value in of_scale]
+            axes.plot(values, "-" if many else "o", color=colours[place], linewidth=0.8)
+        axes.axhline(0, color="black", linewidth=0.8)
         if not many:
-            axes.set_xticks(range(len(classes)), classes, fontsize=7)
+            axes.set_xticks(range(len(classes)), classes)
         axes.set_xlabel("class")
-        axes.set_title(units[number]["name"], fontsize=9)
-    by_channel = bottom.subplots(1, len(chosen), squeeze=False)[0]
-    by_channel[0].set_ylabel(f"attention,\n{pair.split(' ')[0]} kernel")
-    for axes, number in zip(by_channel, chosen, strict=True):
-        by_scale = units[number]["larger_by_channel"]
+        axes.set_title(_heading(unit, names[position[unit["name"]]]), fontsize=10)
+    middle.supylabel(f"attention, {pair}", fontsize=10)
+
+    for axes, unit in zip(bottom.subplots(1, len(chosen), squeeze=False)[0], chosen, strict=True):
+        by_scale = unit["larger_by_channel"]
         order = sorted(range(len(by_scale[0])), key=by_scale[0].__getitem__)
-        for position, values in enumerate(by_scale):
-            axes.plot([values[channel] for channel in order], color=colours[position], linewidth=0.8)
-        axes.axhline(1 / units[number]["branches"], color="grey", linewidth=0.8)
-        axes.set_xlabel(f"channel, by attention at scale {scales[0]:g}")
-        axes.set_title(f"{units[number]['name']}: attention for {units[number]['larger']}", fontsize=9)
+        for place in reversed(range(len(by_scale))):
+            values = [by_scale[place][channel] for channel in order]
+            axes.plot(values, "-" if place == 0 else ".", color=colours[place], linewidth=1, markersize=4)
+        axes.axhline(1 / unit["branches"], color="black", linewidth=0.8)
+        axes.set_xlabel(f"channels of the first network,\nby attention at scale {scales[0]:g}")
+        axes.set_title(_heading(unit, names[position[unit["name"]]]), fontsize=10)
+    bottom.supylabel(f"attention, {pair.split(' ')[0]}", fontsize=10)
     with atomic_write(path) as temporary:
         figure.savefig(temporary, format="png", dpi=110)
+
+
+def _heading(unit: Mapping[str, Any], name: str) -> str:
+    return f"{name}, {unit['map'][0]}x{unit['map'][1]}"
+
+
+def _short_names(names: Sequence[str]) -> list[str]:
+    """Names of modules without the ending that all have in common."""
+    ends = [name.split(".")[::-1] for name in names]
+    common = 0
+    for same in zip(*ends, strict=False):
+        if len(set(same)) > 1 or len(names) == 1:
+            break
+        common += 1
+    return [".".join(end[common:][::-1]) or name for end, name in zip(ends, names, strict=True)]

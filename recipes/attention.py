@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -66,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise InputError(f"--data {data}: the scale is what is varied; give --data scaled_digits, and --scales")
     drawn = data == "scaled_digits"
     scales = args.scales or (OBJECT_SCALES if drawn else ENLARGEMENTS)
-    if scales != sorted(set(scales)) or len(scales) < 2:
+    if scales != sorted(set(scales)) or len(scales) < 2 or not all(map(math.isfinite, scales)):
         raise InputError(f"--scales {' '.join(f'{scale:g}' for scale in scales)}: give two or more, ascending")
     if not drawn and scales[0] < 1:
         raise InputError(f"--scales {scales[0]:g}: the middle of an image can only be enlarged, by 1.0 or more")

@@ -20,7 +20,7 @@ from types import FrameType
 from typing import Any
 
 from edge_sk.errors import InputError, script
-from edge_sk.files import write_text
+from edge_sk.files import check_output, write_text
 
 RECIPES = Path(__file__).resolve().parent
 SECONDS_BETWEEN_LOOKS = 0.2
@@ -76,7 +76,8 @@ def train_all(runs: Sequence[Run], args: argparse.Namespace) -> None:
     """Train ``runs``, ``--jobs`` at once.
 
     Raises:
-        InputError: Some failed; the message names their logs. The others are finished.
+        InputError: Some failed; the message names their logs. The others are finished, or where no run succeeded before
+            the first failure, not started: what they have in common is the likely reason.
     """
     threads = str(max(1, (os.cpu_count() or 1) // args.jobs))
     environment = {"OMP_NUM_THREADS": threads} | os.environ
@@ -106,6 +107,8 @@ def train_all(runs: Sequence[Run], args: argparse.Namespace) -> None:
                 done += 1
                 if code:
                     failed.append(run)
+                    if len(failed) == done:
+                        waiting.clear()
                 left = (time.monotonic() - began) / done * (len(runs) - done) / 60
                 print(
                     f"{done}/{len(runs)} {run.arch} seed {run.seed}: {'failed' if code else 'done'} after "
@@ -122,7 +125,8 @@ def train_all(runs: Sequence[Run], args: argparse.Namespace) -> None:
         signal.signal(signal.SIGTERM, before)
     if failed:
         logs = ", ".join(str(log_of(run)) for run in failed)
-        raise InputError(f"{len(failed)} of {len(runs)} runs failed, see {logs}; the same command tries them again")
+        rest = f", {len(runs) - done} were not started" if done < len(runs) else ""
+        raise InputError(f"{len(failed)} of {len(runs)} runs failed{rest}, see {logs}; the same command tries again")
 
 
 def log_of(run: Run) -> Path:
@@ -139,14 +143,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     from edge_sk.profiling import profile
     from edge_sk.training.checkpoint import load_config
     from edge_sk.training.comparison import Finished, compare, markdown, plot, read_finished, run_folder
+    from edge_sk.training.distributed import pick_device
     from edge_sk.training.recipe import load_recipe
     from edge_sk.training.runs import recipe_name, trained_at
 
     for name, values in (("--arch", args.arch), ("--seeds", args.seeds)):
         if len(set(values)) != len(values):
             raise InputError(f"{name} {' '.join(map(str, values))} names one twice")
-    if args.jobs < 1:
-        raise InputError(f"--jobs {args.jobs} must be at least 1")
+    for name, value, least in (("--jobs", args.jobs, 1), ("--workers", args.workers, 0)):
+        if value is not None and value < least:
+            raise InputError(f"{name} {value} must be at least {least}")
+    pick_device(args.device)
     if args.recipe is None:
         names = sorted({recipe_name(arch, args.data) for arch in args.arch})
         if len(names) > 1:
@@ -175,19 +182,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         for run in runs:
             print(f"{'to train' if run in missing else 'finished'}  {run.folder}")
         return 0
+    check_output(output)
     train_all(missing, args)
     results: dict[str, dict[int, Finished]] = {arch: {} for arch in args.arch}
     for run in runs:
         result = finished(run)
         assert result is not None, run.folder  # train_all would have raised
         results[run.arch][run.seed] = result
-    config = load_config(runs[0].folder)
     costs = {}
     for arch in args.arch:
-        cost = profile(
-            edge_sk.create_model(arch, num_classes=config.num_classes).eval(), input_size=(1, *config.input_size)
-        )
-        costs[arch] = (cost.params, cost.macs)
+        config = load_config(run_folder(output, arch, args.seeds[0]))
+        model = edge_sk.create_model(arch, num_classes=config.num_classes).eval()
+        cost = profile(model, input_size=(1, *config.input_size))
+        costs[arch] = {"input_size": list(config.input_size), "params": cost.params, "macs": cost.macs}
     entries = compare(results, costs)
     record = {
         "recipe": args.recipe,
@@ -195,7 +202,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         "data": args.data,
         "seeds": args.seeds,
         "epochs": recipe.schedule.epochs,
-        "input_size": list(config.input_size),
         "jobs": args.jobs,
         "input_differences": unpaired,
         "trained_at": sorted(set().union(*(trained_at(run.folder) for run in runs))),

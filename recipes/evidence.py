@@ -34,15 +34,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(as_text(item.command))
         return 0
     records = read_records(RESULTS)
+    text = page(records)
     for item in COMPARISONS:
         if item.key in records:
             record = records[item.key]
             title = f"{record['data']}, {record['epochs']} epochs, seeds {', '.join(map(str, record['seeds']))}"
-            comparison.plot(record["networks"], PLOTS / f"{item.key}.png", title=title)
+            path = PLOTS / f"{item.key}.png"
+            comparison.plot(record["networks"], path, title=title, labels=item.archs)
     for item in WATCHED:
         if item.key in records:
             attention.plot(records[item.key], PLOTS / f"{item.key}.png", title=item.title.replace("`", ""))
-    write_text(PAGE, page(records))
+    write_text(PAGE, text)
     return 0
 
 

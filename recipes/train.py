@@ -29,7 +29,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--data", help="digits, scaled_digits, FOLDER (train/, val/), torch/NAME, hfds/NAME, wds/FOLDER"
     )
-    parser.add_argument("--output", metavar="DIR", help="run folder (default: runs/ARCH-RECIPE-seedN)")
+    parser.add_argument("--output", metavar="DIR", help="run folder (default: runs/ARCH-RECIPE-DATA-seedN)")
     parser.add_argument("--set", metavar="K=V", nargs="+", action="extend", default=[], help="recipe fields")
     parser.add_argument("--seed", type=int, help="(default: 0)")
     parser.add_argument("--device", help="cpu, cuda, cuda:N or mps (default: the best there is)")

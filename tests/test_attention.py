@@ -176,6 +176,10 @@ def test_intervals_over_runs_use_the_runs(tmp_path: Path) -> None:
     shifts = [float((run.by_image[1] - run.by_image[0]).mean()) for run in runs]
     assert (summary["runs"], summary["interval_over"]) == (3, "runs")
     assert summary["units"][0]["shift_ci95"] == pytest.approx(mean_interval(shifts), abs=1e-5)
+    # A channel of one network is no channel of another.
+    first = runs[0].larger_by_channel[0][1].tolist()
+    assert summary["units"][0]["larger_by_channel"][1] == pytest.approx(first, abs=1e-4)
+    assert first != pytest.approx(runs[1].larger_by_channel[0][1].tolist(), abs=1e-4)
     table = markdown(summary)
     assert "| `unit` | 12x12 | 3d2 - 3 |" in table
     assert table.count("|") == 8 * 3
@@ -223,16 +227,47 @@ def test_units_are_grouped_by_the_size_of_their_maps() -> None:
     assert small["magnitude"] == pytest.approx(abs(small["shift"]), abs=1e-5)
 
 
+class Pyramid(Units):
+    """Back on the first size of map after a smaller one, with other kernels in between."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.second.unit = edge_sk.SelectiveKernel(4, 4, kernels="3+5", groups=4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.second(self.first(x))
+        return self.third(x)
+
+
+def test_groups_are_of_one_map_size_and_one_pair_of_kernels() -> None:
+    batches = brightness_batches({1.0: 1.0, 2.0: 2.0})
+    summary = summarize([attention_against_scale(Pyramid(), batches, lambda images: images, num_classes=2)])
+    found = [(group["units"], group["larger"]) for group in summary["by_map"]]
+    assert found == [(["first.unit", "third.unit"], "3d2"), (["second.unit"], "5")]
+
+
 def test_of_equal_kernels_none_is_larger() -> None:
     up = {"shift_ci95": [0.1, 0.2]}
     assert direction(up | {"smaller": "3", "larger": "3d2"}) == "larger"
-    assert direction(up | {"smaller": "3", "larger": "3"}) == "second"
+    assert direction(up | {"smaller": "3", "larger": "3"}) == "last"
     assert direction({"shift_ci95": [-0.2, -0.1], "smaller": "5", "larger": "3d2"}) == "first"
 
 
 def test_labels_that_the_network_does_not_know_are_refused() -> None:
+    batches = brightness_batches({1.0: 1.0})
     with pytest.raises(InputError, match=r"an image is of class 1, the network knows 1 classes"):
-        attention_against_scale(OneUnit(), brightness_batches({1.0: 1.0}), lambda images: images, num_classes=1)
+        attention_against_scale(OneUnit(), batches, lambda images: images, num_classes=1)
+    batches = {1.0: [(images, labels - 1) for images, labels in batches[1.0]]}
+    with pytest.raises(InputError, match=r"an image is of class -1, the network knows 2 classes"):
+        attention_against_scale(OneUnit(), batches, lambda images: images, num_classes=2)
+
+
+def test_every_module_keeps_its_mode() -> None:
+    model = Units().train()
+    model.second.eval()  # as who freezes a part's batch norm would
+    before = [module.training for module in model.modules()]
+    attention_against_scale(model, brightness_batches({1.0: 1.0}), lambda images: images, num_classes=2)
+    assert [module.training for module in model.modules()] == before
 
 
 def test_one_image_of_one_network_has_no_interval() -> None:
@@ -255,6 +290,10 @@ def test_scales_of_different_images_are_refused() -> None:
 def test_no_images_are_refused() -> None:
     with pytest.raises(InputError, match="no images to record attention on"):
         attention_against_scale(OneUnit(), {1.0: []}, lambda images: images, num_classes=2)
+    with pytest.raises(InputError, match="there is no scale to record attention at"):
+        attention_against_scale(OneUnit(), {}, lambda images: images, num_classes=2)
+    with pytest.raises(InputError, match="there is no network to summarize the attention of"):
+        summarize([])
 
 
 def test_runs_of_different_networks_are_refused() -> None:
@@ -262,8 +301,11 @@ def test_runs_of_different_networks_are_refused() -> None:
         attention_against_scale(OneUnit(), brightness_batches(factors), lambda images: images, num_classes=2)
         for factors in ({1.0: 1.0, 2.0: 1.0}, {1.0: 1.0, 1.5: 1.0})
     ]
-    with pytest.raises(InputError, match="the checkpoints are of different architectures"):
+    with pytest.raises(InputError, match="the checkpoints were given images of different scales or sizes"):
         summarize(runs)
+    other = attention_against_scale(Units(), brightness_batches({1.0: 1.0, 2.0: 1.0}), lambda x: x, num_classes=2)
+    with pytest.raises(InputError, match="the checkpoints are of different architectures"):
+        summarize([runs[0], other])
 
 
 def test_students_interval_against_the_textbook() -> None:

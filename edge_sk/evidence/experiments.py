@@ -12,9 +12,14 @@ from edge_sk.errors import InputError
 from edge_sk.training.comparison import run_folder
 
 DATA = "scaled_digits"  # the data set and its recipe
+EPOCHS = 5  # of the recipe
+LONGER = 15
 RUNS = "runs/scaled_digits"
 SEEDS = (0, 1, 2, 3, 4)
-LONGER = 15  # epochs
+# Of the test set, and the scales that it is drawn at.
+IMAGES = 1440
+SCALES = (0.25, 0.5, 1.0)
+JOBS = 2  # runs at once
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -24,26 +29,25 @@ class Comparison:
     Args:
         key: Name of the record and the plot.
         title: Heading.
-        archs: Names and what the paper calls them; the first is the baseline.
-        epochs: ``None``: as many as the recipe has.
+        archs: Names and what they are called; the first is the baseline.
+        output: Where its runs go.
+        epochs: Of its runs.
         seeds: Of its runs.
+        note: What to know of it.
     """
 
     key: str
     title: str
     archs: Mapping[str, str]
-    epochs: int | None = None
+    output: str = RUNS
+    epochs: int = EPOCHS
     seeds: tuple[int, ...] = SEEDS
-
-    @property
-    def output(self) -> str:
-        """Where its runs go."""
-        return RUNS if self.epochs is None else f"{RUNS}_{self.epochs}"
+    note: str = ""
 
     @property
     def settings(self) -> list[str]:
         """What it sets in the recipe."""
-        return [] if self.epochs is None else [f"schedule.epochs={self.epochs}"]
+        return [] if self.epochs == EPOCHS else [f"schedule.epochs={self.epochs}"]
 
     @property
     def command(self) -> list[str]:
@@ -51,7 +55,7 @@ class Comparison:
         schedule = ["--set", *self.settings] if self.settings else []
         seeds = ["--seeds", *map(str, self.seeds)]
         record = f"recipes/results/{self.key}.json"
-        tail = ["--jobs", "2", "--device", "cpu", "--output", self.output, "--record", record]
+        tail = ["--jobs", str(JOBS), "--device", "cpu", "--output", self.output, "--record", record]
         return ["recipes/compare.py", "--arch", *self.archs, *schedule, *seeds, *tail]
 
     @property
@@ -63,28 +67,32 @@ class Comparison:
             "data": DATA,
             "recipe": DATA,
             "set": self.settings,
+            "epochs": self.epochs,
             "input_differences": {},
         }
 
 
 # What SK is compared with, by how it is called on the page.
 ROLES = {
-    "plain": ("{}", "plain"),
-    "SE": ("se_{}", "squeeze and excitation"),
-    "one branch": ("sk_{}@kernels=3,select=false", "control: plain, with the branches' ReLU behind its 3x3"),
-    "sum of the branches": ("sk_{}@select=false", "control: the branches are summed, nothing is selected"),
-    "equal kernels": (
-        "sk_{}@kernels=3+3",
-        "control: selection between two identical 3x3 (the paper's row of 20.91)",
-    ),
+    "plain": "{}",
+    "SE": "se_{}",
+    "one branch": "sk_{}@kernels=3,select=false",
+    "sum of the branches": "sk_{}@select=false",
+    "equal kernels": "sk_{}@kernels=3+3",
 }
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Family(Comparison):
-    """Networks of one kind without and with selective kernels."""
+    """Networks of one kind without and with selective kernels.
+
+    Args:
+        plain: The one without.
+        occasion: What tells it from another comparison of the same networks.
+    """
 
     plain: str
+    occasion: str = ""
 
     @property
     def selective(self) -> str:
@@ -93,20 +101,23 @@ class Family(Comparison):
 
     def other(self, role: str) -> str | None:
         """The network of a role, if it is in the comparison."""
-        arch = ROLES[role][0].format(self.plain)
+        arch = ROLES[role].format(self.plain)
         return arch if arch in self.archs else None
 
 
-def family(plain: str, *roles: str, epochs: int | None = None) -> Family:
-    """The networks of ``roles`` and SK."""
-    schedule = "" if epochs is None else f"_{epochs}_epochs"
+def family(
+    plain: str, *roles: str, epochs: int = EPOCHS, occasion: str = "", suffix: str = "", note: str = ""
+) -> Family:
+    """The networks of ``roles`` and SK; ``suffix`` tells record and runs from another comparison's of the same."""
     return Family(
-        key=f"compare_{plain}{schedule}",
-        title=f"`{plain}`{'' if epochs is None else f', {epochs} epochs'}: {', '.join(roles)}, SK",
-        archs={ROLES[role][0].format(plain): ROLES[role][1] for role in roles}
-        | {f"sk_{plain}": "selective kernels, 3x3 and a 3x3 of dilation 2"},
+        key=f"compare_{plain}{suffix}",
+        title=f"`{plain}`{f', {occasion}' if occasion else ''}: {', '.join(roles)}, SK",
+        archs={ROLES[role].format(plain): role for role in roles} | {f"sk_{plain}": "SK"},
+        output=f"{RUNS}{suffix}",
         epochs=epochs,
+        occasion=occasion,
         plain=plain,
+        note=note,
     )
 
 
@@ -119,31 +130,49 @@ def kernels(spec: str, *, select: bool) -> str:
 
 
 SMALL = family("shufflenetv2_0.5", *ROLES)
-SMALL_LONGER = family("shufflenetv2_0.5", "plain", "SE", epochs=LONGER)
+SMALL_FIRST = family(
+    "shufflenetv2_0.5",
+    "plain",
+    "SE",
+    "sum of the branches",
+    "equal kernels",
+    occasion="trained before",
+    suffix="_before",
+    note="The same recipe and seeds as in the section above, trained two days before it. Its networks were not kept, "
+    "so that they were trained again for their attention and for *one branch*. Between the two nothing changed that "
+    "the plain network computes; why the same seeds end elsewhere was not found out (another processor rounds "
+    "otherwise). Both are here because together they show how far results of five seeds repeat.",
+)
+SMALL_LONGER = family(
+    "shufflenetv2_0.5", "plain", epochs=LONGER, occasion=f"{LONGER} epochs", suffix=f"_{LONGER}_epochs"
+)
 LARGER = family("shufflenetv2_1.0", "plain", "SE", "sum of the branches", "equal kernels")
 # One branch is the plain network here, which has the activation already.
 MOBILENET = family("mobilenetv2_0.5", "plain", "SE", "sum of the branches", "equal kernels")
-FAMILIES = (SMALL, SMALL_LONGER, LARGER, MOBILENET)
+FAMILIES = (SMALL, SMALL_FIRST, SMALL_LONGER, LARGER, MOBILENET)
+# Called as in Table 7.
 KERNELS = Comparison(
     key="compare_kernels",
     title="The kernels of Tables 6 and 7, in `sk_shufflenetv2_0.5`",
     archs={
-        kernels("3", select=False): "K3: one branch",
-        kernels("3d2", select=False): "K5: one branch of dilation 2",
-        kernels("3d3", select=False): "K7: one branch of dilation 3",
-        kernels("3+3", select=True): "K3 + K3, SK (Table 6, D = 1)",
+        kernels("3", select=False): "K3",
+        kernels("3d2", select=False): "K5",
+        kernels("3d3", select=False): "K7",
+        kernels("3+3", select=True): "K3 + K3, SK",
         kernels("3+3d2", select=False): "K3 + K5, sum",
-        kernels("3+3d2", select=True): "K3 + K5, SK (Table 6, D = 2)",
-        kernels("3+5", select=True): "K3 + dense 5x5, SK (Table 6)",
+        kernels("3+3d2", select=True): "K3 + K5, SK",
+        kernels("3+5", select=True): "K3 + dense 5x5, SK",
         kernels("3+3d3", select=False): "K3 + K7, sum",
-        kernels("3+3d3", select=True): "K3 + K7, SK (Table 6, D = 3)",
-        kernels("3+7", select=True): "K3 + dense 7x7, SK (Table 6)",
+        kernels("3+3d3", select=True): "K3 + K7, SK",
+        kernels("3+7", select=True): "K3 + dense 7x7, SK",
         kernels("3d2+3d3", select=False): "K5 + K7, sum",
         kernels("3d2+3d3", select=True): "K5 + K7, SK",
         kernels("3+3d2+3d3", select=False): "K3 + K5 + K7, sum",
         kernels("3+3d2+3d3", select=True): "K3 + K5 + K7, SK",
     },
     seeds=(0, 1, 2),
+    note="K3 is a 3x3, K5 and K7 are 3x3 of dilation 2 and 3, as in the paper's Table 7; *sum* adds the branches, *SK* "
+    "selects. The first three seeds of the networks that the sections above have with five.",
 )
 # Sets of kernels that Table 7 has both summed and selected from.
 SUMMED_AND_SELECTED = {"K3 + K5": "3+3d2", "K3 + K7": "3+3d3", "K5 + K7": "3d2+3d3", "K3 + K5 + K7": "3+3d2+3d3"}
@@ -161,20 +190,20 @@ class Watched:
     """
 
     arch: str
-    trained: Comparison
+    trained: Family
     is_control: bool = False
 
     @property
     def key(self) -> str:
         """What its record and plot are called."""
-        schedule = "" if self.trained.epochs is None else f"_{self.trained.epochs}_epochs"
-        return f"attention_{self.arch.replace('@', '_').replace('=', '_')}{schedule}"
+        suffix = self.trained.output.removeprefix(RUNS)
+        return f"attention_{self.arch.replace('@', '_').replace('=', '_')}{suffix}"
 
     @property
     def title(self) -> str:
         """Heading."""
-        schedule = "" if self.trained.epochs is None else f", {self.trained.epochs} epochs"
-        return f"`{self.arch}`{schedule}{', control: equal kernels' if self.is_control else ''}"
+        occasion = f", {self.trained.occasion}" if self.trained.occasion else ""
+        return f"`{self.arch}`{occasion}{', control: equal kernels' if self.is_control else ''}"
 
     @property
     def command(self) -> list[str]:
@@ -186,16 +215,25 @@ class Watched:
     @property
     def wanted(self) -> dict[str, Any]:
         """What its record must say."""
-        wanted = {"arch": self.arch, "seeds": list(self.trained.seeds), "data": DATA, "recipe": DATA}
-        return wanted if self.trained.epochs is None else wanted | {"epochs": self.trained.epochs}
+        return {
+            "arch": self.arch,
+            "seeds": list(self.trained.seeds),
+            "data": DATA,
+            "recipe": DATA,
+            "epochs": self.trained.epochs,
+            "scales": list(SCALES),
+            "images": IMAGES,
+        }
 
 
 WATCHED = (
-    Watched("sk_shufflenetv2_0.5", SMALL_LONGER),
     Watched("sk_shufflenetv2_0.5", SMALL),
     Watched("sk_shufflenetv2_0.5@kernels=3+3", SMALL, is_control=True),
+    Watched("sk_shufflenetv2_0.5", SMALL_LONGER),
     Watched("sk_shufflenetv2_1.0", LARGER),
+    Watched("sk_shufflenetv2_1.0@kernels=3+3", LARGER, is_control=True),
     Watched("sk_mobilenetv2_0.5", MOBILENET),
+    Watched("sk_mobilenetv2_0.5@kernels=3+3", MOBILENET, is_control=True),
 )
 
 
@@ -224,6 +262,9 @@ def _read(path: Path, item: Comparison | Watched) -> Record | None:
         found = record | {"networks": [network["arch"] for network in record.get("networks", [])]}
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise InputError(f"{path} is damaged ({type(error).__name__}: {error}); {again}") from None
+    parts = {"commit"} | ({"units", "by_map"} if isinstance(item, Watched) else set())
+    if missing := sorted(parts - record.keys()):
+        raise InputError(f"{path} is damaged (it has no {', '.join(missing)}); {again}")
     for name, value in item.wanted.items():
         if found.get(name) != value:
             raise InputError(f"{path} has {name} {found.get(name)}, not {value}; {again}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -9,9 +10,12 @@ from edge_sk import attention
 from edge_sk.evidence.experiments import (
     COMPARISONS,
     FAMILIES,
+    IMAGES,
+    JOBS,
     KERNELS,
     ROLES,
-    SEEDS,
+    SMALL,
+    SMALL_FIRST,
     SUMMED_AND_SELECTED,
     WATCHED,
     Comparison,
@@ -19,6 +23,7 @@ from edge_sk.evidence.experiments import (
     Watched,
     kernels,
 )
+from edge_sk.paper.tables import TABLES
 from edge_sk.training import comparison
 
 INTRODUCTION = """\
@@ -29,31 +34,48 @@ says what happens there; [recipes/README.md](../recipes/README.md) has the comma
 `python recipes/evidence.py` from the records in `recipes/results`; a test compares it with them.
 """
 
-METHOD = """\
+
+def anchor(title: str) -> str:
+    """The end of a link to a heading, as GitHub makes it."""
+    return re.sub(r"[^a-z0-9 _-]", "", title.lower()).replace(" ", "-")
+
+
+METHOD = f"""\
 ## How it was done
 
 - Data: `scaled_digits`, real handwritten digits (scikit-learn's, 8x8) drawn at 0.25 to 1.0 of a 96-pixel canvas, at a
-  random place, amid pieces of other digits and noise. 5,748 training images of 1,437 digits; 1,440 test images of 360
-  other digits. The scale of every image is known; `--data scaled_digits@0.5` draws the same images at one scale.
+  random place, amid pieces of other digits and noise. 5,748 training images of 1,437 digits; {IMAGES:,} test images
+  of 360 other digits. The scale of every image is known; `--data scaled_digits@0.5` draws the same images at one
+  scale.
 - Training: [scaled_digits.yaml](../recipes/scaled_digits.yaml), the same for every network. Clutter, batch size and
-  learning rate were set in a few trials of the plain `shufflenetv2_0.5`, seen on the test images; no other network was
-  tried. **This favours the plain network.** Accuracy is that after the last epoch; no epoch or seed was selected.
-- The schedule is short, so a network that learns slowly is at a disadvantage. The comparison with more epochs is there
-  to tell how much of a difference is that.
-- In ShuffleNetV2 a selective kernel brings more than a choice: its branches have a ReLU where the plain network has
-  none. *One branch* is the plain network with that ReLU, *sum of the branches* has both kernels and no choice, *equal
-  kernels* the choice without a difference to choose. In MobileNetV2 the plain network has the activation already.
-- At 96 pixels the maps are small: ShuffleNetV2's units work on 12x12, 6x6 and 3x3 pixels, where the paper's work on
-  28x28 to 7x7. On 3x3 a kernel of dilation 2 has most of its taps outside, one of dilation 3 all but its centre. What
-  happens there says nothing about the paper's last stage.
-- A seed fixes initial weights, the order and the images of every batch, and networks are compared seed by seed. The
-  interval is Student's at 95 % over seeds. It holds for training again on these images, not for other test images. The
-  same seed can end elsewhere on another processor, whose rounding differs: expect the intervals again, not the digits.
+  learning rate were set in a few trials of the plain `shufflenetv2_0.5`, seen on the test images; no other network
+  was tried. **This favours the plain network.** Accuracy is that after the last epoch; no epoch or seed was selected.
+- Five epochs are short, so a network that learns slowly is at a disadvantage.
+- *Plain* is the network as published, *SE* has squeeze and excitation in the place of SK. In ShuffleNetV2 a selective
+  kernel brings more than a choice: its branches have a ReLU where the plain network has none. *One branch* is the
+  plain network with that ReLU; *sum of the branches* has both kernels and no choice; *equal kernels* has the choice,
+  but between two identical 3x3 (Table 6, D = 1, where the paper has 20.91 % error for 20.79 % of SK). In MobileNetV2
+  the plain network has the activation already. *SK* has a 3x3 and a 3x3 of dilation 2. It has as many parameters as
+  *equal kernels*, and more than the sum, by its gate.
+- At 96 pixels the maps are small: ShuffleNetV2's units work on 12x12, 6x6 and 3x3 pixels, MobileNetV2's on 48x48 to
+  3x3, where at 224 pixels they work on 28x28 to 7x7 and 112x112 to 7x7. On 3x3 a kernel of dilation 2 has most of its
+  taps outside, one of dilation 3 all but its centre. What happens there says nothing about the paper's last stage.
+- Clutter is of small pieces: a digit of more than half the canvas has broader strokes than any of them, and the digit
+  is always the brightest. Large digits can be told by looking closely, which no large kernel is needed for.
+- A seed fixes the order and the images of every batch, and networks are compared seed by seed, with Student's 95 %
+  interval over seeds. It covers training again on these images, not other test images. Initial weights are the same
+  only up to the first layer in which two networks differ, so that the pairing takes out little of the noise.
+- How far results repeat: one comparison was trained [twice](#{anchor(SMALL_FIRST.title)}). Take an interval that
+  barely leaves out zero for what it is.
 - *better*, *worse* and bold mean that the interval leaves out zero. Nothing is corrected for the number of
-  comparisons: where there is no difference, one interval in twenty leaves out zero all the same.
-- Times are wall-clock times of training on a shared machine, two runs at once: the order of networks in them can be
-  wrong. [training.md](training.md) has what a step costs.
-- `python recipes/evidence.py --commands` prints every command behind this page.
+  comparisons: where there is no difference, one interval in twenty leaves out zero all the same. *not shown* means
+  that there may be a difference or none.
+- Times are wall-clock times of training on a shared machine, two runs at once: do not rank networks by them.
+  [training.md](training.md) has what a step costs.
+- To repeat: every section has its command, and `python recipes/evidence.py --commands` prints all. They write over
+  the records: `git diff recipes/results` then shows how yours differ, `python recipes/evidence.py` draws the page
+  from yours.
+- Where a record names two commits, the later one computes the same gradients of dilated convolutions faster.
 """
 
 ATTENTION = """\
@@ -64,9 +86,13 @@ Attention for the largest kernel minus that for the smallest, mean over channels
 in the early and middle units and not in the last. The shift is from the smallest scale to the largest, with Student's
 95 % interval over the trained networks (seeds). *Size of the shift* is the mean of its absolute value over units, which
 does not let units that move apart cancel: attention between two equal kernels can react to the scale too, in no
-direction that means anything.
+direction that means anything. That is what the controls are for.
 
-A larger digit also has more ink, broader strokes and a place nearer the middle. Nothing here tells these from its size.
+A larger digit also has more ink, broader strokes, a place nearer the middle, and hides more clutter. Nothing here tells
+these from its size.
+
+In the plots: the attention of every unit by depth; its shift; and for the first unit on every map size the attention by
+class, and by channel in the network of the first seed. Scales of the vertical axes differ.
 """
 
 
@@ -96,43 +122,97 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     return [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows)]
 
 
-def comparison_section(item: Comparison, record: Record | None) -> list[str]:
+def comparison_section(item: Comparison, records: Mapping[str, Record]) -> list[str]:
     """One comparison of the page."""
     lines = [f"## {item.title}", ""]
-    if record is None:
+    if item.key not in records:
         return [*lines, "Not run yet.", "", as_code(item.command), ""]
-    lines += [comparison.markdown(record["networks"])]
-    lines += [f"- `{arch}`: {meaning}" for arch, meaning in item.archs.items()]
-    lines += ["", f"![Accuracy and paired differences](evidence/{item.key}.png)", ""]
-    if len(item.seeds) < len(SEEDS):
-        low, high = zip(*(entry["difference_ci95"] for entry in record["networks"][1:]), strict=True)
-        half = statistics.median((b - a) / 2 for a, b in zip(low, high, strict=True))
-        lines += [
-            f"{len(item.seeds)} seeds only: half of the intervals reach {half:.1f} points or more to either side, so "
-            "that smaller differences do not show.",
-            "",
-        ]
+    record = records[item.key]
+    if item.note:
+        lines += [item.note, ""]
+    lines += [comparison.markdown(record["networks"], item.archs)]
+    lines += [f"![Accuracy and paired differences](evidence/{item.key}.png)", ""]
+    if item is SMALL_FIRST and SMALL.key in records:
+        lines += repeated(records[SMALL.key], record)
     if item is KERNELS:
         lines += selected_against_summed(record)
-    lines += [made_by(item.key, record), ""]
-    return [*lines, as_code(item.command), ""]
+    hours = sum(network["seconds"] for network in record["networks"]) * len(item.seeds) / JOBS / 3600
+    lines.append(
+        f"{made_by(item.key, record)} To repeat it ({hours:.1f} hours on two such cores, less what another section has "
+        "trained already):"
+    )
+    return [*lines, "", as_code(item.command), ""]
+
+
+def repeated(again: Record, before: Record) -> list[str]:
+    """How far two trainings of the same seeds lie apart."""
+    first = {entry["arch"]: entry for entry in before["networks"]}
+    pairs = [(first[entry["arch"]], entry) for entry in again["networks"] if entry["arch"] in first]
+    runs = [abs(top1 - old["top1_by_seed"][seed]) for old, new in pairs for seed, top1 in new["top1_by_seed"].items()]
+    means = [abs(new["top1"] - old["top1"]) for old, new in pairs]
+    both = {
+        old["arch"]: {
+            f"{time} {seed}": top1
+            for time, entry in (("before", old), ("again", new))
+            for seed, top1 in entry["top1_by_seed"].items()
+        }
+        for old, new in pairs
+    }
+    together = {"networks": [{"arch": arch, "top1_by_seed": top1} for arch, top1 in both.items()]}
+    rows = [
+        [role, difference(together, SMALL_FIRST.selective, other)]
+        for role in ROLES
+        if (other := SMALL_FIRST.other(role)) is not None
+    ]
+    return [
+        f"Against the section above, the accuracy of a network with one seed differs by {statistics.median(runs):.1f} "
+        f"points in the median and up to {max(runs):.1f}, a mean over the seeds by up to {max(means):.1f}. Both "
+        f"together, {len(next(iter(both.values())))} pairs:",
+        "",
+        *table(["to", "SK minus it, points [95 % CI]"], rows),
+        "",
+    ]
 
 
 def selected_against_summed(record: Record) -> list[str]:
-    """What the selection itself brings, kernels being equal."""
-    rows = [
-        [name, difference(record, kernels(spec, select=True), kernels(spec, select=False))]
-        for name, spec in SUMMED_AND_SELECTED.items()
+    """What the selection itself brings, kernels being equal, in the paper and here; and how dilation alone does."""
+    (table_7,) = (one for one in TABLES if one.key == "7")
+    errors = {row.name: row.errors[0] for row in table_7.rows}
+    top1 = {entry["arch"]: entry["top1"] for entry in record["networks"]}
+    rows = []
+    for name, spec in SUMMED_AND_SELECTED.items():
+        selected, summed = kernels(spec, select=True), kernels(spec, select=False)
+        shown = [f"{top1[summed]:.2f}", f"{top1[selected]:.2f}", difference(record, selected, summed)]
+        rows.append([name, *shown, f"{errors[f'{name}, sum']} / {errors[f'{name}, SK']}"])
+    head = ["kernels", "sum, top-1 %", "SK, top-1 %", "SK minus sum [95 % CI]", "paper's error %, sum / SK (ImageNet)"]
+    against = kernels("3+3d2", select=False)
+    found = [
+        f"{label} {shown}"
+        for arch, label in KERNELS.archs.items()
+        if arch != against and (shown := difference(record, arch, against)).startswith("**")
     ]
-    return [*table(["kernels", "selected, to summed: points [95 % CI]"], rows), ""]
+    low, high = zip(*(entry["difference_ci95"] for entry in record["networks"][1:]), strict=True)
+    half = statistics.median((b - a) / 2 for a, b in zip(low, high, strict=True))
+    return [
+        *table(head, rows),
+        "",
+        f"Three seeds only, and those of K3, the baseline of the first table, lie far apart: half of its intervals "
+        f"reach {half:.1f} points or more to either side, so that smaller differences do not show. Against K3 + K5, "
+        "sum (chosen after the results were seen, for its seeds lie close together), the intervals leave out zero for: "
+        f"{'; '.join(found) or 'none'}.",
+        "",
+    ]
 
 
-GROUPS = ("map", "units", "mean shift [95 % CI]", "size of the shift", "units that moved to the")
+GROUPS = ("map", "units", "mean shift [95 % CI]", "size of the shift", "units by direction")
 
 
 def made_by(key: str, record: Record) -> str:
     """Where the numbers are, and which code trained the networks."""
-    return f"Record: [{key}.json](../recipes/results/{key}.json), trained at {', '.join(record['trained_at'])}. Again:"
+    commits = (
+        f"trained at {', '.join(record['trained_at'])}" if "trained_at" in record else f"made at {record['commit']}"
+    )
+    return f"Record: [{key}.json](../recipes/results/{key}.json), {commits}."
 
 
 def groups(record: Record) -> list[list[str]]:
@@ -149,7 +229,7 @@ def groups(record: Record) -> list[list[str]]:
                 str(len(ways)),
                 f"{f'**{shown}**' if low > 0 or high < 0 else shown} [{low:+.3f}, {high:+.3f}]",
                 f"{group['magnitude']:.3f}",
-                ", ".join(f"{ways.count(way)} {way}" for way in sorted(set(ways))),
+                ", ".join(f"{way} {ways.count(way)}" for way in sorted(set(ways))),
             ]
         )
     return rows
@@ -162,8 +242,11 @@ def attention_section(item: Watched, record: Record | None) -> list[str]:
         return [*lines, "Not run yet.", "", as_code(item.command), ""]
     lines += table(GROUPS, groups(record))
     lines += ["", attention.markdown(record), f"![Attention against scale](evidence/{item.key}.png)", ""]
-    lines += [made_by(item.key, record), ""]
-    return [*lines, as_code(item.command), ""]
+    lines.append(
+        f"{made_by(item.key, record)} To repeat it, once the command of "
+        f"[its comparison](#{anchor(item.trained.title)}) has trained the networks:"
+    )
+    return [*lines, "", as_code(item.command), ""]
 
 
 def in_short(records: Mapping[str, Record]) -> list[str]:
@@ -174,10 +257,13 @@ def in_short(records: Mapping[str, Record]) -> list[str]:
     return [*lines, f"Not run yet: {'; '.join(missing)}.", ""] if missing else lines
 
 
-def count(verdicts: Sequence[str]) -> str:
-    """How often SK was better and worse."""
-    better, worse, neither = (verdicts.count(name) for name in ("better", "worse", "not shown"))
-    return f"better in {better}, worse in {worse}, no difference shown in {neither}"
+THAN = {
+    "plain": "the plain network",
+    "SE": "SE",
+    "one branch": "the plain network with the branches' ReLU",
+    "sum of the branches": "its own branches summed, without a choice",
+    "equal kernels": "the choice between two equal kernels",
+}
 
 
 def does_it_pay(records: Mapping[str, Record]) -> list[str]:
@@ -190,49 +276,59 @@ def does_it_pay(records: Mapping[str, Record]) -> list[str]:
         record = records[item.key]
         networks = {entry["arch"]: entry for entry in record["networks"]}
         sk = networks[item.selective]
-        cells = [f"`{item.selective}`", str(record["epochs"]), f"{sk['top1']:.2f}"]
+        name = f"`{item.selective}`{f', {item.occasion}' if item.occasion else ''}"
+        cells = [name, str(item.epochs), str(len(item.seeds)), f"{sk['top1']:.2f}"]
         for role in ROLES:
             other = item.other(role)
             if other is not None:
                 verdicts[role].append(comparison.verdict(comparison.paired(sk, networks[other])))
-            cells.append("-" if other is None else difference(record, item.selective, other))
+            cells.append("" if other is None else difference(record, item.selective, other))
         rows.append(cells)
     if not rows:
         return ["**Does SK pay?** Not run yet."]
     return [
-        f"**Does SK pay?** Against the plain network: {count(verdicts['plain'])} of the comparisons below. Against SE: "
-        f"{count(verdicts['SE'])}. Against its own branches summed, which is what the selection itself brings: "
-        f"{count(verdicts['sum of the branches'])}.",
+        "**Does SK pay?** In the comparisons below SK is, by 95 % intervals over seeds,",
         "",
-        *table(["network", "epochs", "top-1 %", *(f"to {role}" for role in ROLES)], rows),
+        *(f"- against {THAN[role]}: {count(found)}" for role, found in verdicts.items() if found),
         "",
-        "Differences in points of test accuracy, SK less the other, with 95 % intervals over seeds; bold where the "
-        "interval leaves out zero.",
+        *table(["network", "epochs", "seeds", "top-1 %", *(f"SK minus {role}" for role in ROLES)], rows),
+        "",
+        "Differences in points of test accuracy, positive where SK is better, with 95 % intervals over seeds; bold "
+        "where the interval leaves out zero; empty where there is no such network. The recipe was tuned on the plain "
+        "network and is short: [limits](#how-it-was-done).",
     ]
+
+
+def count(verdicts: Sequence[str]) -> str:
+    """How often each verdict was found."""
+    found = [f"{name} in {verdicts.count(name)}" for name in ("better", "worse", "not shown") if name in verdicts]
+    return f"{', '.join(found)} of {len(verdicts)}"
 
 
 def does_it_follow(records: Mapping[str, Record]) -> list[str]:
     """Where the attention moved as the object grew, a row for each network and map size."""
     rows: list[list[str]] = []
-    moved: list[str] = []
+    moved: dict[bool, list[str]] = {False: [], True: []}
     for item in WATCHED:
         if item.key not in records:
             continue
         record = records[item.key]
         rows += [[item.title, *row] for row in groups(record)]
-        if not item.is_control:
-            moved += [attention.direction(group) for group in record["by_map"]]
+        moved[item.is_control] += [attention.direction(group) for group in record["by_map"]]
     if not rows:
         return ["**Does the attention move to the larger kernel as the object grows?** Not run yet."]
-    larger, smaller = moved.count("larger"), moved.count("smaller")
+    selective, control = moved[False], moved[True]
+    shown = [f"to the {way} kernel in {selective.count(way)}" for way in ("larger", "smaller")]
     return [
         "**Does the attention move to the larger kernel as the object grows?** By the mean shift over the units of one "
-        f"map size, controls left out: to the larger kernel in {larger}, to the smaller in {smaller}, neither in "
-        f"{len(moved) - larger - smaller}.",
+        f"map size: {', '.join(shown)}, not shown in {selective.count('not shown')} of {len(selective)}. In the "
+        "controls, where no kernel is larger, a shift to one of the two is shown in "
+        f"{len(control) - control.count('not shown')} of {len(control)}.",
         "",
         *table(["network", *GROUPS], rows),
         "",
-        "Shift of the attention for the larger kernel minus that for the smaller, which lies between -1 and 1.",
+        "Attention for the larger kernel minus that for the smaller (controls: the last minus the first) lies between "
+        "-1 and 1; the shift is its change from the smallest digits to the largest.",
     ]
 
 
@@ -240,7 +336,7 @@ def page(records: Mapping[str, Record]) -> str:
     """The whole page from the records of ``read_records``."""
     lines = [INTRODUCTION, *in_short(records), METHOD]
     for item in COMPARISONS:
-        lines += comparison_section(item, records.get(item.key))
+        lines += comparison_section(item, records)
     lines.append(ATTENTION)
     for item in WATCHED:
         lines += attention_section(item, records.get(item.key))

@@ -38,7 +38,7 @@ def read_finished(folder: Path, recipe: Recipe, *, arch: str, data: str) -> Fini
     """The result of a run folder; ``None`` when it is not there or not finished.
 
     Raises:
-        InputError: The folder is of another architecture, data set or recipe.
+        InputError: The folder is of another architecture, data set or recipe, or damaged.
     """
     if not all((folder / name).is_file() for name in (RECIPE, CONFIG, MANIFEST)):
         return None
@@ -49,24 +49,33 @@ def read_finished(folder: Path, recipe: Recipe, *, arch: str, data: str) -> Fini
             differences.append(f"{name}: {saved} -> {wanted}")
     if differences:
         raise InputError(f"{folder} is of another comparison ({'; '.join(differences)}): give another --output")
+    return _result(folder, recipe)
+
+
+def _result(folder: Path, recipe: Recipe) -> Finished | None:
     if not (folder / WEIGHTS).is_file() or not (folder / CSV).is_file():
         return None
-    with (folder / CSV).open(encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    if not rows or int(float(rows[-1]["epoch"])) < recipe.schedule.epochs:
-        return None
-    return Finished(float(rows[-1]["test_top1"]), float(rows[-1]["seconds"]))
+    try:
+        with (folder / CSV).open(encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        if not rows or int(float(rows[-1]["epoch"])) < recipe.schedule.epochs:
+            return None
+        return Finished(float(rows[-1]["test_top1"]), float(rows[-1]["seconds"]))
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{folder / CSV} is damaged ({type(error).__name__}: {error})") from None
 
 
 def independent_seeds(folders: Sequence[str | Path]) -> list[int]:
     """The seeds of trained runs that differ in nothing else: a sample, over which there is an interval.
 
     Raises:
-        InputError: Two differ in architecture, data or recipe, or have the same seed.
+        InputError: One is not finished, two differ in architecture, data or recipe, or have the same seed.
     """
     first, seeds = folders[0], list[int]()
     config, recipe = load_config(first), saved_recipe(first)
     for folder in folders:
+        if _result(Path(folder), saved_recipe(folder)) is None:
+            raise InputError(f"{folder} is not finished: continue it with recipes/train.py --resume")
         other = load_config(folder)
         differences = [
             f"{name}: {getattr(config, name)} -> {getattr(other, name)}"
@@ -84,16 +93,17 @@ def independent_seeds(folders: Sequence[str | Path]) -> list[int]:
 
 
 def compare(
-    results: Mapping[str, Mapping[int, Finished]], costs: Mapping[str, tuple[int, int]]
+    results: Mapping[str, Mapping[int, Finished]], costs: Mapping[str, Mapping[str, Any]]
 ) -> list[dict[str, Any]]:
     """One entry per network; differences are to the first, seed by seed.
 
-    A seed fixes initial weights, order and augmentation, so two networks of one seed see the same batches. The
-    interval is Student's at 95 % over seeds: it holds for training again on the same images, not for new test images.
+    A seed fixes order and augmentation, so two networks of one seed see the same batches. Their initial weights are
+    the same only up to the first layer in which they differ. The interval is Student's at 95 % over seeds: it holds
+    for training again on the same images, not for new test images.
 
     Args:
         results: Network, seed, result; every network with the same seeds.
-        costs: Parameters and MACs of each network.
+        costs: ``params`` and ``macs`` of each network, and what else its entry is to say.
     """
     baseline = next(iter(results))
     entries = []
@@ -103,8 +113,7 @@ def compare(
         top1 = [run.top1 for run in runs.values()]
         entry: dict[str, Any] = {
             "arch": arch,
-            "params": costs[arch][0],
-            "macs": costs[arch][1],
+            **costs[arch],
             "top1": _digits(mean(top1)),
             "top1_deviation": _digits(deviation(top1)),
             "top1_by_seed": {str(seed): _digits(run.top1) for seed, run in runs.items()},
@@ -140,16 +149,23 @@ def verdict(entry: Mapping[str, Any]) -> str:
     return "better" if interval[0] > 0 else "worse" if interval[1] < 0 else "not shown"
 
 
-def markdown(entries: Sequence[Mapping[str, Any]]) -> str:
-    """The comparison as a table."""
+def markdown(entries: Sequence[Mapping[str, Any]], labels: Mapping[str, str] | None = None) -> str:
+    """The comparison as a table.
+
+    Args:
+        entries: As ``compare`` made them.
+        labels: Network to what it is called in a column of its own.
+    """
     seeds = len(entries[0]["top1_by_seed"])
-    lines = [
-        f"| network | top-1 %, mean of {seeds} seeds | std | to the first, points | 95 % CI | difference "
-        "| params | MACs | training s, median |",
-        "|---|---:|---:|---:|---:|---|---:|---:|---:|",
-    ]
+    head = ["network", f"top-1 %, mean of {seeds} seeds", "std", "to the first, points", "95 % CI", "verdict", "params"]
+    head += ["MACs", "training s, median"]
+    rules = ["---", "---:", "---:", "---:", "---:", "---", "---:", "---:", "---:"]
+    if labels is not None:
+        head, rules = ["", *head], ["---", *rules]
+    lines = [f"| {' | '.join(head)} |", f"|{'|'.join(rules)}|"]
     for entry in entries:
-        cells = [f"`{entry['arch']}`", f"{entry['top1']:.2f}", f"{entry['top1_deviation']:.2f}"]
+        cells = [] if labels is None else [labels[entry["arch"]]]
+        cells += [f"`{entry['arch']}`", f"{entry['top1']:.2f}", f"{entry['top1_deviation']:.2f}"]
         if "difference" in entry:
             interval = entry["difference_ci95"]
             shown = "-" if interval is None else f"[{interval[0]:+.2f}, {interval[1]:+.2f}]"
@@ -161,33 +177,45 @@ def markdown(entries: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def plot(entries: Sequence[Mapping[str, Any]], path: str | Path, *, title: str) -> None:
-    """Draw the comparison as PNG: accuracy of every seed, and the paired differences with their intervals."""
+COLOURS = {"better": "C2", "worse": "C3", "not shown": "grey"}
+
+
+def plot(
+    entries: Sequence[Mapping[str, Any]], path: str | Path, *, title: str, labels: Mapping[str, str] | None = None
+) -> None:
+    """Draw the comparison as PNG: accuracy, and the paired differences with their intervals; small points are seeds."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
-    names = [entry["arch"] for entry in entries]
-    figure = Figure(figsize=(13, 1.6 + 0.45 * len(entries)), layout="constrained")
+    names = [entry["arch"] if labels is None else labels[entry["arch"]] for entry in entries]
+    figure = Figure(figsize=(13, 2.2 + 0.45 * len(entries)), layout="constrained")
     FigureCanvasAgg(figure)
     accuracy, difference = figure.subplots(1, 2, sharey=True)
-    rows = range(len(entries))
-    for seed in entries[0]["top1_by_seed"]:
-        accuracy.plot([entry["top1_by_seed"][seed] for entry in entries], rows, color="grey", linewidth=0.4, marker=".")
-    accuracy.plot([entry["top1"] for entry in entries], rows, "D", color="C0")
-    accuracy.set_yticks(rows, names, fontsize=8)
-    accuracy.invert_yaxis()
-    accuracy.set_xlabel("test top-1 (%): seeds (joined) and mean")
     for row, entry in enumerate(entries):
+        top1 = list(entry["top1_by_seed"].values())
+        accuracy.plot(top1, [row] * len(top1), "o", color="C0", markersize=4, alpha=0.5)
+        accuracy.plot(entry["top1"], row, "D", color="C0")
         if "difference" not in entry:
             continue
+        colour = COLOURS[verdict(entry)]
+        by_seed = list(entry["difference_by_seed"].values())
+        difference.plot(by_seed, [row] * len(by_seed), "o", color=colour, markersize=4, alpha=0.4)
         low, high = entry["difference_ci95"] or (entry["difference"],) * 2
-        colour = {"better": "C2", "worse": "C3", "not shown": "grey"}[verdict(entry)]
         error = [[entry["difference"] - low], [high - entry["difference"]]]
-        difference.errorbar(entry["difference"], row, xerr=error, fmt="o", color=colour, capsize=3)
+        difference.errorbar(entry["difference"], row, xerr=error, fmt="D", color=colour, capsize=3)
+    accuracy.set_yticks(range(len(entries)), names)
+    accuracy.invert_yaxis()
+    accuracy.set_xlabel("test top-1 (%), seeds and mean")
     difference.axvline(0, color="black", linewidth=0.8)
-    difference.set_xlabel(f"paired difference to {names[0]}\n(points), 95 % CI over seeds")
+    difference.set_xlabel(f"paired difference to {names[0]} (points), seeds, mean and 95 % CI")
+    # A verdict's place in the legend tells nothing: only those that occur.
+    found = [name for name in COLOURS if any("difference" in entry and verdict(entry) == name for entry in entries)]
+    handles = [Line2D([], [], color=COLOURS[name], marker="D", label=name) for name in found]
+    if handles:
+        figure.legend(handles=handles, loc="outside upper right", ncols=len(handles))
     for axes in (accuracy, difference):
         axes.grid(alpha=0.3)
-    figure.suptitle(title, fontsize=10)
+    figure.suptitle(title, fontsize=11)
     with atomic_write(path) as temporary:
         figure.savefig(temporary, format="png", dpi=110)

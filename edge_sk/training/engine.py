@@ -362,7 +362,9 @@ class Trainer:
                 "raise --workers, or store smaller images"
             )
         if self.world.is_main:
-            write_csv(self.folder, self.history)
+            # The last epoch's row tells that the run is finished: run() writes it behind the weights.
+            if self.step < self.total_steps:
+                write_csv(self.folder, self.history)
             if boards is not None:
                 boards.log(row)
 

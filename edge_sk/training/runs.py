@@ -86,7 +86,7 @@ def make_plan(
         arch: A name that ``edge_sk.create_model`` takes.
         recipe: Name or path; ``None``: an embedded data set's own, else the architecture's family's.
         data: ``--data``; ``None``: the digits.
-        output: Run folder; ``None``: ``runs/ARCH-RECIPE-seedN``.
+        output: Run folder; ``None``: ``runs/`` and ``run_name``.
         overrides: ``section.key=value``.
         seed: ``None``: 0.
         resume: Continue the run in the folder.
@@ -98,8 +98,7 @@ def make_plan(
     wanted = data or "digits"
     name = recipe or recipe_name(arch, wanted)
     if output is None:
-        stem = Path(name).stem if name.endswith((".yaml", ".yml")) else name
-        output = os.path.join("runs", f"{file_name(arch)}-{stem}-seed{seed or 0}")
+        output = os.path.join("runs", run_name(arch, name, wanted, seed or 0))
     folder = Path(output)
     elastic_restart = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
     if resume and not folder.is_dir():
@@ -115,9 +114,19 @@ def make_plan(
     return Plan(arch, chosen, name, data or "digits", seed or 0, folder, resume)
 
 
-def file_name(arch: str) -> str:
-    """An architecture's name as part of a folder's."""
-    return re.sub(r"[^A-Za-z0-9._+=,@-]", "-", arch)
+def run_name(arch: str, recipe: str, data: str, seed: int) -> str:
+    """``ARCH-RECIPE-DATA-seedN``: two data sets under one recipe are two runs.
+
+    DATA is the last part of ``data``, left out where the recipe has its name.
+    """
+    stem = Path(recipe).stem if recipe.endswith((".yaml", ".yml")) else recipe
+    parts = [file_name(arch), stem, file_name(os.path.basename(os.path.abspath(data))), f"seed{seed}"]
+    return "-".join(parts if data != recipe else parts[:2] + parts[3:])
+
+
+def file_name(text: str) -> str:
+    """A name as part of a folder's."""
+    return re.sub(r"[^A-Za-z0-9._+=,@-]", "-", text)
 
 
 def saved_recipe(folder: str | Path, overrides: Sequence[str] = ()) -> Recipe:

@@ -19,7 +19,7 @@ SCALES = (0.25, 1.0)
 DRAWINGS = {"train": 4, "test": 4}
 
 # Pieces of other digits, sides as fractions of the canvas. Their strokes are as wide as those of digits of twice the
-# scale, so that the width of a stroke does not tell whether it belongs to the digit.
+# scale, 0.2 to 0.5: the width of a stroke does not tell a small digit from clutter. Of a larger digit it does.
 CLUTTER_PIECES = 3
 CLUTTER_SCALES = (0.1, 0.25)
 CLUTTER_BRIGHTNESS = 0.6  # at most as bright as this fraction of the digit
@@ -44,7 +44,7 @@ class ScaledDigits:
 def scaled_digits(
     split: Literal["train", "test"], *, scale: float | None = None, canvas: int = CANVAS, seed: int = 0
 ) -> ScaledDigits:
-    """Draw the data set; it is a function of the arguments alone.
+    """Draw the data set; it is a function of the arguments alone, and read-only.
 
     Training and test drawings are of different digits, and their clutter too: pieces of digits of the same split.
 
@@ -76,7 +76,10 @@ def scaled_digits(
         drawn = random.uniform(low, high)
         scales[index] = drawn if scale is None else scale
         images[index] = _draw(pictures, int(digit), scales[index], canvas, random)
-    return ScaledDigits(images, np.tile(labels, drawings), scales, which)
+    drawn = ScaledDigits(images, np.tile(labels, drawings), scales, which)
+    for array in (drawn.images, drawn.labels, drawn.scales, drawn.digits):
+        array.setflags(write=False)  # every caller is given the same ones
+    return drawn
 
 
 def _draw(

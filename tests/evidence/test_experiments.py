@@ -10,15 +10,22 @@ from edge_sk.attention import gated_units
 from edge_sk.errors import InputError
 from edge_sk.evidence.experiments import (
     COMPARISONS,
+    DATA,
     EXPERIMENTS,
     FAMILIES,
+    IMAGES,
     KERNELS,
+    SCALES,
     SMALL,
     WATCHED,
     Comparison,
     read_records,
 )
+from edge_sk.training.recipe import load_recipe
+from edge_sk.training.scaled_digits import ScaledDigitsSource
+from recipes.attention import OBJECT_SCALES
 from recipes.attention import parse as parse_attention
+from recipes.compare import RECIPES
 from recipes.compare import main as run_compare
 from recipes.compare import parse as parse_compare
 
@@ -35,6 +42,7 @@ def test_the_commands_of_the_comparisons_resolve(
     output = capsys.readouterr()
     assert "warning" not in output.err
     assert output.out.count("to train") == len(item.seeds) * len(item.archs)
+    assert load_recipe(DATA, args.set, folder=RECIPES).schedule.epochs == item.epochs
 
 
 def test_the_attention_commands_name_runs_of_the_comparisons() -> None:
@@ -46,6 +54,11 @@ def test_the_attention_commands_name_runs_of_the_comparisons() -> None:
         assert [Path(folder).name for folder in args.checkpoint] == names
         units = gated_units(edge_sk.create_model(item.arch)).values()
         assert item.is_control == all(len({str(kernel) for kernel in unit.kernels}) == 1 for unit in units)
+
+
+def test_what_is_wanted_of_an_attention_record_is_what_attention_does_of_itself() -> None:
+    assert list(SCALES) == OBJECT_SCALES
+    assert len(ScaledDigitsSource(DATA, "test")) == IMAGES
 
 
 def test_verdicts_on_sk_rest_on_five_seeds() -> None:
@@ -77,18 +90,44 @@ def test_the_controls_differ_from_sk_in_what_they_control() -> None:
         ({"data": "digits"}, "has data digits, not scaled_digits"),
         ({"input_differences": {"mean": ["a", "b"]}}, "has input_differences"),
         ({"networks": [{"arch": "shufflenetv2_0.5"}]}, r"has networks \['shufflenetv2_0.5'\], not"),
+        ({"epochs": 15}, "has epochs 15, not 5"),
         ({"networks": [{}]}, r"is damaged \(KeyError: 'arch'\)"),
     ],
 )
 def test_a_record_of_something_else_is_refused(change: dict, message: str, tmp_path: Path) -> None:
     networks = [{"arch": arch} for arch in KERNELS.archs]
     record = {"networks": networks, "seeds": [0, 1, 2], "data": "scaled_digits", "recipe": "scaled_digits"}
-    record |= {"set": [], "input_differences": {}}
+    record |= {"set": [], "input_differences": {}, "epochs": 5, "commit": "abc"}
     path = tmp_path / f"{KERNELS.key}.json"
     path.write_text(json.dumps(record))
     assert read_records(tmp_path) == {KERNELS.key: record}
     path.write_text(json.dumps(record | change))
     with pytest.raises(InputError, match=message):
+        read_records(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"arch": "sknet50"}, "has arch sknet50, not sk_shufflenetv2_0.5; make it again: python recipes/attention.py"),
+        ({"epochs": 15}, "has epochs 15, not 5"),
+        ({"images": 10}, "has images 10, not 1440"),
+        ({"scales": [0.25, 0.5]}, r"has scales \[0.25, 0.5\], not \[0.25, 0.5, 1.0\]"),
+    ],
+)
+def test_a_record_of_other_attention_is_refused(change: dict, message: str, tmp_path: Path) -> None:
+    item = WATCHED[0]
+    record = {"arch": "sk_shufflenetv2_0.5", "seeds": [0, 1, 2, 3, 4], "data": DATA, "recipe": DATA, "epochs": 5}
+    record |= {"scales": [0.25, 0.5, 1.0], "images": 1440, "units": [], "by_map": [], "commit": "abc"}
+    path = tmp_path / f"{item.key}.json"
+    path.write_text(json.dumps(record))
+    assert read_records(tmp_path) == {item.key: record}
+    path.write_text(json.dumps(record | change))
+    with pytest.raises(InputError, match=message):
+        read_records(tmp_path)
+    del record["by_map"]
+    path.write_text(json.dumps(record))
+    with pytest.raises(InputError, match=r"is damaged \(it has no by_map\); make it again"):
         read_records(tmp_path)
 
 

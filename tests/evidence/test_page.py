@@ -1,11 +1,21 @@
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from edge_sk.evidence.experiments import COMPARISONS, KERNELS, SMALL, SUMMED_AND_SELECTED, WATCHED
-from edge_sk.evidence.page import METHOD, page
+from edge_sk.evidence.experiments import (
+    COMPARISONS,
+    KERNELS,
+    SMALL,
+    SMALL_FIRST,
+    SUMMED_AND_SELECTED,
+    WATCHED,
+    read_records,
+)
+from edge_sk.evidence.page import METHOD, anchor, page
 from edge_sk.training.comparison import Finished, compare
 from edge_sk.training.digits import digits
 from edge_sk.training.scaled_digits import DRAWINGS
@@ -19,7 +29,7 @@ def comparison(gains: dict[str, float]) -> dict[str, Any]:
         arch: {seed: Finished(80 + seed + gain + (NOISE[seed] if gain else 0), 60.0) for seed in range(5)}
         for arch, gain in gains.items()
     }
-    networks = compare(results, dict.fromkeys(gains, (350_000, 7_000_000)))
+    networks = compare(results, {arch: {"params": 350_000, "macs": 7_000_000} for arch in gains})
     return {"data": "scaled_digits", "epochs": 5, "seeds": list(range(5)), "networks": networks, "trained_at": ["abc"]}
 
 
@@ -32,28 +42,53 @@ def test_without_records_it_says_so_everywhere() -> None:
 @pytest.mark.parametrize(
     ("gain", "shown", "counted"),
     [
-        (2.0, "**+2.00** [", "better in 1, worse in 0, no difference shown in 0"),
-        (-2.0, "**-2.00** [", "better in 0, worse in 1, no difference shown in 0"),
-        (0.0, "+0.00 [", "better in 0, worse in 0, no difference shown in 1"),
+        (2.0, "**+2.00** [", "better in 1 of 1"),
+        (-2.0, "**-2.00** [", "worse in 1 of 1"),
+        (0.0, "+0.00 [", "not shown in 1 of 1"),
     ],
 )
 def test_the_answers_follow_the_intervals(gain: float, shown: str, counted: str) -> None:
     gains = dict.fromkeys(SMALL.archs, 0.0) | {SMALL.selective: gain}
     text = page({SMALL.key: comparison(gains)})
-    assert f"Against the plain network: {counted} of the comparisons below" in text
-    row = next(line for line in text.splitlines() if line.startswith("| `sk_shufflenetv2_0.5` | 5 |"))
+    assert f"- against the plain network: {counted}\n" in text
+    assert text.count(f": {counted}\n") == 5
+    row = next(line for line in text.splitlines() if line.startswith("| `sk_shufflenetv2_0.5` | 5 | 5 |"))
     cells = [cell.strip() for cell in row.strip("|").split("|")]
-    assert len(cells) == 3 + 5
-    assert all(cell.startswith(shown) for cell in cells[3:])
+    assert len(cells) == 4 + 5
+    assert all(cell.startswith(shown) for cell in cells[4:])
     assert text.count("Not run yet.") == 1 + len(COMPARISONS) + len(WATCHED) - 1
 
 
 def test_selection_is_held_against_the_sum_of_the_same_kernels() -> None:
-    gains = {arch: 3.0 if "SK" in meaning else 1.0 for arch, meaning in KERNELS.archs.items()}
+    gains = {arch: 3.0 if "SK" in label else 1.0 for arch, label in KERNELS.archs.items()}
     text = page({KERNELS.key: comparison(gains)})
-    assert "3 seeds only: half of the intervals reach 0.0 points or more" in text
+    assert "half of its intervals reach 0.0 points or more" in text
     for name in SUMMED_AND_SELECTED:
-        assert f"| {name} | **+2.00** [+2.00, +2.00] |" in text
+        assert f"| {name} | 83.00 | 85.00 | **+2.00** [+2.00, +2.00] |" in text
+    # The paper's Table 7.
+    assert "| K3 + K7 | 83.00 | 85.00 | **+2.00** [+2.00, +2.00] | 21.82 / 20.97 |" in text
+    found = text.partition("the intervals leave out zero for: ")[2].partition("\n")[0]
+    assert "K3 + K5, SK **+2.00**" in found
+    assert "K3 + K7, sum" not in found
+
+
+def test_what_was_trained_twice_is_held_against_itself() -> None:
+    again = comparison(dict.fromkeys(SMALL.archs, 0.0))
+    before = comparison(dict.fromkeys(SMALL_FIRST.archs, 0.0) | {SMALL_FIRST.selective: 3.0})
+    text = page({SMALL.key: again, SMALL_FIRST.key: before})
+    assert "differs by 0.0 points in the median and up to 3.2, a mean over the seeds by up to 3.0." in text
+    assert "| `sk_shufflenetv2_0.5`, trained before | 5 | 5 | 87.00 |" not in text
+    assert "| `sk_shufflenetv2_0.5`, trained before | 5 | 5 | 85.00 |" in text
+    # Both count.
+    assert "- against the plain network: better in 1, not shown in 1 of 2\n" in text
+
+
+def test_links_lead_somewhere() -> None:
+    text = page(read_records(Path(__file__).parents[2] / "recipes" / "results"))
+    headings = {anchor(line.lstrip("# ")) for line in text.splitlines() if line.startswith("#")}
+    links = re.findall(r"\(#([^)]+)\)", text)
+    assert len(links) > 2
+    assert set(links) <= headings
 
 
 def attention(shift: float, *, equal: bool = False) -> dict[str, Any]:
@@ -70,18 +105,18 @@ def attention(shift: float, *, equal: bool = False) -> dict[str, Any]:
     [
         (
             0.2,
-            "to the larger kernel in 1, to the smaller in 0, neither in 0",
-            "**+0.200** [+0.100, +0.300] | 0.200 | 2 larger",
+            "to the larger kernel in 1, to the smaller kernel in 0, not shown in 0 of 1",
+            "**+0.200** [+0.100, +0.300] | 0.200 | larger 2",
         ),
         (
             -0.2,
-            "to the larger kernel in 0, to the smaller in 1, neither in 0",
-            "**-0.200** [-0.300, -0.100] | 0.200 | 2 smaller",
+            "to the larger kernel in 0, to the smaller kernel in 1, not shown in 0 of 1",
+            "**-0.200** [-0.300, -0.100] | 0.200 | smaller 2",
         ),
         (
             0.05,
-            "to the larger kernel in 0, to the smaller in 0, neither in 1",
-            "+0.050 [-0.050, +0.150] | 0.050 | 2 neither",
+            "to the larger kernel in 0, to the smaller kernel in 0, not shown in 1 of 1",
+            "+0.050 [-0.050, +0.150] | 0.050 | not shown 2",
         ),
     ],
 )
@@ -89,13 +124,15 @@ def test_where_the_attention_moved(shift: float, counted: str, cells: str) -> No
     sk = next(item for item in WATCHED if item.trained is SMALL and not item.is_control)
     control = next(item for item in WATCHED if item.is_control)
     text = page({sk.key: attention(shift), control.key: attention(0.3, equal=True)})
-    assert f"controls left out: {counted}." in text
+    assert f"By the mean shift over the units of one map size: {counted}. In the controls" in text
+    assert "a shift to one of the two is shown in 1 of 1." in text
     assert f"| `sk_shufflenetv2_0.5` | 6x6 | 2 | {cells} |" in text
     # Of two equal kernels none is larger.
-    assert "control: equal kernels | 6x6 | 2 | **+0.300** [+0.200, +0.400] | 0.300 | 2 second |" in text
+    assert "control: equal kernels | 6x6 | 2 | **+0.300** [+0.200, +0.400] | 0.300 | last 2 |" in text
 
 
 def test_the_method_counts_the_images_rightly() -> None:
+    method = " ".join(METHOD.split())
     for split in ("train", "test"):
         count = len(digits(split)[0])
-        assert f"{count * DRAWINGS[split]:,} {'training' if split == 'train' else 'test'} images of {count:,}" in METHOD
+        assert f"{count * DRAWINGS[split]:,} {'training' if split == 'train' else 'test'} images of {count:,}" in method

@@ -94,6 +94,8 @@ def test_an_image_folder_is_enlarged_in_the_middle(
     [
         (["--scales", "1.0"], "--scales 1: give two or more, ascending"),
         (["--scales", "2", "1"], "--scales 2 1: give two or more, ascending"),
+        (["--scales", "1", "inf"], "--scales 1 inf: give two or more, ascending"),
+        (["--scales", "1", "nan"], "--scales 1 nan: give two or more, ascending"),
         (["--scales", "0.5", "1"], "the middle of an image can only be enlarged, by 1.0 or more"),
         (["--data", "scaled_digits", "--scales", "0.5", "2"], "the scale must be from 0.25 to 1.0"),
         (["--data", "scaled_digits@0.5"], "the scale is what is varied; give --data scaled_digits, and --scales"),

@@ -97,9 +97,10 @@ def test_the_command_resolves(command: str, imagenet: Path, capsys: pytest.Captu
     assert f"({epochs} epochs of " in printed
     assert f" steps of {batch} images)" in printed
     arch = arguments[arguments.index("--arch") + 1]
-    stem = arch.replace(":", "-")
-    assert f"run folder  runs/{stem}-{recipe}-seed0" in printed
-    classes = {"torch/cifar10": "10", "torch/cifar100": "100"}.get(arguments[arguments.index("--data") + 1], "1,000")
+    data = arguments[arguments.index("--data") + 1]
+    # Of the data set too: CIFAR-10's and CIFAR-100's run would be one otherwise.
+    assert f"run folder  runs/{arch.replace(':', '-')}-{recipe}-{Path(data).name}-seed0" in printed
+    classes = {"torch/cifar10": "10", "torch/cifar100": "100"}.get(data, "1,000")
     assert f"training images, {classes} classes" in printed
     if recipe != "cifar":
         assert edge_sk.models.default_recipe(arch) == recipe

@@ -29,7 +29,7 @@ from recipes.compare import RECIPES, Run, main, parse, train_command
 
 QUICK = ["schedule.epochs=1", "schedule.warmup_epochs=0", "data.batch_size=479", "data.input_size=32"]
 ARCHS = ["shufflenetv2_0.5", "sk_shufflenetv2_0.5@kernels=3+3,select=false"]
-COSTS = {"plain": (100, 1000), "sk": (120, 1100), "other": (120, 1100)}
+COSTS = {"plain": {"params": 100, "macs": 1000}, "sk": {"params": 120, "macs": 1100}}
 
 
 def arguments(output: Path, *more: str, archs: list[str] = ARCHS) -> list[str]:
@@ -84,6 +84,8 @@ def test_one_seed_has_no_interval(tmp_path: Path) -> None:
     assert entries[1]["difference_ci95"] is None
     assert verdict(entries[1]) == "not shown"
     assert "| +1.00 | - | not shown |" in markdown(entries)
+    assert "|  | `sk` |" not in markdown(entries)
+    assert "| Selective | `sk` | 81.00 |" in markdown(entries, {"plain": "Plain", "sk": "Selective"})
     plot(entries, tmp_path / "plot.png", title="one seed")
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
 
@@ -101,6 +103,7 @@ def test_a_comparison_leaves_its_record(compared: Path) -> None:
     assert [entry["arch"] for entry in record["networks"]] == ARCHS
     assert (record["seeds"], record["epochs"], record["set"]) == ([3], 1, QUICK)
     plain, summed = record["networks"]
+    assert plain["input_size"] == summed["input_size"] == [3, 32, 32]
     # Two branches have twice the depthwise convolutions.
     assert summed["params"] > plain["params"]
     assert summed["macs"] > plain["macs"]
@@ -198,11 +201,18 @@ def test_seeds_of_one_training_are_told_from_others(compared: Path, tmp_path: Pa
     manifest = json.loads((again / "manifest.json").read_text())
     (again / "manifest.json").write_text(json.dumps(manifest | {"seed": 4}))
     assert independent_seeds([run, again]) == [3, 4]
-    (again / "recipe.yaml").write_text((run / "recipe.yaml").read_text().replace("epochs: 1", "epochs: 2"))
-    with pytest.raises(InputError, match=r"is another training than .* \(schedule.epochs: 1 -> 2\): give seeds of one"):
+    (again / "recipe.yaml").write_text((run / "recipe.yaml").read_text().replace("lr: 0.1", "lr: 0.2"))
+    with pytest.raises(InputError, match=r"is another training than .* \(optim.lr: 0.1 -> 0.2\): give seeds of one"):
         independent_seeds([run, again])
+    (again / "recipe.yaml").write_text((run / "recipe.yaml").read_text().replace("epochs: 1", "epochs: 2"))
+    with pytest.raises(InputError, match=rf"{again} is not finished: continue it with recipes/train.py --resume"):
+        independent_seeds([again])
+    (again / "recipe.yaml").write_text((run / "recipe.yaml").read_text())
     (again / "manifest.json").write_text("{")
     with pytest.raises(InputError, match=r"manifest.json is damaged"):
+        independent_seeds([again])
+    (again / "metrics.csv").write_text("epoch,step\n1,3\n")
+    with pytest.raises(InputError, match=r"metrics.csv is damaged \(KeyError: 'test_top1'\)"):
         independent_seeds([again])
 
 
@@ -215,9 +225,18 @@ def test_a_run_that_fails_is_named_with_its_log(tmp_path: Path, capsys: pytest.C
     assert "does not exist" in log.read_text()
 
 
+def test_after_a_first_run_that_fails_no_other_is_started(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--arch", "shufflenetv2_0.5", "--seeds", "0", "1", "2", "--data", str(tmp_path / "none")]
+    assert main([*arguments, "--output", str(tmp_path / "out")]) == 2
+    assert "1 of 3 runs failed, 2 were not started, see" in capsys.readouterr().err
+    assert len(list((tmp_path / "out" / "logs").iterdir())) == 1
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
+        (["--arch", "shufflenetv2_0.5", "--device", "gpu"], "unknown device 'gpu'"),
+        (["--arch", "shufflenetv2_0.5", "--workers", "-1"], "--workers -1 must be at least 0"),
         (["--arch", "shufflenetv2_0.5", "sk_shufflenetv2_0.6"], "unknown model 'sk_shufflenetv2_0.6'"),
         (["--arch", "shufflenetv2_0.5", "shufflenetv2_0.5"], "names one twice"),
         (["--arch", "shufflenetv2_0.5", "--seeds", "1", "1"], "--seeds 1 1 names one twice"),

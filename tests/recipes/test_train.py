@@ -236,7 +236,7 @@ def test_the_default_recipe_is_the_familys_with_data(image_folder: Path, capsys:
     out = capsys.readouterr().out
     assert "weight_decay: 4.0e-05" in out
     assert "36 training images, 3 classes" in out
-    assert f"runs/{ARCH}-light-seed0" in out
+    assert f"runs/{ARCH}-light-{image_folder.name}-seed0" in out
 
 
 def failure(args: list[str], capsys: pytest.CaptureFixture[str], *, code: int = 2) -> str:
