@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import math
 import shutil
@@ -22,10 +23,12 @@ from edge_sk.training.comparison import (
     read_finished,
     verdict,
 )
+from edge_sk.training.checkpoint import load_run
 from edge_sk.training.distributed import World
 from edge_sk.training.recipe import load_recipe
 from edge_sk.training.runs import make_plan, start
 from recipes.compare import RECIPES, Run, main, parse, train_command
+from recipes.train import main as train
 
 QUICK = ["schedule.epochs=1", "schedule.warmup_epochs=0", "data.batch_size=479", "data.input_size=32"]
 ARCHS = ["shufflenetv2_0.5", "sk_shufflenetv2_0.5@kernels=3+3,select=false"]
@@ -177,6 +180,25 @@ def test_a_run_of_another_recipe_is_not_mixed_in(compared: Path) -> None:
         read_finished(folder, recipe, arch="shufflenetv2_0.5", data="scaled_digits")
     assert read_finished(folder, recipe, arch="shufflenetv2_0.5", data="digits") is not None
     assert read_finished(folder.parent / "none", recipe, arch="shufflenetv2_0.5", data="digits") is None
+
+
+def test_a_run_is_not_finished_before_its_last_weights_are_written(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    common = ["--arch", "shufflenetv2_0.5", "--device", "cpu", "--output", str(folder)]
+    recipe = load_recipe("digits", QUICK, folder=RECIPES)
+
+    def disk_is_full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("edge_sk.training.engine.save_weights", disk_is_full)
+        assert train([*common, "--set", *QUICK]) != 0
+    # As a run that was stopped once leaves them.
+    (folder / "model.safetensors").write_bytes(b"weights of an earlier epoch")
+    assert read_finished(folder, recipe, arch="shufflenetv2_0.5", data="digits") is None
+    assert train([*common, "--resume"]) == 0
+    assert read_finished(folder, recipe, arch="shufflenetv2_0.5", data="digits") is not None
+    load_run(folder)
 
 
 def test_without_a_recipe_it_is_the_one_train_would_take(tmp_path: Path) -> None:
