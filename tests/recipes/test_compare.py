@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from edge_sk.errors import InputError
+from edge_sk.training.checkpoint import load_run
 from edge_sk.training.comparison import (
     Finished,
     compare,
@@ -23,7 +24,6 @@ from edge_sk.training.comparison import (
     read_finished,
     verdict,
 )
-from edge_sk.training.checkpoint import load_run
 from edge_sk.training.distributed import World
 from edge_sk.training.recipe import load_recipe
 from edge_sk.training.runs import make_plan, start
