@@ -146,7 +146,7 @@ SMALL_FIRST = family(
 SMALL_LONGER = family(
     "shufflenetv2_0.5", "plain", epochs=LONGER, occasion=f"{LONGER} epochs", suffix=f"_{LONGER}_epochs"
 )
-LARGER = family("shufflenetv2_1.0", "plain", "SE", "sum of the branches", "equal kernels")
+LARGER = family("shufflenetv2_1.0", *ROLES)
 # One branch is the plain network here, which has the activation already.
 MOBILENET = family("mobilenetv2_0.5", "plain", "SE", "sum of the branches", "equal kernels")
 FAMILIES = (SMALL, SMALL_FIRST, SMALL_LONGER, LARGER, MOBILENET)
