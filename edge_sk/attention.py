@@ -375,7 +375,7 @@ def plot(summary: Mapping[str, Any], path: str | Path, *, title: str) -> None:
         error = [[unit["shift"] - low], [high - unit["shift"]]]
         shift_axes.errorbar(place, unit["shift"], yerr=error, fmt="o", color=colour, capsize=3)
     shift_axes.set_ylabel(f"shift from scale {scales[0]:g} to {scales[-1]:g},\n95 % CI over {summary['interval_over']}")
-    shift_axes.set_xticks(depth, labels, fontsize=9)
+    shift_axes.set_xticks(depth, labels, fontsize=9 if len(units) < 15 else 7.5)
     for axes in (attention_axes, shift_axes):
         axes.axhline(0, color="black", linewidth=0.8)
         axes.grid(alpha=0.3)

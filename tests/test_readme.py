@@ -15,7 +15,10 @@ from urllib.parse import unquote
 import pytest
 
 import edge_sk
+from edge_sk.attention import direction
+from edge_sk.evidence.experiments import WATCHED, read_records
 from edge_sk.export.parity import THRESHOLDS
+from edge_sk.training.comparison import paired, verdict
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -56,21 +59,35 @@ def test_links_lead_somewhere(tmp_path: Path) -> None:
     assert dead_links(page) == ["gone.md", "lost/"]
 
 
-def test_what_sk_cost_in_accuracy_is_the_records() -> None:
-    behind = []
-    for width in ("0.5", "1.0"):
-        record = ROOT / "recipes" / "results" / f"compare_shufflenetv2_{width}.json"
-        (sk,) = (
-            network
-            for network in json.loads(record.read_text(encoding="utf-8"))["networks"]
-            if network["arch"] == f"sk_shufflenetv2_{width}"
-        )
+def test_whether_it_pays_is_what_the_records_say() -> None:
+    records = read_records(ROOT / "recipes" / "results")
+    said = " ".join(TEXT.split("## Does it pay?")[1].split("\n## ")[0].split())
+    for name, arch in (
+        ("ShuffleNetV2 0.5x", "shufflenetv2_0.5"),
+        ("1.0x", "shufflenetv2_1.0"),
+        ("MobileNetV2 0.5x", "mobilenetv2_0.5"),
+    ):
+        entries = {entry["arch"]: entry for entry in records[f"compare_{arch}"]["networks"]}
+        sk = entries[f"sk_{arch}"]
         low, high = sk["difference_ci95"]
-        assert high < 0
-        behind.append((-sk["difference"], -high, -low))
-    (a, b, c), (d, e, f) = behind
-    said = f"(0.5x by {a:.1f} points of accuracy, 95 % CI {b:.1f} to {c:.1f}; 1.0x by {d:.1f}, {e:.1f} to {f:.1f})"
-    assert said in " ".join(TEXT.split())
+        assert f"{name} {sk['difference']:+.2f} [{low:+.2f}, {high:+.2f}]" in said
+        assert verdict(paired(sk, entries[f"sk_{arch}@select=false"])) != "better"
+        assert len(sk["top1_by_seed"]) == 5
+    moved: dict[bool, list[tuple[str, str, str]]] = {False: [], True: []}
+    counts = {False: 0, True: 0}
+    for item in WATCHED:
+        for group in records[item.key]["by_map"] if item.key in records else ():
+            counts[item.is_control] += 1
+            if direction(group) != "not shown":
+                moved[item.is_control].append((item.arch, direction(group), "x".join(map(str, group["map"]))))
+    assert f"shows in {len(moved[False])} of {counts[False]} groups of units" in said
+    assert moved[False] == [
+        ("sk_shufflenetv2_1.0", "larger", "6x6"),
+        ("sk_mobilenetv2_0.5", "larger", "6x6"),
+        ("sk_mobilenetv2_0.5", "larger", "3x3"),
+    ]
+    assert "on the 6x6 maps of ShuffleNetV2 1.0x and the 6x6 and 3x3 maps of MobileNetV2 0.5x" in said
+    assert f"where both kernels are equal, a move is shown in {len(moved[True])} of {counts[True]}" in said
 
 
 # Heading of a column, its place in a profile, decimals.

@@ -308,21 +308,27 @@ def count(verdicts: Sequence[str]) -> str:
 def does_it_follow(records: Mapping[str, Record]) -> list[str]:
     """Where the attention moved as the object grew, a row for each network and map size."""
     rows: list[list[str]] = []
+    places: list[str] = []
     moved: dict[bool, list[str]] = {False: [], True: []}
     for item in WATCHED:
         if item.key not in records:
             continue
         record = records[item.key]
         rows += [[item.title, *row] for row in groups(record)]
-        moved[item.is_control] += [attention.direction(group) for group in record["by_map"]]
+        ways = [attention.direction(group) for group in record["by_map"]]
+        moved[item.is_control] += ways
+        maps = [cells[0] for cells, way in zip(groups(record), ways, strict=True) if way == "larger"]
+        if maps and not item.is_control:
+            places.append(f"{' and '.join(maps)} of {item.title}")
     if not rows:
         return ["**Does the attention move to the larger kernel as the object grows?** Not run yet."]
     selective, control = moved[False], moved[True]
-    shown = [f"to the {way} kernel in {selective.count(way)}" for way in ("larger", "smaller")]
+    where = f" ({'; '.join(places)})" if places else ""
+    larger, smaller = (f"to the {way} kernel in {selective.count(way)}" for way in ("larger", "smaller"))
     return [
         "**Does the attention move to the larger kernel as the object grows?** By the mean shift over the units of one "
-        f"map size: {', '.join(shown)}, not shown in {selective.count('not shown')} of {len(selective)}. In the "
-        "controls, where no kernel is larger, a shift to one of the two is shown in "
+        f"map size: {larger}{where}, {smaller}, not shown in {selective.count('not shown')} of {len(selective)}. In "
+        "the controls, where no kernel is larger, a shift to one of the two is shown in "
         f"{len(control) - control.count('not shown')} of {len(control)}.",
         "",
         *table(["network", *GROUPS], rows),

@@ -105,7 +105,7 @@ def attention(shift: float, *, equal: bool = False) -> dict[str, Any]:
     [
         (
             0.2,
-            "to the larger kernel in 1, to the smaller kernel in 0, not shown in 0 of 1",
+            "to the larger kernel in 1 (6x6 of `sk_shufflenetv2_0.5`), to the smaller kernel in 0, not shown in 0 of 1",
             "**+0.200** [+0.100, +0.300] | 0.200 | larger 2",
         ),
         (
