@@ -53,10 +53,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     from edge_sk.attention import attention_against_scale, markdown, plot, summarize
     from edge_sk.manifest import manifest
     from edge_sk.training.checkpoint import load_run
-    from edge_sk.training.comparison import independent_seeds
+    from edge_sk.training.comparison import epochs_trained, independent_seeds
     from edge_sk.training.data import eval_batches
     from edge_sk.training.distributed import pick_device
-    from edge_sk.training.runs import data_options, saved_recipe, trained_at
+    from edge_sk.training.runs import data_options, trained_at
 
     device = pick_device(args.device)
     seeds = independent_seeds(args.checkpoint)
@@ -110,7 +110,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "arch": config.arch,
         "data": data,
         "recipe": config.recipe,
-        "epochs": saved_recipe(args.checkpoint[0]).schedule.epochs,
+        "epochs": epochs_trained(args.checkpoint[0]),
         "seeds": seeds,
         "trained_at": sorted(set().union(*map(trained_at, args.checkpoint))),
     } | summarize(runs, config.classes)

@@ -76,8 +76,7 @@ def train_all(runs: Sequence[Run], args: argparse.Namespace) -> None:
     """Train ``runs``, ``--jobs`` at once.
 
     Raises:
-        InputError: Some failed; the message names their logs. The others are finished, or where no run succeeded before
-            the first failure, not started: what they have in common is the likely reason.
+        InputError: Some failed; the message names their logs. The others are finished.
     """
     threads = str(max(1, (os.cpu_count() or 1) // args.jobs))
     environment = {"OMP_NUM_THREADS": threads} | os.environ
@@ -107,8 +106,6 @@ def train_all(runs: Sequence[Run], args: argparse.Namespace) -> None:
                 done += 1
                 if code:
                     failed.append(run)
-                    if len(failed) == done:
-                        waiting.clear()
                 left = (time.monotonic() - began) / done * (len(runs) - done) / 60
                 print(
                     f"{done}/{len(runs)} {run.arch} seed {run.seed}: {'failed' if code else 'done'} after "
@@ -125,8 +122,7 @@ def train_all(runs: Sequence[Run], args: argparse.Namespace) -> None:
         signal.signal(signal.SIGTERM, before)
     if failed:
         logs = ", ".join(str(log_of(run)) for run in failed)
-        rest = f", {len(runs) - done} were not started" if done < len(runs) else ""
-        raise InputError(f"{len(failed)} of {len(runs)} runs failed{rest}, see {logs}; the same command tries again")
+        raise InputError(f"{len(failed)} of {len(runs)} runs failed, see {logs}; the same command tries them again")
 
 
 def log_of(run: Run) -> Path:

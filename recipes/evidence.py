@@ -12,7 +12,7 @@ from pathlib import Path
 
 from edge_sk import attention
 from edge_sk.errors import script
-from edge_sk.evidence.experiments import COMPARISONS, EXPERIMENTS, WATCHED, read_records
+from edge_sk.evidence.experiments import COMPARISONS, EXPERIMENTS, WATCHED, Comparison, read_records
 from edge_sk.evidence.page import as_text, page
 from edge_sk.files import write_text
 from edge_sk.training import comparison
@@ -31,7 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if args.commands:
         for item in EXPERIMENTS:
-            print(as_text(item.command))
+            if not (isinstance(item, Comparison) and item.code):
+                print(as_text(item.command))
         return 0
     records = read_records(RESULTS)
     text = page(records)

@@ -34,6 +34,7 @@ class Comparison:
         epochs: Of its runs.
         seeds: Of its runs.
         note: What to know of it.
+        code: The commit whose code it is of, where that is another than today's: its record is kept, not made again.
     """
 
     key: str
@@ -43,6 +44,7 @@ class Comparison:
     epochs: int = EPOCHS
     seeds: tuple[int, ...] = SEEDS
     note: str = ""
+    code: str = ""
 
     @property
     def settings(self) -> list[str]:
@@ -106,7 +108,7 @@ class Family(Comparison):
 
 
 def family(
-    plain: str, *roles: str, epochs: int = EPOCHS, occasion: str = "", suffix: str = "", note: str = ""
+    plain: str, *roles: str, epochs: int = EPOCHS, occasion: str = "", suffix: str = "", note: str = "", code: str = ""
 ) -> Family:
     """The networks of ``roles`` and SK; ``suffix`` tells record and runs from another comparison's of the same."""
     return Family(
@@ -118,6 +120,7 @@ def family(
         occasion=occasion,
         plain=plain,
         note=note,
+        code=code,
     )
 
 
@@ -138,6 +141,7 @@ SMALL_FIRST = family(
     "equal kernels",
     occasion="trained before",
     suffix="_before",
+    code="683dceec4115",
     note="The same recipe and seeds as in the section above, trained two days before it. Its networks were not kept, "
     "so that they were trained again for their attention and for *one branch*. Between the two nothing changed that "
     "the plain network computes; why the same seeds end elsewhere was not found out (another processor rounds "

@@ -55,26 +55,38 @@ def read_finished(folder: Path, recipe: Recipe, *, arch: str, data: str) -> Fini
 def _result(folder: Path, recipe: Recipe) -> Finished | None:
     if not (folder / WEIGHTS).is_file() or not (folder / CSV).is_file():
         return None
+    rows = _rows(folder / CSV)
+    if not rows or rows[-1]["epoch"] < recipe.schedule.epochs:
+        return None
+    return Finished(rows[-1]["test_top1"], rows[-1]["seconds"])
+
+
+def _rows(path: Path) -> list[dict[str, float]]:
     try:
-        with (folder / CSV).open(encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-        if not rows or int(float(rows[-1]["epoch"])) < recipe.schedule.epochs:
-            return None
-        return Finished(float(rows[-1]["test_top1"]), float(rows[-1]["seconds"]))
+        with path.open(encoding="utf-8") as file:
+            columns = ("epoch", "test_top1", "seconds")
+            return [{name: float(row[name]) for name in columns} for row in csv.DictReader(file)]
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{folder / CSV} is damaged ({type(error).__name__}: {error})") from None
+        raise InputError(f"{path} is damaged ({type(error).__name__}: {error})") from None
+
+
+def epochs_trained(folder: str | Path) -> int | None:
+    """How many epochs a run has been trained; ``None`` where it has no record of them."""
+    path = Path(folder) / CSV
+    rows = _rows(path) if path.is_file() else []
+    return int(rows[-1]["epoch"]) if rows else None
 
 
 def independent_seeds(folders: Sequence[str | Path]) -> list[int]:
     """The seeds of trained runs that differ in nothing else: a sample, over which there is an interval.
 
     Raises:
-        InputError: One is not finished, two differ in architecture, data or recipe, or have the same seed.
+        InputError: One of several is not finished, two differ in architecture, data or recipe, or have the same seed.
     """
     first, seeds = folders[0], list[int]()
     config, recipe = load_config(first), saved_recipe(first)
     for folder in folders:
-        if _result(Path(folder), saved_recipe(folder)) is None:
+        if len(folders) > 1 and _result(Path(folder), saved_recipe(folder)) is None:
             raise InputError(f"{folder} is not finished: continue it with recipes/train.py --resume")
         other = load_config(folder)
         differences = [

@@ -102,7 +102,10 @@ def make_plan(
     folder = Path(output)
     elastic_restart = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
     if resume and not folder.is_dir():
-        raise InputError(f"nothing to resume: {folder} does not exist; start the run without --resume")
+        raise InputError(
+            f"nothing to resume: {folder} does not exist; name the run's folder with --output, "
+            "or start without --resume"
+        )
     resume = resume or elastic_restart
     if resume and recipe is None and (folder / RECIPE).is_file():
         chosen = saved_recipe(folder, overrides)
@@ -115,13 +118,13 @@ def make_plan(
 
 
 def run_name(arch: str, recipe: str, data: str, seed: int) -> str:
-    """``ARCH-RECIPE-DATA-seedN``: two data sets under one recipe are two runs.
+    """``ARCH-RECIPE-DATA-seedN``: CIFAR-10 and CIFAR-100 under one recipe are two runs.
 
     DATA is the last part of ``data``, left out where the recipe has its name.
     """
     stem = Path(recipe).stem if recipe.endswith((".yaml", ".yml")) else recipe
     parts = [file_name(arch), stem, file_name(os.path.basename(os.path.abspath(data))), f"seed{seed}"]
-    return "-".join(parts if data != recipe else parts[:2] + parts[3:])
+    return "-".join(parts if data != stem else parts[:2] + parts[3:])
 
 
 def file_name(text: str) -> str:

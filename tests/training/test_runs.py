@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 import edge_sk
 from edge_sk.training import snapshot
-from edge_sk.training.runs import build_model, make_plan
+from edge_sk.training.runs import build_model, make_plan, run_name
 
 ARCH = "sk_shufflenetv2_0.5"
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
@@ -30,3 +30,14 @@ def test_a_run_stopped_before_its_first_checkpoint_starts_from_the_given_weights
     weights.unlink()
     model, _, _ = build_model(plan, 10)
     assert not torch.equal(model.state_dict()["fc.weight"], given["fc.weight"])
+
+
+def test_a_runs_name_tells_data_sets_apart() -> None:
+    assert run_name("sknet29", "cifar", "torch/cifar10", 0) == "sknet29-cifar-cifar10-seed0"
+    assert run_name("sknet29", "cifar", "torch/cifar100", 0) == "sknet29-cifar-cifar100-seed0"
+    assert run_name("timm:dpn92", "large", "/data/imagenet/", 3) == "timm-dpn92-large-imagenet-seed3"
+    assert run_name("sknet29", "digits", "digits", 0) == "sknet29-digits-seed0"
+    assert run_name("sknet29", "mine/digits.yaml", "digits", 0) == "sknet29-digits-seed0"
+    assert (
+        run_name("sknet29", "scaled_digits", "scaled_digits@0.5", 0) == "sknet29-scaled_digits-scaled_digits@0.5-seed0"
+    )
