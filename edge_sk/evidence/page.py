@@ -81,7 +81,8 @@ METHOD = f"""\
   the records: `git diff recipes/results` then shows how yours differ, `python recipes/evidence.py` draws the page
   from yours.
 - The commits that records of today's code name differ, in what is trained here, in how the gradient of dilated
-  convolutions is computed; it is the same to rounding, which a test holds.
+  convolutions is computed; it is the same to rounding, which a test holds. *+dirty*: a record of other results, not yet
+  committed, lay beside the code; six of those runs, trained again without it, came out the same.
 """
 
 ATTENTION = """\
