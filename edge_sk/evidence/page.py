@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from edge_sk import attention
+from edge_sk.confidence import mean
 from edge_sk.evidence.experiments import (
     COMPARISONS,
     FAMILIES,
@@ -68,7 +69,7 @@ METHOD = f"""\
 - Clutter is of small pieces: a digit of more than half the canvas has broader strokes than any of them, and the digit
   is always the brightest. Large digits can be told by looking closely, which no large kernel is needed for.
 - A seed fixes the order and the images of every batch, and networks are compared seed by seed, with Student's 95 %
-  interval over seeds. It covers training again on these images, not other test images. Initial weights are the same
+  interval over seeds. It covers training again on these images and this machine, not other test images. Initial weights are the same
   only up to the first layer in which two networks differ, so that the pairing takes out little of the noise.
 - How far results repeat: one comparison was trained [twice](#{anchor(SMALL_FIRST.title)}). Take an interval that
   barely leaves out zero for what it is.
@@ -93,7 +94,8 @@ Attention for the largest kernel minus that for the smallest, mean over channels
 in the early and middle units and not in the last. The shift is from the smallest scale to the largest, with Student's
 95 % interval over the trained networks (seeds). *Size of the shift* is the mean of its absolute value over units, which
 does not let units that move apart cancel: attention between two equal kernels can react to the scale too, in no
-direction that means anything. That is what the controls are for.
+direction that means anything. That is what the controls are for; they cannot tell a choice that turns to the larger
+kernel from one that grows weaker, for theirs has no side to leave.
 
 A larger digit also has more ink, broader strokes, a place nearer the middle, and hides more clutter. Nothing here tells
 these from its size.
@@ -194,7 +196,15 @@ def selected_against_summed(record: Record) -> list[str]:
     ]
 
 
-GROUPS = ("map", "units", "mean shift [95 % CI]", "size of the shift", "units by direction")
+GROUPS = (
+    "map",
+    "units",
+    "smallest digits",
+    "largest digits",
+    "mean shift [95 % CI]",
+    "size of the shift",
+    "units by direction",
+)
 
 
 def made_by(key: str, record: Record) -> str:
@@ -211,12 +221,15 @@ def groups(record: Record) -> list[list[str]]:
     rows = []
     for group in record["by_map"]:
         ways = [attention.direction(units[name]) for name in group["units"]]
+        first, last = (mean([units[name]["difference"][place] for name in group["units"]]) for place in (0, -1))
         shown = f"{group['shift']:+.3f}"
         low, high = group["shift_ci95"]
         rows.append(
             [
                 "x".join(map(str, group["map"])),
                 str(len(ways)),
+                f"{first:+.3f}",
+                f"{last:+.3f}",
                 f"{f'**{shown}**' if low > 0 or high < 0 else shown} [{low:+.3f}, {high:+.3f}]",
                 f"{group['magnitude']:.3f}",
                 ", ".join(f"{way} {ways.count(way)}" for way in sorted(set(ways))),
@@ -324,8 +337,9 @@ def does_it_follow(records: Mapping[str, Record]) -> list[str]:
         *table(["network", *GROUPS], rows),
         "",
         "Attention for the larger kernel minus that for the smaller (controls: the last minus the first) lies between "
-        "-1 and 1; the shift is its change from the smallest digits to the largest. The paper has it move in early and "
-        "middle units and not in the last.",
+        "-1 and 1: above zero the larger is preferred. The shift is its change from the smallest digits to the "
+        "largest; from below zero to zero it is a preference for the smaller kernel that fades. The paper has a shift in "
+        "early and middle units and not in the last.",
     ]
 
 

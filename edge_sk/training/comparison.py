@@ -87,7 +87,8 @@ def independent_seeds(folders: Sequence[str | Path]) -> list[int]:
     config, recipe = load_config(first), saved_recipe(first)
     for folder in folders:
         if len(folders) > 1 and _result(Path(folder), saved_recipe(folder)) is None:
-            raise InputError(f"{folder} is not finished: continue it with recipes/train.py --resume")
+            resume = f"python recipes/train.py --arch {config.arch} --output {folder} --resume"
+            raise InputError(f"{folder} is not finished; continue it: {resume}")
         other = load_config(folder)
         differences = [
             f"{name}: {getattr(config, name)} -> {getattr(other, name)}"
@@ -177,7 +178,8 @@ def markdown(entries: Sequence[Mapping[str, Any]], labels: Mapping[str, str] | N
     lines = [f"| {' | '.join(head)} |", f"|{'|'.join(rules)}|"]
     for entry in entries:
         cells = [] if labels is None else [labels[entry["arch"]]]
-        cells += [f"`{entry['arch']}`", f"{entry['top1']:.2f}", f"{entry['top1_deviation']:.2f}"]
+        cells += [f"`{entry['arch']}`", f"{entry['top1']:.2f}"]
+        cells.append("-" if seeds == 1 else f"{entry['top1_deviation']:.2f}")
         if "difference" in entry:
             interval = entry["difference_ci95"]
             shown = "-" if interval is None else f"[{interval[0]:+.2f}, {interval[1]:+.2f}]"

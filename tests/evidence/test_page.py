@@ -125,9 +125,9 @@ def test_where_the_attention_moved(shift: float, counted: str, cells: str) -> No
     text = page({sk.key: attention(shift), control.key: attention(0.3, equal=True)})
     assert f"By the mean shift over the units of one map size: {counted}. In the controls" in text
     assert "a shift to one of the two is shown in 1 of 1." in text
-    assert f"| `sk_shufflenetv2_0.5` | 6x6 | 2 | {cells} |" in text
+    assert f"| `sk_shufflenetv2_0.5` | 6x6 | 2 | +0.000 | {shift:+.3f} | {cells} |" in text
     # Of two equal kernels none is larger.
-    assert "control: equal kernels | 6x6 | 2 | **+0.300** [+0.200, +0.400] | 0.300 | last 2 |" in text
+    assert "control: equal kernels | 6x6 | 2 | +0.000 | +0.300 | **+0.300** [+0.200, +0.400] | 0.300 | last 2 |" in text
 
 
 def test_the_method_counts_the_images_rightly() -> None:

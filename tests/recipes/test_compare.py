@@ -86,7 +86,7 @@ def test_one_seed_has_no_interval(tmp_path: Path) -> None:
     entries = compare(one, COSTS)
     assert entries[1]["difference_ci95"] is None
     assert verdict(entries[1]) == "not shown"
-    assert "| +1.00 | - | not shown |" in markdown(entries)
+    assert "| `sk` | 81.00 | - | +1.00 | - | not shown |" in markdown(entries)
     assert "|  | `sk` |" not in markdown(entries)
     assert "| Selective | `sk` | 81.00 |" in markdown(entries, {"plain": "Plain", "sk": "Selective"})
     plot(entries, tmp_path / "plot.png", title="one seed")
@@ -227,7 +227,7 @@ def test_seeds_of_one_training_are_told_from_others(compared: Path, tmp_path: Pa
     with pytest.raises(InputError, match=r"is another training than .* \(optim.lr: 0.1 -> 0.2\): give seeds of one"):
         independent_seeds([run, again])
     (again / "recipe.yaml").write_text((run / "recipe.yaml").read_text().replace("epochs: 1", "epochs: 2"))
-    with pytest.raises(InputError, match=rf"{again} is not finished: continue it with recipes/train.py --resume"):
+    with pytest.raises(InputError, match=rf"{again} is not finished; continue it: python recipes/train.py --arch"):
         independent_seeds([run, again])
     # One alone is no sample, whatever it is.
     assert independent_seeds([again]) == [4]
