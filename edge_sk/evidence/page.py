@@ -69,8 +69,9 @@ METHOD = f"""\
 - Clutter is of small pieces: a digit of more than half the canvas has broader strokes than any of them, and the digit
   is always the brightest. Large digits can be told by looking closely, which no large kernel is needed for.
 - A seed fixes the order and the images of every batch, and networks are compared seed by seed, with Student's 95 %
-  interval over seeds. It covers training again on these images and this machine, not other test images. Initial weights are the same
-  only up to the first layer in which two networks differ, so that the pairing takes out little of the noise.
+  interval over seeds. It covers training again on these images and this machine, not other test images. Initial
+  weights are the same only up to the first layer in which two networks differ, so that the pairing takes out little of
+  the noise.
 - How far results repeat: one comparison was trained [twice](#{anchor(SMALL_FIRST.title)}). Take an interval that
   barely leaves out zero for what it is.
 - *better*, *worse* and bold mean that the interval leaves out zero. Nothing is corrected for the number of
@@ -338,8 +339,8 @@ def does_it_follow(records: Mapping[str, Record]) -> list[str]:
         "",
         "Attention for the larger kernel minus that for the smaller (controls: the last minus the first) lies between "
         "-1 and 1: above zero the larger is preferred. The shift is its change from the smallest digits to the "
-        "largest; from below zero to zero it is a preference for the smaller kernel that fades. The paper has a shift in "
-        "early and middle units and not in the last.",
+        "largest; from below zero to zero it is a preference for the smaller kernel that fades. The paper has a shift "
+        "in early and middle units and not in the last.",
     ]
 
 
