@@ -16,7 +16,7 @@ import pytest
 
 import edge_sk
 from edge_sk.attention import direction
-from edge_sk.evidence.experiments import WATCHED, read_records
+from edge_sk.evidence.experiments import KERNELS, SUMMED_AND_SELECTED, WATCHED, kernels, read_records
 from edge_sk.export.parity import THRESHOLDS
 from edge_sk.training.comparison import paired, verdict
 
@@ -73,6 +73,10 @@ def test_whether_it_pays_is_what_the_records_say() -> None:
         assert f"{name} {sk['difference']:+.2f} [{low:+.2f}, {high:+.2f}]" in said
         assert verdict(paired(sk, entries[f"sk_{arch}@select=false"])) != "better"
         assert len(sk["top1_by_seed"]) == 5
+    ablation = {entry["arch"]: entry for entry in records[KERNELS.key]["networks"]}
+    for spec in SUMMED_AND_SELECTED.values():
+        selected, summed = (ablation[kernels(spec, select=select)] for select in (True, False))
+        assert verdict(paired(selected, summed)) != "better"
     moved: dict[bool, list[tuple[str, str, str]]] = {False: [], True: []}
     counts = {False: 0, True: 0}
     for item in WATCHED:

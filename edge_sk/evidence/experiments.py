@@ -263,6 +263,8 @@ def _read(path: Path, item: Comparison | Watched) -> Record | None:
     if not path.is_file():
         return None
     again = f"make it again: python {' '.join(item.command)}"
+    if isinstance(item, Comparison) and item.code:
+        again = "it cannot be made again: restore it with git"
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         found = record | {"networks": [network["arch"] for network in record.get("networks", [])]}

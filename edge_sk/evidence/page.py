@@ -84,7 +84,7 @@ METHOD = f"""\
   from yours.
 - The commits that records of today's code name differ, in what is trained here, in how the gradient of dilated
   convolutions is computed; it is the same to rounding, which a test holds. *+dirty*: a record of other results, not yet
-  committed, lay beside the code; six of those runs, trained again without it, came out the same.
+  committed, lay beside the code.
 """
 
 ATTENTION = """\
@@ -291,7 +291,7 @@ def does_it_pay(records: Mapping[str, Record]) -> list[str]:
     if not rows:
         return ["**Does SK pay?** Not run yet."]
     return [
-        "**Does SK pay?** By 95 % intervals over seeds SK is, counting each network once, by today's code,",
+        "**Does SK pay?** By 95 % intervals over seeds, in the comparisons of today's code, SK is",
         "",
         *(f"- against {THAN[role]}: {count(found)}" for role, found in verdicts.items() if found),
         "",

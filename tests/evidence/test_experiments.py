@@ -17,8 +17,10 @@ from edge_sk.evidence.experiments import (
     KERNELS,
     SCALES,
     SMALL,
+    SMALL_FIRST,
     WATCHED,
     Comparison,
+    Watched,
     read_records,
 )
 from edge_sk.training.recipe import load_recipe
@@ -82,6 +84,16 @@ def test_the_controls_differ_from_sk_in_what_they_control() -> None:
     assert all(unit.gate is not None for unit in (*equal, *sk))
 
 
+def taken_and_refused(item: Comparison | Watched, record: dict, change: dict, message: str, folder: Path) -> None:
+    """The record is taken as it is, and refused with the change."""
+    path = folder / f"{item.key}.json"
+    path.write_text(json.dumps(record))
+    assert read_records(folder) == {item.key: record}
+    path.write_text(json.dumps(record | change))
+    with pytest.raises(InputError, match=message):
+        read_records(folder)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -98,12 +110,7 @@ def test_a_record_of_something_else_is_refused(change: dict, message: str, tmp_p
     networks = [{"arch": arch} for arch in KERNELS.archs]
     record = {"networks": networks, "seeds": [0, 1, 2], "data": "scaled_digits", "recipe": "scaled_digits"}
     record |= {"set": [], "input_differences": {}, "epochs": 5, "commit": "abc"}
-    path = tmp_path / f"{KERNELS.key}.json"
-    path.write_text(json.dumps(record))
-    assert read_records(tmp_path) == {KERNELS.key: record}
-    path.write_text(json.dumps(record | change))
-    with pytest.raises(InputError, match=message):
-        read_records(tmp_path)
+    taken_and_refused(KERNELS, record, change, message, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -116,18 +123,17 @@ def test_a_record_of_something_else_is_refused(change: dict, message: str, tmp_p
     ],
 )
 def test_a_record_of_other_attention_is_refused(change: dict, message: str, tmp_path: Path) -> None:
-    item = WATCHED[0]
     record = {"arch": "sk_shufflenetv2_0.5", "seeds": [0, 1, 2, 3, 4], "data": DATA, "recipe": DATA, "epochs": 5}
     record |= {"scales": [0.25, 0.5, 1.0], "images": 1440, "units": [], "by_map": [], "commit": "abc"}
-    path = tmp_path / f"{item.key}.json"
-    path.write_text(json.dumps(record))
-    assert read_records(tmp_path) == {item.key: record}
-    path.write_text(json.dumps(record | change))
-    with pytest.raises(InputError, match=message):
-        read_records(tmp_path)
-    del record["by_map"]
-    path.write_text(json.dumps(record))
+    taken_and_refused(WATCHED[0], record, change, message, tmp_path)
+
+
+def test_a_record_without_its_parts_is_damaged(tmp_path: Path) -> None:
+    (tmp_path / f"{WATCHED[0].key}.json").write_text('{"units": [], "commit": "abc"}')
     with pytest.raises(InputError, match=r"is damaged \(it has no by_map\); make it again"):
+        read_records(tmp_path)
+    (tmp_path / f"{SMALL_FIRST.key}.json").write_text("{}")
+    with pytest.raises(InputError, match="it cannot be made again: restore it with git"):
         read_records(tmp_path)
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from edge_sk.training.comparison import Finished, compare
 from edge_sk.training.digits import digits
 from edge_sk.training.scaled_digits import DRAWINGS
 
+RESULTS = Path(__file__).parents[2] / "recipes" / "results"
 NOISE = [0.1, -0.1, 0.2, -0.2, 0.0]
 
 
@@ -81,8 +83,18 @@ def test_what_was_trained_twice_is_held_against_itself_and_counted_once() -> Non
     assert "- against the plain network: not shown in 1 of 1\n" in text
 
 
+def test_what_the_note_on_the_first_training_says_is_in_records() -> None:
+    again = json.loads((RESULTS / "compare_shufflenetv2_0.5_before_sum.json").read_text())
+    (summed,) = again["networks"]
+    before = {entry["arch"]: entry for entry in read_records(RESULTS)[SMALL_FIRST.key]["networks"]}[summed["arch"]]
+    once, then = ([f"{entry['top1_by_seed'][seed]:.2f}" for seed in "01"] for entry in (summed, before))
+    assert f"came to {once[0]} and {once[1]} " in SMALL_FIRST.note
+    assert f"not to the {then[0]} and {then[1]} of then" in SMALL_FIRST.note
+    assert again["commit"] == SMALL_FIRST.code
+
+
 def test_links_lead_somewhere() -> None:
-    text = page(read_records(Path(__file__).parents[2] / "recipes" / "results"))
+    text = page(read_records(RESULTS))
     headings = {anchor(line.lstrip("# ")) for line in text.splitlines() if line.startswith("#")}
     links = re.findall(r"\(#([^)]+)\)", text)
     assert "shufflenetv2_05-15-epochs-plain-sk" in headings
