@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from edge_sk.confidence import mean_interval
 from edge_sk.errors import InputError
 from edge_sk.files import atomic_write
-from edge_sk.grafting.measure import evaluating
+from edge_sk.running import evaluating
 from edge_sk.selective_kernel import Kernel, SelectiveKernel
 
 

@@ -20,9 +20,9 @@ import torch
 from torch import nn
 
 import edge_sk
+from edge_sk import running
 from edge_sk.errors import InputError, script
 from edge_sk.files import write_text
-from edge_sk.grafting import measure
 from edge_sk.manifest import manifest
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -71,8 +71,8 @@ def look_trained(model: nn.Module) -> None:
         if norm.affine:
             norm.weight.uniform_(0.5, 1.5, generator=generator)
             norm.bias.normal_(0, 0.2, generator=generator)
-    shape = measure.config(model).get("input_size") or (3, 224, 224)
-    model(torch.cat([measure.photographs(model, shape), measure.random_images(model, shape)]))
+    shape = running.input_shape(model)[1:]
+    model(torch.cat([running.photographs(model, shape), running.random_images(model, (2, *shape))]))
     model.eval()
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
@@ -119,16 +119,16 @@ def row(arch: str) -> dict[str, Any]:
 @torch.no_grad()
 def _response(model: nn.Module, shape: Sequence[int]) -> float:
     """How much the output depends on the image: its change from one photograph to the other, relative to its size."""
-    (output,) = measure.outputs(model, measure.photographs(model, shape))
+    (output,) = running.outputs(model, running.photographs(model, shape))
     return float((output[0] - output[1]).abs().max() / output.abs().max())
 
 
 @torch.no_grad()
 def _own_rounding(model: nn.Module, shape: Sequence[int]) -> float:
     """How far the ungrafted network carries one float32 rounding of its input."""
-    images = torch.cat([measure.photographs(model, shape), measure.random_images(model, shape)])
+    images = torch.cat([running.photographs(model, shape), running.random_images(model, (2, *shape))])
     rounded = images * (1 + torch.finfo(torch.float32).eps)
-    return measure.difference(measure.outputs(model, images), measure.outputs(model, rounded))
+    return running.difference(running.outputs(model, images), running.outputs(model, rounded))
 
 
 def markdown(rows: Sequence[dict[str, Any]]) -> str:

@@ -8,6 +8,7 @@ import sys
 import warnings
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -45,8 +46,8 @@ def _one_thread():
         (nn.Conv2d(8, 16, 3, stride=2, padding=1, groups=4), (2, 8, 9, 9), 2 * (8 // 4) * 16 * 9 * 25, 2 * 16 * 25),
         (nn.Conv2d(8, 8, 5, padding=4, dilation=2, groups=8), (1, 8, 7, 7), 8 * 25 * 49, 8 * 49),
         (nn.ConvTranspose2d(4, 6, 2, stride=2), (1, 4, 5, 5), 4 * 6 * 4 * 25, 6 * 100),
-        (nn.Conv1d(4, 6, 3), (1, 4, 10), 4 * 6 * 3 * 8, 6 * 8),
-        (nn.Linear(20, 7), (3, 20), 3 * 20 * 7, 3 * 7),
+        (nn.Conv2d(4, 6, (1, 3)), (4, 1, 10), 4 * 6 * 3 * 8, 6 * 8),
+        (nn.Linear(20, 7), (1, 3, 20), 3 * 20 * 7, 3 * 7),
         (nn.BatchNorm2d(4), (1, 4, 6, 6), 0, 0),
         (nn.AvgPool2d(2), (1, 4, 6, 6), 0, 0),
     ],
@@ -151,11 +152,15 @@ def test_largest_feature_map_names_its_module():
     assert largest.elements == 24 * 112 * 112
 
 
+def _attention() -> nn.Module:
+    return nn.Sequential(nn.Flatten(0, 1), nn.TransformerEncoderLayer(8, 2, 16, batch_first=True))
+
+
 def test_operators_that_nobody_counts_are_listed():
-    counted = profile(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), (1, 5, 8))
+    counted = profile(_attention(), (1, 5, 8))
     assert counted.unsupported
     assert "not counted" in str(counted)
-    assert "not counted" not in str(profile(nn.Linear(3, 3), (1, 3)))
+    assert "not counted" not in str(profile(nn.Linear(3, 3), (1, 1, 3)))
 
 
 def test_the_network_stays_as_it_was():
@@ -198,15 +203,20 @@ def test_input_size_comes_from_the_network():
     assert profile(nn.Conv2d(3, 1, 1)).input_size == (1, 3, 224, 224)
     assert profile(create_model("shufflenetv2_0.5", in_chans=1), (1, 1, 64, 64)).input_size == (1, 1, 64, 64)
     assert profile(nn.Conv2d(3, 1, 1), 64).input_size == (1, 3, 64, 64)
+    assert profile(nn.Conv2d(3, 1, 1), np.int64(64)).input_size == (1, 3, 64, 64)  # type: ignore[arg-type]
+    assert profile(nn.Conv2d(3, 1, 1), (3, 48, 64)).input_size == (1, 3, 48, 64)
+    trained = nn.Conv2d(3, 1, 1)
+    trained.default_cfg, trained.pretrained_cfg = {"input_size": (3, 8, 8)}, {"input_size": (3, 16, 16)}  # type: ignore[assignment]
+    assert profile(trained).input_size == (1, 3, 16, 16)
 
 
 def test_half_precision_networks_get_half_precision_images():
     assert profile(nn.Conv2d(3, 4, 1, bias=False).to(torch.bfloat16), (1, 3, 5, 5)).macs == 12 * 25
 
 
-@pytest.mark.parametrize("size", [(1, 3, 0, 224), 0, -1, (1, 3, 2.5, 2), (), "224"])
+@pytest.mark.parametrize("size", [(1, 3, 0, 224), 0, -1, (1, 3, 2.5, 2), (), "224", (9, 9), (1, 1, 3, 8, 8), True, 2.5])
 def test_bad_input_sizes(size):
-    with pytest.raises(InputError, match="is not a shape of whole numbers"):
+    with pytest.raises(InputError, match=r"is not \(C, H, W\), \(N, C, H, W\) or the side"):
         profile(nn.Conv2d(3, 4, 1), size)
 
 
@@ -229,12 +239,12 @@ def test_what_cannot_be_traced():
 
 def test_bad_depth():
     with pytest.raises(InputError, match="depth -1 is negative"):
-        profile(nn.Linear(2, 2), (1, 2)).by_module(-1)
+        profile(nn.Linear(2, 2), (1, 1, 2)).by_module(-1)
 
 
 def test_comparison_shows_what_is_not_counted_only_when_there_is_something():
-    plain = profile(nn.Linear(2, 2), (1, 2))
-    attention = profile(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), (1, 5, 8))
+    plain = profile(nn.Linear(2, 2), (1, 1, 2))
+    attention = profile(_attention(), (1, 5, 8))
     assert len(comparison([plain, attention]).columns) == len(comparison([plain]).columns) + 1
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from edge_sk import running
 from edge_sk.errors import InputError
 from edge_sk.grafting import dataflow, eligibility, measure, preserve, structure
 from edge_sk.grafting.report import Replaced, Report
@@ -45,8 +46,8 @@ def graft(
         reduction: ``r``.
         min_width: ``L``.
         select: ``False``: sum the branches instead of selecting.
-        input_size: ``(C, H, W)``, or the side of a square image, to measure at; ``None``: that of ``images``, of
-            the model's ``default_cfg``, or 3x224x224.
+        input_size: ``(C, H, W)``, ``(N, C, H, W)`` or the side of a square image, to measure at; ``None``: that of
+            ``images``, of the model's ``default_cfg``, or 3x224x224.
         images: A batch of real images as the network takes them, to measure on; ``None``: two photographs.
 
     Returns:
@@ -63,15 +64,15 @@ def graft(
     """
     _check(model, where=where, init=init, select=select)
     shape = _shape(model, input_size, images)
-    grafted = _copy(model)
-    noise = measure.random_images(grafted, shape)
-    real = measure.photographs(grafted, shape) if images is None else images.to(noise)
-    with measure.evaluating(grafted):
-        before, before_real = measure.outputs(grafted, noise), measure.outputs(grafted, real)
+    grafted = running.copied(model)
+    noise = running.random_images(grafted, (2, *shape))
+    real = running.photographs(grafted, shape) if images is None else images.to(noise)
+    with running.evaluating(grafted):
+        before, before_real = running.outputs(grafted, noise), running.outputs(grafted, real)
     done = _operate(
         grafted, noise, kernels=kernels, where=where, init=init, reduction=reduction, min_width=min_width, select=select
     )
-    with measure.evaluating(grafted):
+    with running.evaluating(grafted):
         after, differences = measure.site_differences(grafted, noise, done.units)
         after_real, differences_real = measure.site_differences(grafted, real, done.units)
     report = Report(
@@ -97,8 +98,8 @@ def graft(
         left=done.left,
         params=(_params(model), _params(grafted)),
         macs=_macs(model, grafted, shape),
-        difference=measure.difference(before, after),
-        difference_real=measure.difference(before_real, after_real),
+        difference=running.difference(before, after),
+        difference_real=running.difference(before_real, after_real),
         images="two photographs" if images is None else f"{len(real)} images given",
         same_choice=_same_choice(before_real, after_real),
     )
@@ -135,7 +136,7 @@ def graft_(
         InputError: As :func:`graft`, but for a changed output, which is not measured.
     """
     _check(model, where=where, init=init, select=select)
-    images = measure.random_images(model, _shape(model, input_size, None))
+    images = running.random_images(model, (2, *_shape(model, input_size, None)))
     _operate(
         model,
         images,
@@ -175,7 +176,7 @@ def _operate(
     select: bool,
 ) -> _Operation:
     """Graft in place; the model runs once on ``images``."""
-    with measure.evaluating(model):
+    with running.evaluating(model):
         untraced, sites, left = _find(model)
         sites, unused = _observed(model, images, sites)
     left = [*left, *unused]
@@ -221,25 +222,9 @@ def _shape(model: nn.Module, input_size: int | Sequence[int] | None, images: Ten
     if images is not None and (not isinstance(images, Tensor) or images.ndim != 4 or not len(images)):
         given = f"shape {tuple(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
         raise InputError(f"images is no batch (N, C, H, W) of images: {given}")
-    default = tuple(measure.config(model).get("input_size") or (3, 224, 224))
-    if input_size is None:
-        return default if images is None else tuple(images.shape[1:])
-    shape = (default[0], input_size, input_size) if isinstance(input_size, int) else tuple(input_size)
-    if len(shape) != 3 or not all(isinstance(size, int) and size >= 1 for size in shape):
-        raise InputError(f"input_size={input_size!r} is neither (C, H, W) nor the side of a square image")
-    return shape
-
-
-def _copy(model: nn.Module) -> nn.Module:
-    try:
-        return copy.deepcopy(model)
-    except Exception as error:
-        # Whatever the model holds may refuse to be copied.
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise InputError(
-            f"{type(model).__name__} cannot be copied ({reason}); torch.nn.utils.weight_norm and spectral_norm keep "
-            "such tensors: remove them before grafting, or use torch.nn.utils.parametrizations"
-        ) from error
+    if images is not None and input_size is None:
+        return tuple(images.shape[1:])
+    return running.input_shape(model, input_size)[1:]
 
 
 def _find(model: nn.Module) -> tuple[str | None, list[Site], list[Left]]:
@@ -357,9 +342,9 @@ def _check_kept(model: nn.Module, grafted: nn.Module, images: Tensor, difference
         if torch.finfo(images.dtype).eps <= torch.finfo(dtype).eps:
             continue
         before, after = copy.deepcopy(model).to(dtype), copy.deepcopy(grafted).to(dtype)
-        with measure.evaluating(before), measure.evaluating(after):
+        with running.evaluating(before), running.evaluating(after):
             images = images.to(dtype)
-            difference = measure.difference(measure.outputs(before, images), measure.outputs(after, images))
+            difference = running.difference(running.outputs(before, images), running.outputs(after, images))
     if math.isnan(difference):
         raise InputError(
             f"the output of {type(model).__name__} is not finite (nan or inf) before or after the graft, so nothing "

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import nn
 
-from edge_sk import grafting
+from edge_sk import grafting, running
 from edge_sk.errors import InputError
 from edge_sk.grafting import measure
 from edge_sk.models import _weights, cifar, mobilenet, resnext, shufflenetv2
@@ -137,12 +137,12 @@ def _insert_and_compare(
     entry: Entry, model: nn.Module, options: dict[str, Any], *, input_size: tuple[int, ...], source: object
 ) -> None:
     """Put selective kernels into a network with weights, and say how much of its output that costs."""
-    images = measure.random_images(model, input_size)
-    with measure.evaluating(model):
-        before = measure.outputs(model, images)
+    images = running.random_images(model, (2, *input_size))
+    with running.evaluating(model):
+        before = running.outputs(model, images)
     insert_units(entry, model, options, keep_weights=True)
-    with measure.evaluating(model):
-        change = measure.difference(before, measure.outputs(model, images))
+    with running.evaluating(model):
+        change = running.difference(before, running.outputs(model, images))
     level = logging.INFO if change <= measure.TOLERANCE else logging.WARNING
     _logger.log(
         level, "%s starts from %s: its output differs from the plain network's by %.1e", entry.name, source, change

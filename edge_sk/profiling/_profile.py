@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from edge_sk.profiling import network
+from edge_sk import running
 from edge_sk.profiling.cost import ModuleCost, ModuleTable, Profile
-from edge_sk.profiling.trace import trace
+from edge_sk.profiling.trace import network_name, trace
 
 # Channel attention, by class name so that neither timm nor torchvision need be imported.
 GATES = frozenset(
@@ -37,9 +37,9 @@ def profile(model: nn.Module, input_size: int | Sequence[int] | None = None) -> 
     parameters; its mode and its hooks are restored, its parameters and buffers are not touched.
 
     Args:
-        model: Any module that takes one tensor.
-        input_size: Shape of the input, batch included; or the side of a square image; ``None`` takes
-            ``model.default_cfg["input_size"]`` where there is one, otherwise ``(1, 3, 224, 224)``.
+        model: Any module that takes one batch of images.
+        input_size: ``(C, H, W)``, ``(N, C, H, W)`` or the side of a square image; ``None`` takes
+            ``model.default_cfg["input_size"]`` where there is one, otherwise 3x224x224.
 
     Raises:
         InputError: A bad shape, a network that does not run on it, or one that cannot be traced.
@@ -48,7 +48,7 @@ def profile(model: nn.Module, input_size: int | Sequence[int] | None = None) -> 
         >>> profile(nn.Conv2d(3, 8, 3, padding=1, bias=False), (1, 3, 10, 10)).macs == 3 * 8 * 9 * 10 * 10
         True
     """
-    shape = network.input_shape(model, input_size)
+    shape = running.input_shape(model, input_size)
     analysis, largest = trace(model, shape)
     counts = analysis.by_module_and_operator()
     gates = [name for name, module in model.named_modules() if type(module).__name__ in GATES]
@@ -68,7 +68,7 @@ def profile(model: nn.Module, input_size: int | Sequence[int] | None = None) -> 
             elementwise=_summed(count, "elementwise"),
         )
     return Profile(
-        name=network.name(model),
+        name=network_name(model),
         input_size=shape,
         modules=modules,
         operators=_operators(counts[""], "macs"),

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from edge_sk import running
 from edge_sk.errors import InputError
-from edge_sk.profiling import network
 from edge_sk.profiling.cost import FeatureMap
 from edge_sk.profiling.operators import set_handles
 
@@ -68,22 +68,20 @@ def _restored(model: nn.Module) -> Iterator[None]:
                     del registered[key]
 
 
-def _tensors(output: Any) -> Iterator[Tensor]:
-    if isinstance(output, Tensor):
-        yield output
-    elif isinstance(output, dict):
-        for value in output.values():
-            yield from _tensors(value)
-    elif isinstance(output, list | tuple):
-        for value in output:
-            yield from _tensors(value)
+def network_name(model: nn.Module) -> str:
+    """Its architecture where it has one, otherwise its class."""
+    return running.default_cfg(model).get("architecture") or type(model).__name__
+
+
+def _tensors(output: Any) -> list[Tensor]:
+    return [leaf for leaf in running.leaves(output) if isinstance(leaf, Tensor)]
 
 
 def _image(model: nn.Module, shape: tuple[int, ...]) -> Tensor:
-    reference = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
+    reference = running.reference(model)
     if reference.is_meta:
         raise InputError(
-            f"{network.name(model)} has no weights (device 'meta'), so it cannot be traced; create it on the cpu"
+            f"{network_name(model)} has no weights (device 'meta'), so it cannot be traced; create it on the cpu"
         )
     try:
         return torch.zeros(shape, dtype=reference.dtype, device=reference.device)
@@ -99,11 +97,11 @@ def _why(model: nn.Module, shape: tuple[int, ...], image: Tensor, failure: Excep
             model(image)
         except Exception as error:
             return (
-                f"{network.name(model)} does not run on an input of {_times(shape)}: {_one_line(error)}; "
+                f"{network_name(model)} does not run on an input of {_times(shape)}: {_one_line(error)}; "
                 "try another input size"
             )
     return (
-        f"{network.name(model)} cannot be traced, so it cannot be counted: {_one_line(failure)}; "
+        f"{network_name(model)} cannot be traced, so it cannot be counted: {_one_line(failure)}; "
         "profile a plain nn.Module that takes one tensor, not a scripted or compiled one"
     )
 

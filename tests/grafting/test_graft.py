@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import edge_sk
-from edge_sk import InputError, SelectiveKernel
+from edge_sk import InputError, SelectiveKernel, running
 from edge_sk.grafting import dataflow, measure
 from tests.grafting.networks import LivedIn, Reads, block, units
 
@@ -84,7 +84,7 @@ def test_what_cannot_be_grafted_says_what_to_do() -> None:
         edge_sk.graft(meta)
     with pytest.raises(InputError, match=r"does not run on an input of 2x3x5x5.*input_size"):
         edge_sk.graft(nn.Sequential(block(), nn.Flatten(), nn.Linear(8 * 16 * 16, 2)), input_size=5)
-    with pytest.raises(InputError, match="neither"):
+    with pytest.raises(InputError, match=r"is not \(C, H, W\), \(N, C, H, W\) or the side"):
         edge_sk.graft(block(), input_size=(3, 3))
     with pytest.raises(InputError, match="images is no batch"):
         edge_sk.graft(block(), images=torch.zeros(3, 16, 16))
@@ -98,6 +98,11 @@ def test_a_compiled_model_is_refused() -> None:
     compiled: Any = torch.compile(block())
     with pytest.raises(InputError, match=r"graft model._orig_mod"):
         edge_sk.graft(compiled)
+
+
+def test_input_size_is_read_as_profile_reads_it() -> None:
+    sizes = [16, (3, 16, 16), (1, 3, 16, 16)]
+    assert [edge_sk.graft(block(), input_size=size)[1].input_size for size in sizes] == [(3, 16, 16)] * 3
 
 
 def test_a_changed_output_is_refused() -> None:
@@ -127,9 +132,9 @@ def test_an_output_that_is_not_finite_is_refused(lived_in: LivedIn, digits: Tens
 def test_difference_is_nan_wherever_an_output_is_not_finite() -> None:
     fine, bad = torch.ones(3), torch.tensor([1.0, torch.nan, 2.0])
     for before, after in (([fine, bad], [fine, bad]), ([fine, fine], [fine, bad]), ([fine], [fine / 0])):
-        assert math.isnan(measure.difference(before, after))
-    assert measure.difference([fine, 2 * fine], [fine, 3 * fine]) == 0.5
-    assert measure.difference([], []) == 0
+        assert math.isnan(running.difference(before, after))
+    assert running.difference([fine, 2 * fine], [fine, 3 * fine]) == 0.5
+    assert running.difference([], []) == 0
 
 
 def test_difference_sees_a_broken_branch(digits: Tensor, lived_in: LivedIn) -> None:
@@ -140,7 +145,7 @@ def test_difference_sees_a_broken_branch(digits: Tensor, lived_in: LivedIn) -> N
     nn.init.zeros_(unit.branches[1].get_submodule("conv").weight)
     with torch.no_grad():
         results, per_site = measure.site_differences(grafted, digits[:2], [(sites[0], unit)])
-        assert measure.difference([model(digits[:2])], results) > 1e-3
+        assert running.difference([model(digits[:2])], results) > 1e-3
     assert per_site[0] > 1e-3
 
 

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import edge_sk
-from edge_sk import Kernel, grafting
-from edge_sk.grafting import measure, preserve
+from edge_sk import Kernel, grafting, running
+from edge_sk.grafting import preserve
 from tests.grafting.networks import Handmade, LivedIn, answering, block, units
 
 
@@ -207,9 +207,9 @@ def test_activation_in_branches_that_does_not_scale(
     with torch.no_grad():
         expected = model(digits[:8])
         assert expected.max() > 4
-        assert measure.difference([expected], [grafted(digits[:8])]) < bound
+        assert running.difference([expected], [grafted(digits[:8])]) < bound
         # In training too: nothing of the batch reaches the gate yet.
-        assert measure.difference([model.train()(digits[:8])], [grafted.train()(digits[:8])]) < max(bound, 1e-4)
+        assert running.difference([model.train()(digits[:8])], [grafted.train()(digits[:8])]) < max(bound, 1e-4)
     moved: set[str] = set()
     optimizer = torch.optim.SGD(grafted.parameters(), lr=0.1)
     for _ in range(4):

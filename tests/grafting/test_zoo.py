@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import edge_sk
-from edge_sk import InputError, grafting
-from edge_sk.grafting import measure
+from edge_sk import InputError, grafting, running
 from tests.grafting.networks import LivedIn, answering, block, units
 
 
@@ -39,16 +38,16 @@ def test_zoo_with_bounded_activations_in_branches_stays_near_and_says_how_near(
     def start(**options: Any) -> float:
         sk = edge_sk.create_model(f"sk_{name}", num_classes=10, init_from=tmp_path / "plain.safetensors", **options)
         with torch.no_grad():
-            return measure.difference([plain(digits[:16])], [sk.eval()(digits[:16])])
+            return running.difference([plain(digits[:16])], [sk.eval()(digits[:16])])
 
     assert start() < 0.02
     (record,) = caplog.records
     assert f"sk_{name} starts from" in record.message
-    noise = measure.random_images(plain, (3, 224, 224))
+    noise = running.random_images(plain, (2, 3, 224, 224))
     assert isinstance(record.args, tuple)
     sk = edge_sk.create_model(f"sk_{name}", num_classes=10, init_from=tmp_path / "plain.safetensors").eval()
     with torch.no_grad():
-        assert record.args[-1] == pytest.approx(measure.difference([plain(noise)], [sk(noise)]), rel=1e-3)
+        assert record.args[-1] == pytest.approx(running.difference([plain(noise)], [sk(noise)]), rel=1e-3)
     assert start(select=False) < 1e-4
     assert start(kernels="5+7") < 1e-4
 

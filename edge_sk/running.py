@@ -1,0 +1,168 @@
+"""Run a network and leave it as it was: how to feed it, images for it, and how far two outputs lie apart."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import dataclasses
+import math
+import operator
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils import _pytree
+
+from edge_sk.errors import InputError
+
+DEFAULT_INPUT = (3, 224, 224)
+_IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+
+
+@contextlib.contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put a model into eval mode without gradients; afterwards every module has the mode that it had."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def copied(model: nn.Module) -> nn.Module:
+    """Copy a model.
+
+    Raises:
+        InputError: Something in it cannot be copied.
+    """
+    try:
+        return copy.deepcopy(model)
+    except Exception as error:
+        # Whatever the model holds may refuse to be copied.
+        raise InputError(
+            f"{type(model).__name__} cannot be copied ({first_line(error)}); torch.nn.utils.weight_norm and "
+            "spectral_norm keep such tensors: remove them first, or use torch.nn.utils.parametrizations"
+        ) from error
+
+
+def default_cfg(model: nn.Module) -> dict[str, Any]:
+    """How to feed the model, as far as it says (timm's ``pretrained_cfg``, else ``default_cfg``)."""
+    for name in ("pretrained_cfg", "default_cfg"):
+        cfg = getattr(model, name, None)
+        if isinstance(cfg, dict) and cfg:
+            return cfg
+    return {}
+
+
+def input_shape(model: nn.Module, size: int | Sequence[int] | None = None) -> tuple[int, int, int, int]:
+    """Shape of a batch of images for the model, ``(N, C, H, W)``.
+
+    Args:
+        model: Its ``default_cfg`` fills in what ``size`` leaves open; without one, 3x224x224.
+        size: ``(N, C, H, W)``, ``(C, H, W)`` for a batch of one, the side of a square image, or ``None``.
+
+    Raises:
+        InputError: ``size`` is none of these.
+    """
+    default = tuple(default_cfg(model).get("input_size") or DEFAULT_INPUT)
+    try:
+        if size is None:
+            shape = (1, *default)
+        elif isinstance(size, Sequence | torch.Size):
+            shape = tuple(map(_whole, size))
+            shape = (1, *shape) if len(shape) == 3 else shape
+        else:
+            shape = (1, default[0], _whole(size), _whole(size))
+    except TypeError:
+        shape = ()
+    if len(shape) != 4 or min(shape) < 1:
+        raise InputError(
+            f"input_size={size!r} is not (C, H, W), (N, C, H, W) or the side of a square image, in whole numbers of "
+            "at least 1; for instance (3, 224, 224)"
+        )
+    return shape
+
+
+def _whole(number: Any) -> int:
+    if isinstance(number, bool):
+        raise TypeError
+    return operator.index(number)
+
+
+def reference(model: nn.Module) -> Tensor:
+    """A tensor of the device and floating-point type that the model computes in."""
+    return next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
+
+
+def random_images(model: nn.Module, shape: Sequence[int]) -> Tensor:
+    """Standard normal noise of shape ``(N, C, H, W)``, always the same, on the model's device and in its type."""
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(0)).to(reference(model))
+
+
+def photographs(model: nn.Module, shape: Sequence[int]) -> Tensor:
+    """scikit-learn's two sample photographs, resized and normalised as the model's ``default_cfg`` says.
+
+    Args:
+        model: Gives device, type and normalisation.
+        shape: ``(C, H, W)`` of the images.
+    """
+    from sklearn.datasets import load_sample_images
+
+    channels, height, width = shape
+    cfg = default_cfg(model)
+    pictures = torch.stack([torch.tensor(image) for image in load_sample_images().images])  # (2, 427, 640, 3)
+    images = pictures.movedim(-1, 1).float() / 255
+    side = min(images.shape[2:])
+    left = (images.shape[3] - side) // 2
+    images = F.interpolate(images[..., left : left + side], (height, width), mode="bilinear", antialias=True)
+    mean, std = (torch.tensor(cfg.get(key, default)).view(1, -1, 1, 1) for key, default in _IMAGENET.items())
+    if len(mean.flatten()) in (1, 3):
+        images = (images - mean) / std
+    if channels != 3:
+        images = images.mean(1, keepdim=True).expand(-1, channels, -1, -1)
+    return images.to(reference(model))
+
+
+def outputs(model: nn.Module, images: Tensor) -> list[Tensor]:
+    """Every floating-point tensor that the model returns.
+
+    Raises:
+        InputError: The model does not run on these images.
+    """
+    try:
+        returned = model(images)
+    except Exception as error:
+        size = "x".join(map(str, images.shape))
+        raise InputError(
+            f"{type(model).__name__} does not run on an input of {size}: {first_line(error)}; pass "
+            "input_size=(C, H, W), or images= (a batch that it takes)"
+        ) from error
+    return [leaf for leaf in leaves(returned) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+
+
+def leaves(value: Any) -> list[Any]:
+    """What a structure of tuples, lists, dictionaries and data classes holds."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return leaves([getattr(value, field.name) for field in dataclasses.fields(value)])
+    flat = _pytree.tree_leaves(value)
+    return flat if len(flat) == 1 and flat[0] is value else [part for leaf in flat for part in leaves(leaf)]
+
+
+def difference(before: Sequence[Tensor], after: Sequence[Tensor]) -> float:
+    """Largest change of any output value, relative to the largest output value; ``nan`` if an output is not finite."""
+    pairs = [(a.double(), b.double()) for a, b in zip(before, after, strict=True) if a.numel()]
+    if not all(bool(torch.isfinite(tensor).all()) for pair in pairs for tensor in pair):
+        return math.nan
+    change = max((float((a - b).abs().max()) for a, b in pairs), default=0.0)
+    size = max((float(a.abs().max()) for a, _ in pairs), default=0.0)
+    return change / size if size else change
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message; its type if it has none."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
