@@ -6,7 +6,7 @@ from edge_sk import grafting
 from edge_sk.errors import InputError
 from edge_sk.grafting import graft
 from edge_sk.models import create_model, list_models
-from edge_sk.reparameterize import reparameterize
+from edge_sk.rewriting import reparameterize
 from edge_sk.selective_kernel import Kernel, SelectiveKernel
 
 if TYPE_CHECKING:

@@ -163,6 +163,68 @@ def difference(before: Sequence[Tensor], after: Sequence[Tensor]) -> float:
     return change / size if size else change
 
 
+class Changed(Exception):
+    """An output is not what it was; the message says what differs."""
+
+
+def compare(expected: Any, got: Any, what: str = "the output") -> float:
+    """Compare two outputs: structure, types, shapes, devices and values.
+
+    Args:
+        expected: Tensors and plain values in any structure of tuples, lists, dictionaries and data classes.
+        got: What should be the same.
+        what: Names the output in messages.
+
+    Returns:
+        The largest difference of a floating-point value, relative to the largest value of its tensor.
+
+    Raises:
+        Changed: Anything else differs. Of whole numbers, which rounding can tip (an ``argmax`` over a map), one in a
+            thousand may.
+    """
+    if isinstance(expected, Tensor) and isinstance(got, Tensor):
+        return _compare_tensors(expected, got, what)
+    if type(expected) is not type(got):
+        raise Changed(f"{what} is {type(got).__name__}, not {type(expected).__name__}")
+    if dataclasses.is_dataclass(expected):
+        return compare(vars(expected), vars(got), what)
+    if isinstance(expected, dict):
+        if list(expected) != list(got):
+            raise Changed(f"{what} has the keys {list(got)}, not {list(expected)}")
+        return compare(tuple(expected.values()), tuple(got.values()), what)
+    if isinstance(expected, list | tuple):
+        if len(expected) != len(got):
+            raise Changed(f"{what} has {len(got)} parts, not {len(expected)}")
+        return max(
+            (compare(a, b, f"{what}[{index}]") for index, (a, b) in enumerate(zip(expected, got, strict=True))),
+            default=0.0,
+        )
+    if expected is not got and expected != got:
+        raise Changed(f"{what} is {got!r}, not {expected!r}")
+    return 0.0
+
+
+def _compare_tensors(expected: Tensor, got: Tensor, what: str) -> float:
+    for name in ("shape", "dtype", "device", "layout"):
+        theirs, ours = getattr(expected, name), getattr(got, name)
+        if theirs != ours:
+            raise Changed(f"{what} has {name} {ours}, not {theirs}".replace("torch.Size", ""))
+    if not expected.numel():
+        return 0.0
+    if not (expected.is_floating_point() or expected.is_complex()):
+        share = (expected != got).double().mean().item()
+        if share > 1e-3:
+            raise Changed(f"{share:.1%} of the whole numbers in {what} differ")
+        return 0.0
+    wide = torch.complex128 if expected.is_complex() else torch.float64
+    a, b = (tensor.detach().to("cpu", wide) for tensor in (expected, got))
+    finite = torch.isfinite(a)
+    if not torch.equal(finite, torch.isfinite(b)) or not torch.equal(a[~finite].nan_to_num(), b[~finite].nan_to_num()):
+        raise Changed(f"{what} is not finite in other places")
+    change, size = ((x[finite].abs().max().item() if finite.any() else 0.0) for x in (a - b, a))
+    return change / size if size else change
+
+
 def first_line(error: BaseException) -> str:
     """The first line of an error's message; its type if it has none."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

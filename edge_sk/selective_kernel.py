@@ -224,7 +224,7 @@ class SelectiveKernel(nn.Module):
 
     def fuse(self) -> nn.Module:
         """The trained unit in its deploy form, a new module: what ``timm.utils.reparameterize_model`` asks for."""
-        from edge_sk.rewrites.selective import DeploySelectiveKernel
+        from edge_sk.rewriting.selective import DeploySelectiveKernel
 
         return DeploySelectiveKernel(self)
 

@@ -36,8 +36,9 @@ def lived_in() -> Callable[[nn.Module], nn.Module]:
                 assert module.running_var is not None
                 uniform(module.running_mean, -0.3, 0.3)
                 uniform(module.running_var, 0.5, 1.5)
-                uniform(module.weight, 0.7, 1.3)
-                uniform(module.bias, -0.2, 0.2)
+                if module.affine:
+                    uniform(module.weight, 0.7, 1.3)
+                    uniform(module.bias, -0.2, 0.2)
         return model.eval()
 
     return randomise

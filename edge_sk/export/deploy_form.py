@@ -7,8 +7,10 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from edge_sk.reparameterize import reparameterize
-from edge_sk.rewrites.normalize import Normalize
+from edge_sk import running
+from edge_sk.export.network import Network
+from edge_sk.rewriting import reparameterize
+from edge_sk.rewriting.normalize import Normalize
 
 
 def with_preprocessing(model: nn.Module, *, mean: Sequence[float], std: Sequence[float]) -> nn.Module:
@@ -23,16 +25,15 @@ def with_preprocessing(model: nn.Module, *, mean: Sequence[float], std: Sequence
     return nn.Sequential(collections.OrderedDict(parts)).eval()
 
 
-def deploy_form(model: nn.Module, *, mean: Sequence[float], std: Sequence[float], softmax: bool = False) -> nn.Module:
+def deploy_form(network: Network, *, softmax: bool = False) -> nn.Module:
     """The same function, rewritten for deployment; ``.reparameterized`` tells which rewrites applied.
 
     Args:
-        model: The trained network; it is not changed.
-        mean: Per channel, of values in [0, 1].
-        std: Per channel.
+        network: The trained network; it is not changed.
         softmax: End in probabilities instead of logits.
     """
-    form = reparameterize(with_preprocessing(model, mean=mean, std=std))
+    whole = with_preprocessing(network.model, mean=network.mean, std=network.std)
+    form = reparameterize(whole, running.random_images(whole, (2, *network.input_size)))
     if not softmax:
         return form
     probabilities = nn.Sequential(collections.OrderedDict([("logits", form), ("softmax", nn.Softmax(dim=1))]))

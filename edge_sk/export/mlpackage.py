@@ -84,12 +84,12 @@ def to_mlpackage(
     path = artifact_path(folder, f"{network.stem}_coreml_{precision}", ".mlpackage")
     labels = class_labels(network) if softmax else None
     started = time.perf_counter()
-    form = deploy_form(network.model, mean=network.mean, std=network.std, softmax=softmax)
+    form = deploy_form(network, softmax=softmax)
     graph = _export(form, network)
     model = _convert(graph, network, precision, target, labels)
     _describe(model, network, precision, labels)
     seconds = time.perf_counter() - started
-    notes = _notes(network, precision)
+    notes = _notes(network, precision) + form.reparameterized.notes()  # type: ignore[operator, union-attr]
     with atomic_write(record_path(path)) as record_file, atomic_folder(path) as temporary:
         _save(model, temporary)
         program = MilProgram.load(temporary)

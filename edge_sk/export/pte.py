@@ -91,7 +91,8 @@ def to_pte(
     if not allow_fallback:
         delegation.check_whole(delegated, arch=network.arch, backend=backend)
     buffer = bytes(program.buffer)
-    evidence, accuracy, notes = None, None, []
+    evidence, accuracy = None, None
+    notes: list[str] = form.reparameterized.notes()  # type: ignore[operator, union-attr]
     if not network.trained:
         notes.append("untrained weights: parity holds for these weights, accuracy means nothing")
     if backend == "xnnpack":
@@ -142,7 +143,7 @@ def lower(
         InputError: The model cannot be exported or lowered, or ExecuTorch is not installed.
     """
     exir = executorch("exir")
-    form = deploy_form(network.model, mean=network.mean, std=network.std, softmax=softmax)
+    form = deploy_form(network, softmax=softmax)
     example = network.example()
     graph, in_float = form, []
     try:

@@ -2,58 +2,25 @@
 
 from __future__ import annotations
 
-import inspect
-import sys
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import fx, nn
-from torch.nn import functional as F
 
+from edge_sk import tracing
 from edge_sk.grafting import eligibility
 from edge_sk.grafting.site import Activation, Left, Site, describe
-
-# Activations that people call as functions or methods. Those with a module can be in branches as well.
-_WITH_MODULE: dict[Any, tuple[str, type[nn.Module] | None]] = {
-    F.relu: ("relu", nn.ReLU),
-    torch.relu: ("relu", nn.ReLU),
-    torch.relu_: ("relu", nn.ReLU),
-    F.relu_: ("relu", nn.ReLU),
-    "relu": ("relu", nn.ReLU),
-    "relu_": ("relu", nn.ReLU),
-    F.relu6: ("relu6", nn.ReLU6),
-}
-_WITHOUT: tuple[Any, ...] = (
-    F.elu,
-    F.gelu,
-    F.hardsigmoid,
-    F.hardswish,
-    F.hardtanh,
-    F.leaky_relu,
-    F.mish,
-    F.silu,
-    F.softplus,
-    torch.sigmoid,
-    torch.tanh,
-)
-_FUNCTIONS = _WITH_MODULE | {function: (function.__name__, None) for function in _WITHOUT}
 
 # A convolution in a module that was not looked into, or whose weight is used without calling it.
 UNSEEN = "forward does not call it as a module of its own"
 
 
-class _Tracer(fx.Tracer):
-    """Looks into modules only as far as sites can be there, so that what cannot be traced elsewhere does not matter."""
+class _Tracer(tracing.Tracer):
+    """Traces only the submodules that contain grouped convolutions: code elsewhere need not be traceable."""
 
     def __init__(self, wanted: dict[str, nn.Conv2d], *, heed_marks: bool) -> None:
-        timm = sys.modules.get("timm.layers")
-        functions = tuple(timm.get_notrace_functions()) if timm else ()
-        self.opaque = tuple(timm.get_notrace_modules()) if timm else ()
-        # torchvision.ops are leaves too: their functions, as torchvision's own feature extraction has it.
-        modules: Any = tuple(sys.modules[name] for name in ("math", "torchvision.ops") if name in sys.modules)
-        super().__init__(autowrap_modules=modules, autowrap_functions=functions, param_shapes_constant=True)
+        super().__init__()
         self.wanted = {id(conv) for conv in wanted.values()}
         self.heed_marks = heed_marks
 
@@ -75,12 +42,8 @@ class _Graph:
     """A traced model, with the questions that finding sites asks."""
 
     def __init__(self, model: nn.Module, wanted: dict[str, nn.Conv2d], *, heed_marks: bool) -> None:
-        parameters = list(inspect.signature(model.forward).parameters.values())
-        # Optional arguments are constants: code that asks `if targets is None` takes the branch it takes by default.
-        defaults = {p.name: p.default for p in parameters[1:] if p.default is not inspect.Parameter.empty}
         self.model = model
-        tracer = _Tracer(wanted, heed_marks=heed_marks)
-        self.nodes = list(tracer.trace(model, concrete_args=defaults or None).nodes)
+        self.nodes = list(_Tracer(wanted, heed_marks=heed_marks).follow(model).nodes)
         self.modules = dict(model.named_modules())
         self.calls = Counter(id(module) for node in self.nodes if (module := self.module(node)) is not None)
         read = [str(node.target) for node in self.nodes if node.op == "get_attr"]
@@ -124,7 +87,7 @@ def find(model: nn.Module, *, heed_marks: bool) -> tuple[list[Site], list[Left]]
     """
     wanted = eligibility.grouped_convolutions(model)
     graph = _Graph(model, wanted, heed_marks=heed_marks)
-    sharing = eligibility.Sharing(model)
+    sharing = tracing.Sharing(model)
     sites: list[Site] = []
     left: list[Left] = []
     for name, conv in wanted.items():
@@ -136,7 +99,7 @@ def find(model: nn.Module, *, heed_marks: bool) -> tuple[list[Site], list[Left]]
     return sites, left
 
 
-def _site(graph: _Graph, sharing: eligibility.Sharing, name: str, conv: nn.Conv2d) -> Site | str:
+def _site(graph: _Graph, sharing: tracing.Sharing, name: str, conv: nn.Conv2d) -> Site | str:
     """The site of a convolution, or why it is none."""
     if reason := eligibility.why_not_conv(conv, sharing):
         return reason
@@ -159,9 +122,7 @@ def _site(graph: _Graph, sharing: eligibility.Sharing, name: str, conv: nn.Conv2
     return Site(name, conv, str(after.target), norm, "dataflow", activation)
 
 
-def _activation(
-    graph: _Graph, sharing: eligibility.Sharing, norm_node: fx.Node, norm: nn.BatchNorm2d
-) -> Activation | None:
+def _activation(graph: _Graph, sharing: tracing.Sharing, norm_node: fx.Node, norm: nn.BatchNorm2d) -> Activation | None:
     inside = getattr(norm, "act", None)
     if isinstance(inside, nn.Module) and not isinstance(inside, nn.Identity):
         return Activation(type(inside).__name__, inside, "norm")
@@ -170,9 +131,9 @@ def _activation(
         return None
     module = graph.module(after)
     if module is None:
-        label, kind = _FUNCTIONS.get(after.target, (None, None))
-        return Activation(label, kind() if kind else None, "outside") if label else None
-    if not eligibility.is_activation(module):
+        called = tracing.activation_function(after)
+        return Activation(called[0], called[1]() if called[1] else None, "outside") if called else None
+    if not tracing.is_activation(module):
         return None
     alone = not _misused(graph, module) and eligibility.is_plain(module, sharing)
     label = type(module).__name__

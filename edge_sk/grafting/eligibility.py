@@ -2,36 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 
 from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
 
-# Elementwise, so that every branch can have its own copy.
-ACTIVATIONS = (
-    nn.CELU,
-    nn.ELU,
-    nn.GELU,
-    nn.Hardsigmoid,
-    nn.Hardswish,
-    nn.Hardtanh,  # ReLU6 too
-    nn.LeakyReLU,
-    nn.Mish,
-    nn.PReLU,
-    nn.ReLU,
-    nn.SELU,
-    nn.Sigmoid,
-    nn.SiLU,
-    nn.Softplus,
-    nn.Tanh,
-)
+from edge_sk.tracing import Sharing
+
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-
-
-def is_activation(module: nn.Module) -> bool:
-    """Whether a module is an elementwise activation of torch's or timm's."""
-    return isinstance(module, ACTIVATIONS) or type(module).__module__.startswith("timm.layers.activations")
 
 
 def is_idempotent(activation: nn.Module | None) -> bool:
@@ -55,19 +33,6 @@ def grouped_convolutions(model: nn.Module) -> dict[str, nn.Conv2d]:
         and max(module.kernel_size) > 1
         and not any(name.startswith(f"{unit}." if unit else "") for unit in units)
     }
-
-
-class Sharing:
-    """Which modules of a model hold parameters that another module holds too."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self._owners = Counter(
-            id(parameter) for module in model.modules() for parameter in module.parameters(recurse=False)
-        )
-
-    def ties(self, module: nn.Module) -> bool:
-        """Whether one of the module's parameters is another module's too."""
-        return any(self._owners[id(parameter)] > 1 for parameter in module.parameters())
 
 
 def why_not_conv(conv: nn.Conv2d, sharing: Sharing) -> str | None:

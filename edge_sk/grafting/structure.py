@@ -8,6 +8,7 @@ from torch import nn
 
 from edge_sk.grafting import eligibility
 from edge_sk.grafting.site import Activation, Left, Site, describe
+from edge_sk.tracing import Sharing, is_activation
 
 
 def find(model: nn.Module) -> tuple[list[Site], list[Left]]:
@@ -18,7 +19,7 @@ def find(model: nn.Module) -> tuple[list[Site], list[Left]]:
     Returns:
         The sites, and the grouped convolutions that are none, each with the reason.
     """
-    sharing = eligibility.Sharing(model)
+    sharing = Sharing(model)
     followers = {
         id(child): [(f"{prefix}.{name}" if prefix else name, sibling) for name, sibling in later]
         for prefix, parent in model.named_modules()
@@ -41,9 +42,7 @@ def _siblings(parent: nn.Module) -> Iterator[tuple[nn.Module, list[tuple[str, nn
         yield child, children[index + 1 : index + 3]
 
 
-def _site(
-    sharing: eligibility.Sharing, name: str, conv: nn.Conv2d, followers: list[tuple[str, nn.Module]]
-) -> Site | str:
+def _site(sharing: Sharing, name: str, conv: nn.Conv2d, followers: list[tuple[str, nn.Module]]) -> Site | str:
     if reason := eligibility.why_not_conv(conv, sharing):
         return reason
     if not followers:
@@ -56,7 +55,7 @@ def _site(
     inside = getattr(norm, "act", None)
     if isinstance(inside, nn.Module) and not isinstance(inside, nn.Identity):
         activation = Activation(type(inside).__name__, inside, "norm")
-    elif len(followers) > 1 and eligibility.is_activation(followers[1][1]):
+    elif len(followers) > 1 and is_activation(followers[1][1]):
         path, act = followers[1]
         place = "module" if eligibility.is_plain(act, sharing) else "outside"
         activation = Activation(type(act).__name__, act, place, path if place == "module" else None)

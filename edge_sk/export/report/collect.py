@@ -23,7 +23,7 @@ STATE = "artifacts.json"
 TRACE_THREADS = 1
 
 # The code that decides what is in a file and in its record; a change of it makes older files stale.
-_MAKERS = ("*.py", "models/*.py", "grafting/*.py", "profiling/*.py", "rewrites/*.py", "export/*.py")
+_MAKERS = ("*.py", "models/*.py", "grafting/*.py", "profiling/*.py", "rewriting/*.py", "export/*.py")
 
 Artifact = tuple[Format, Precision]
 

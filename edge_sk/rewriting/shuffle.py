@@ -16,8 +16,18 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from edge_sk.rewrites.selective import DeploySelectiveKernel
-from edge_sk.rewrites.trace import call_counts, called_module, is_elementwise, shuffle_functions
+from edge_sk.rewriting.graph import (
+    IS_CALL,
+    Layers,
+    argument,
+    called_module,
+    calls,
+    is_elementwise,
+    is_map,
+    known,
+    shuffle_functions,
+)
+from edge_sk.rewriting.selective import DeploySelectiveKernel
 
 Channel = tuple[fx.Node, int]
 """A channel of a tensor that a node outside the routing computes."""
@@ -32,7 +42,7 @@ def absorb_shuffles(graph: fx.GraphModule) -> int:
 class _Router:
     def __init__(self, graph: fx.GraphModule) -> None:
         self.graph = graph
-        self.calls = call_counts(graph)
+        self.layers = Layers(graph)
         self.position = {node: index for index, node in enumerate(graph.graph.nodes)}
         self.channels: dict[fx.Node, list[Channel]] = {}
         self.pieces: dict[fx.Node, list[list[Channel]]] = {}
@@ -42,9 +52,9 @@ class _Router:
 
     def _route(self, node: fx.Node) -> None:
         """Follow the channels through one node, if all it does is to move them."""
-        if node.op not in ("call_function", "call_method", "call_module"):
+        if node.op not in IS_CALL:
             return
-        source = node.args[0] if node.args else None
+        source = argument(node, 0, "input", "x", "tensors")
         shuffle_groups = self._shuffle_groups(node)
         if shuffle_groups and (channels := self._of(source)):
             per_group = len(channels) // shuffle_groups
@@ -52,12 +62,12 @@ class _Router:
                 channels[group * per_group + index] for index in range(per_group) for group in range(shuffle_groups)
             ]
             self.shuffles.add(node)
-        elif node.target is torch.cat and _dim(node, 1) == 1 and isinstance(source, list | tuple):
+        elif calls(node, (torch.cat,)) and isinstance(source, list | tuple) and _along_channels(node, 1):
             parts = [self._of(part) for part in source]
             if all(parts):
                 self.channels[node] = [channel for part in parts for channel in part or []]
-        elif node.target in ("chunk", torch.chunk) and _dim(node, 2) == 1 and (channels := self._of(source)):
-            count = node.args[1] if len(node.args) > 1 else node.kwargs.get("chunks")
+        elif calls(node, (torch.chunk,), ("chunk",)) and _along_channels(node, 2) and (channels := self._of(source)):
+            count = argument(node, 1, "chunks")
             if isinstance(count, int):
                 size = -(-len(channels) // count)
                 self.pieces[node] = [channels[at : at + size] for at in range(0, len(channels), size)]
@@ -65,29 +75,18 @@ class _Router:
             self.channels[node] = self.pieces[source][node.args[1]]
 
     def _shuffle_groups(self, node: fx.Node) -> int:
-        if node.op == "call_function" and node.target in (*shuffle_functions(), torch.channel_shuffle):
-            groups = node.args[1] if len(node.args) > 1 else node.kwargs.get("groups")
-            return groups if isinstance(groups, int) else 0
         module = called_module(self.graph, node)
-        return module.groups if isinstance(module, nn.ChannelShuffle) else 0
+        groups = module.groups if isinstance(module, nn.ChannelShuffle) else None
+        if calls(node, (*shuffle_functions(), torch.channel_shuffle)):
+            groups = argument(node, 1, "groups")
+        return groups if isinstance(groups, int) else 0
 
     def _of(self, node: Any) -> list[Channel] | None:
-        """Where the channels of a tensor come from; itself, if it is computed rather than moved."""
+        """Map each channel of feature maps to its source tensor and channel; ``None`` if they are no feature maps."""
         if node in self.channels:
             return self.channels[node]
-        width = self._width(node)
-        return [(node, index) for index in range(width)] if width else None
-
-    def _width(self, node: Any) -> int:
-        """Channels of a computed tensor; 0 if that is not known."""
-        while isinstance(node, fx.Node):
-            module = called_module(self.graph, node)
-            if isinstance(module, nn.Conv2d | DeploySelectiveKernel):
-                return module.out_channels
-            if not (is_elementwise(self.graph, node) or isinstance(module, nn.BatchNorm2d | nn.MaxPool2d)):
-                return 0
-            node = node.args[0]
-        return 0
+        tensor = known(node)
+        return [(node, index) for index in range(tensor.shape[1])] if tensor is not None and is_map(node) else None
 
     def regions(self) -> Iterator[list[fx.Node]]:
         """Connected groups of moving nodes that contain a shuffle, each in graph order."""
@@ -175,7 +174,7 @@ class _Router:
         while isinstance(node, fx.Node):
             module = called_module(self.graph, node)
             if module is not None and not is_elementwise(self.graph, node):
-                if self.calls[id(module)] > 1 or not _permutable(module):
+                if not self._permutable(node):
                     return None
                 found.append(module)
                 if _is_dense(module):
@@ -187,6 +186,13 @@ class _Router:
                 return None
         return None
 
+    def _permutable(self, node: fx.Node) -> bool:
+        """Whether a layer's channels can be permuted in its weights: dense and depthwise convolutions, and units."""
+        conv, unit = self.layers.own(node, nn.Conv2d), self.layers.own(node, DeploySelectiveKernel)
+        if conv is not None:
+            return conv.groups in (1, conv.in_channels) and conv.groups in (1, conv.out_channels)
+        return unit is not None and unit.permutable
+
     def _consumers(self, target: fx.Node, inside: set[fx.Node]) -> list[nn.Module] | None:
         """Modules to permute so that they take a target's channels in another order; ``None`` if they cannot."""
         found: list[nn.Module] = []
@@ -197,7 +203,7 @@ class _Router:
             if is_elementwise(self.graph, node):
                 queue += node.users
                 continue
-            if module is None or self.calls[id(module)] > 1 or not _permutable(module):
+            if module is None or not self._permutable(node):
                 return None
             found.append(module)
             if not _is_dense(module):
@@ -205,22 +211,13 @@ class _Router:
         return found
 
 
-def _dim(node: fx.Node, position: int) -> Any:
-    return node.args[position] if len(node.args) > position else node.kwargs.get("dim", 0)
+def _along_channels(node: fx.Node, position: int) -> bool:
+    """Whether a node splits or joins feature maps along their channels."""
+    return argument(node, position, "dim", default=0) in (1, -3)
 
 
 def _is_dense(module: nn.Module) -> bool:
     return type(module) is nn.Conv2d and module.groups == 1
-
-
-def _is_depthwise(module: nn.Module) -> bool:
-    return type(module) is nn.Conv2d and module.groups == module.in_channels == module.out_channels
-
-
-def _permutable(module: nn.Module) -> bool:
-    return (
-        _is_dense(module) or _is_depthwise(module) or (isinstance(module, DeploySelectiveKernel) and module.depthwise)
-    )
 
 
 def _permute_output(module: nn.Module, order: list[int]) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, fx, nn
 
-from edge_sk.rewrites.trace import call_counts, called_module
+from edge_sk.rewriting.graph import Layers, replace_module
 
 
 class Normalize(nn.Module):
@@ -38,16 +39,19 @@ class Normalize(nn.Module):
 
 def fold_input_scale(graph: fx.GraphModule) -> int:
     """Multiply the first convolution's weights by ``1 / std``; the mean stays, because padding is zero behind it."""
-    counts = call_counts(graph)
+    layers = Layers(graph)
     count = 0
-    for node in graph.graph.nodes:
-        normalize = called_module(graph, node)
-        if not isinstance(normalize, Normalize) or normalize.scale is None or len(node.users) != 1:
+    for node in graph.graph.find_nodes(op="call_module"):
+        normalize = layers.own(node, Normalize)
+        if normalize is None or normalize.scale is None or len(node.users) != 1:
             continue
-        conv = called_module(graph, next(iter(node.users)))
-        if type(conv) is not nn.Conv2d or conv.groups != 1 or counts[id(conv)] > 1 or counts[id(normalize)] > 1:
+        (user,) = node.users
+        conv = layers.own(user, nn.Conv2d)
+        if conv is None or conv.groups != 1:
             continue
-        conv.weight.data = conv.weight.data * normalize.scale
+        scaled = copy.deepcopy(conv)
+        scaled.weight.data = (conv.weight.data * normalize.scale).to(conv.weight.dtype)
+        replace_module(graph, user, scaled)
         normalize.scale = None
         count += 1
     return count

@@ -8,39 +8,57 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
-from edge_sk.rewrites.trace import called_module, replace_module
+from edge_sk.rewriting.graph import Layers, argument, calls, is_map, replace_module, replace_node
 
 
 def keep_pooled_dims(graph: fx.GraphModule) -> int:
-    """Rewrite ``x.mean((2, 3))`` into a mean that keeps its axes, then a flatten."""
+    """Rewrite ``x.mean((2, 3))`` of feature maps into a mean that keeps its axes, then a flatten."""
     count = 0
     for node in list(graph.graph.nodes):
-        if node.target not in ("mean", torch.mean) or not node.args:
+        reduced = _reduction(node, _MEAN)
+        if reduced is None:
             continue
-        dims = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
-        keep = node.args[2] if len(node.args) > 2 else node.kwargs.get("keepdim", False)
-        if not _spatial(dims) or (keep and tuple(dims) == (2, 3)):
+        x, dims, keep = reduced
+        if not _spatial(dims) or (keep and dims == (2, 3)):
             continue
         with graph.graph.inserting_before(node):
-            pooled = graph.graph.call_method("mean", (node.args[0], (2, 3)), {"keepdim": True})
-            result = pooled if keep else graph.graph.call_method("flatten", (pooled, 1))
-        node.replace_all_uses_with(result)
-        graph.graph.erase_node(node)
+            result = graph.graph.call_method("mean", (x, (2, 3)), {"keepdim": True})
+            if not keep:
+                result = graph.graph.call_method("flatten", (result, 1))
+        replace_node(node, result)
         count += 1
     return count
 
 
-def _spatial(dims: Any) -> bool:
-    # Feature maps have four axes; -1 and -2 are the spatial ones.
-    return isinstance(dims, list | tuple) and sorted(d % 4 for d in dims if isinstance(d, int)) == [2, 3]
+_MEAN = ((torch.mean,), ("mean",))
+_MAX = ((torch.amax,), ("amax",))
+
+
+def _reduction(node: fx.Node, kind: tuple[Any, Any]) -> tuple[fx.Node, tuple[int, ...], bool] | None:
+    """The input, axes and ``keepdim`` of a reduction of feature maps; ``None`` for other nodes."""
+    if not calls(node, *kind):
+        return None
+    x, dims = argument(node, 0, "input"), argument(node, 1, "dim")
+    keep = argument(node, 2, "keepdim", default=False)
+    dims = (dims,) if isinstance(dims, int) else dims
+    if not is_map(x) or not isinstance(dims, list | tuple) or not isinstance(keep, bool):
+        return None
+    if len(node.args) > 3 or {"dtype", "out"} & set(node.kwargs) or not all(isinstance(dim, int) for dim in dims):
+        return None
+    return x, tuple(dims), keep
+
+
+def _spatial(dims: tuple[int, ...]) -> bool:
+    return sorted(dim % 4 for dim in dims) == [2, 3]
 
 
 def pad_before_average(graph: fx.GraphModule) -> int:
     """Take counted zero padding out of average pooling: only pooling without it is delegated."""
+    layers = Layers(graph)
     count = 0
-    for node in list(graph.graph.nodes):
-        pool = called_module(graph, node)
-        if type(pool) is not nn.AvgPool2d or not pool.count_include_pad or pool.ceil_mode:
+    for node in graph.graph.find_nodes(op="call_module"):
+        pool = layers.own(node, nn.AvgPool2d)
+        if pool is None or not pool.count_include_pad or pool.ceil_mode:
             continue
         pad_h, pad_w = (pool.padding,) * 2 if isinstance(pool.padding, int) else pool.padding
         if not (pad_h or pad_w):
@@ -97,22 +115,21 @@ def pool_instead_of_reducing(graph: fx.GraphModule) -> int:
     """Turn maxima over space, and maxima and means over channels, into pooling: delegates have no others."""
     count = 0
     for node in list(graph.graph.nodes):
-        maximum = node.target in ("amax", torch.amax)
-        if not (maximum or node.target in ("mean", torch.mean)) or not node.args:
+        maximum = _reduction(node, _MAX)
+        reduced = maximum or _reduction(node, _MEAN)
+        if reduced is None:
             continue
-        dims = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
-        keep = node.args[2] if len(node.args) > 2 else node.kwargs.get("keepdim", False)
+        x, dims, keep = reduced
         if maximum and keep and _spatial(dims):
             module = MaxOverSpace()
-        elif keep and dims in (1, (1,), [1]):
-            module = PoolOverChannels(maximum=maximum)
+        elif keep and dims in ((1,), (-3,)):
+            module = PoolOverChannels(maximum=maximum is not None)
         else:
             continue
         name = f"{node.name}_as_pooling"
         graph.add_submodule(name, module)
         with graph.graph.inserting_before(node):
-            pooled = graph.graph.call_module(name, (node.args[0],))
-        node.replace_all_uses_with(pooled)
-        graph.graph.erase_node(node)
+            pooled = graph.graph.call_module(name, (x,))
+        replace_node(node, pooled)
         count += 1
     return count

@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from edge_sk.errors import InputError
+from edge_sk.rewriting.batchnorm import folded
+from edge_sk.tracing import is_activation
 
 if TYPE_CHECKING:
     from edge_sk.selective_kernel import SelectiveKernel
@@ -30,21 +33,28 @@ class DeploySelectiveKernel(nn.Module):
         - As :class:`~edge_sk.SelectiveKernel`
     """
 
+    fx_leaf = True
+
     def __init__(self, unit: SelectiveKernel) -> None:
         super().__init__()
         self.in_channels = unit.in_channels
         self.out_channels = unit.out_channels
-        self.convs = nn.ModuleList(
-            fuse_conv_bn_eval(branch.get_submodule("conv"), branch.get_submodule("bn"))  # type: ignore[type-var]
-            for branch in unit.branches
-        )
-        self.acts = nn.ModuleList(_out_of_place(branch.get_submodule("act")) for branch in unit.branches)
+        self.convs, self.acts = nn.ModuleList(), nn.ModuleList()
+        for branch in unit.branches:
+            conv, norm, *rest = branch.children()
+            if type(conv) is not nn.Conv2d or type(norm) is not nn.BatchNorm2d:
+                raise InputError(
+                    f"a branch begins with {type(conv).__name__} and {type(norm).__name__}: only Conv2d and "
+                    "BatchNorm2d can be folded"
+                )
+            self.convs.append(folded(conv, norm))
+            self.acts.append(nn.Sequential(*map(_out_of_place, rest)))
         gate = unit.gate
         self.select = gate is not None
         if gate is None:
             return
         branches, channels = gate.num_branches, gate.channels
-        self.reduce = fuse_conv_bn_eval(gate.reduce, gate.bn)
+        self.reduce = folded(gate.reduce, gate.bn)
         self.act = _out_of_place(gate.act)
         weight = gate.expand.weight.detach().view(branches, channels, -1, 1, 1)
         # Two branches: the difference. More: rows in (channel, branch) order, so that the softmax's axis is the last.
@@ -66,12 +76,15 @@ class DeploySelectiveKernel(nn.Module):
         return _sum([a * u for a, u in zip(weights, maps, strict=True)])
 
     @property
-    def depthwise(self) -> bool:
-        """Whether every branch treats every channel by itself."""
-        return all(conv.groups == self.in_channels == self.out_channels for conv in self.convs)
+    def permutable(self) -> bool:
+        """Whether every branch treats every channel by itself, and alike but for the convolution's weights."""
+        depthwise = all(conv.groups == self.in_channels == self.out_channels for conv in self.convs)
+        acts = [act for branch in self.acts for act in branch.children()]
+        alike = all(isinstance(act, nn.Identity) or is_activation(act) for act in acts)
+        return depthwise and alike and all(parameter.numel() == 1 for parameter in self.acts.parameters())
 
     def permute_channels(self, order: list[int]) -> None:
-        """Take and give the channels in another order, ``new[i] = old[order[i]]``; for depthwise units only."""
+        """Take and give the channels in another order, ``new[i] = old[order[i]]``; for permutable units only."""
         index = torch.tensor(order)
         for conv in self.convs:
             for parameter in conv.parameters():

@@ -1,0 +1,155 @@
+"""Follow tensors through a network with torch.fx: the one tracer, and the one table of activations."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn import functional as F
+from torch.utils import _pytree
+
+# Elementwise, with the same function for every channel but for PReLU.
+ACTIVATIONS = (
+    nn.CELU,
+    nn.ELU,
+    nn.GELU,
+    nn.Hardsigmoid,
+    nn.Hardswish,
+    nn.Hardtanh,  # ReLU6 too
+    nn.LeakyReLU,
+    nn.Mish,
+    nn.PReLU,
+    nn.ReLU,
+    nn.SELU,
+    nn.Sigmoid,
+    nn.SiLU,
+    nn.Softplus,
+    nn.Tanh,
+)
+# The same as functions and methods; relu and relu6 with their module.
+ACTIVATION_FUNCTIONS: dict[Any, type[nn.Module] | None] = {
+    F.relu: nn.ReLU,
+    F.relu_: nn.ReLU,
+    torch.relu: nn.ReLU,
+    torch.relu_: nn.ReLU,
+    F.relu6: nn.ReLU6,
+} | dict.fromkeys(
+    (
+        F.elu,
+        F.gelu,
+        F.hardsigmoid,
+        F.hardswish,
+        F.hardtanh,
+        F.leaky_relu,
+        F.mish,
+        F.silu,
+        F.softplus,
+        torch.sigmoid,
+        torch.tanh,
+    )
+)
+ACTIVATION_METHODS: dict[str, type[nn.Module] | None] = {
+    "relu": nn.ReLU,
+    "relu_": nn.ReLU,
+    "sigmoid": None,
+    "tanh": None,
+}
+
+
+def is_activation(module: nn.Module) -> bool:
+    """Whether a module is an elementwise activation of torch's or timm's."""
+    return isinstance(module, ACTIVATIONS) or type(module).__module__.startswith("timm.layers.activations")
+
+
+def activation_function(node: fx.Node) -> tuple[str, type[nn.Module] | None] | None:
+    """The name of the activation that a node calls as a function or method, and its module; ``None`` for others."""
+    tables = {"call_function": ACTIVATION_FUNCTIONS, "call_method": ACTIVATION_METHODS}
+    table = tables.get(node.op, {})
+    if node.target not in table:
+        return None
+    name = node.target if isinstance(node.target, str) else node.target.__name__
+    return name.removesuffix("_"), table[node.target]
+
+
+class Tracer(fx.Tracer):
+    """Keeps torch's layers whole, and what timm and torchvision mark or need as such.
+
+    Args:
+        functions: More functions that stay one node.
+    """
+
+    def __init__(self, functions: Sequence[Any] = ()) -> None:
+        timm: Any = sys.modules.get("timm.layers")
+        self.opaque: tuple[Any, ...] = tuple(timm.get_notrace_modules()) if timm else ()
+        functions = (*functions, *(timm.get_notrace_functions() if timm else ()))
+        # torchvision's own feature extraction keeps the functions of torchvision.ops whole, too.
+        modules: Any = tuple(sys.modules[name] for name in ("math", "torchvision.ops") if name in sys.modules)
+        super().__init__(autowrap_modules=modules, autowrap_functions=functions, param_shapes_constant=True)
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        """Whether a module stays one node."""
+        return type(m) in self.opaque or super().is_leaf_module(m, module_qualified_name)
+
+    def follow(self, module: nn.Module, arguments: Sequence[Any] | None = None) -> fx.Graph:
+        """Trace a module in eval mode.
+
+        Args:
+            module: It may be left in disorder where its ``forward`` writes attributes: pass a copy.
+            arguments: Of a call. Those that hold no tensor are constants of the graph, as are the defaults of
+                arguments not given; the graph refuses other values. ``None``: the first argument alone is given.
+
+        Raises:
+            Exception: Whatever its Python code raises when it meets a symbolic value: it branches on its data.
+        """
+        names = [
+            parameter
+            for parameter in inspect.signature(module.forward).parameters.values()
+            if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+        ]
+        given = names[:1] if arguments is None else names[: len(arguments)]
+        constants = {p.name: p.default for p in names if p not in given and p.default is not p.empty}
+        for parameter, value in zip(given, arguments or (), strict=False):
+            if value is None or isinstance(value, bool | int | float | str):
+                constants[parameter.name] = value
+        graph = self.trace(module, concrete_args=constants or None)
+        # fx numbers constants' names; callers know them without.
+        for node, parameter in zip(graph.find_nodes(op="placeholder"), names, strict=False):
+            if parameter.name in constants:
+                node.target = parameter.name
+        return graph
+
+
+def writes(node: fx.Node) -> bool:
+    """Whether a node matters although nothing reads its result: it writes into a tensor, or checks a constant."""
+    if node.is_impure() or getattr(node.target, "__name__", "") in ("_assert_is_none", "setitem"):
+        return True
+    if node.op == "call_module" and node.graph.owning_module is not None:
+        module = node.graph.owning_module.get_submodule(str(node.target))
+        return any(getattr(part, "inplace", False) for part in module.modules())
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    in_place = name.endswith("_") and not name.endswith("__")
+    return node.op in ("call_method", "call_function") and (in_place or bool(node.kwargs.get("inplace")))
+
+
+class Sharing:
+    """Which modules of a model hold parameters that another module holds too, or that its forward reads directly."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._owners = Counter(id(tensor) for module in model.modules() for tensor in module.parameters(recurse=False))
+        if isinstance(model, fx.GraphModule):
+            read = [node.target for node in model.graph.find_nodes(op="get_attr")]
+            self._owners.update(id(tensor) for name, tensor in model.named_parameters() if name in read)
+
+    def ties(self, module: nn.Module) -> bool:
+        """Whether one of the module's parameters is another module's too."""
+        return any(self._owners[id(parameter)] > 1 for parameter in module.parameters())
+
+
+def tensors(value: Any) -> list[Tensor]:
+    """The tensors of a structure of tuples, lists and dictionaries."""
+    return [leaf for leaf in _pytree.tree_leaves(value) if isinstance(leaf, Tensor)]

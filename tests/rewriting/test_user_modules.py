@@ -1,0 +1,131 @@
+"""Code that anyone could write, rewritten: the same outputs, or the module is left alone."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree
+
+import edge_sk
+from edge_sk import running
+from tests.rewriting.user_modules import MODULES
+
+# Of what a module computes in half precision, its own rounding is more than a hundredth.
+CLOSE = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 0.1}
+NOT_IN_HALF = {
+    "complex values": "torch has no complex type of bfloat16's width",
+    "a network that only chooses": "rounding decides between values that are nearly equal",
+}
+
+
+def _outcome(model: nn.Module, arguments: tuple[Any, ...]) -> Any:
+    """What a call returns and does to its arguments."""
+    arguments = copy.deepcopy(arguments)
+    with torch.no_grad():
+        torch.manual_seed(1)
+        return model(*arguments), arguments
+
+
+@pytest.mark.parametrize("dtype", CLOSE, ids=lambda dtype: str(dtype).removeprefix("torch."))
+@pytest.mark.parametrize("name", MODULES)
+def test_a_users_module(name: str, dtype: torch.dtype, lived_in: Callable[[nn.Module], nn.Module]) -> None:
+    if dtype is torch.bfloat16 and name in NOT_IN_HALF:
+        return
+    build, arguments = MODULES[name]
+
+    def example() -> tuple[Any, ...]:
+        return _pytree.tree_map_only(Tensor, lambda x: x.to(dtype) if x.is_floating_point() else x, arguments())
+
+    model = lived_in(build()).to(dtype)
+    state = {key: value.clone() for key, value in model.state_dict().items()}
+    first, *others = [example() for _ in range(3)]
+    form = edge_sk.reparameterize(model, first)
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, state[key]), f"{key} of the model changed"
+    for values in (first, *others):
+        expected = _outcome(model, values)
+        for one in (form, copy.deepcopy(form)):
+            assert running.compare(expected, _outcome(one, values)) <= CLOSE[dtype]
+    assert not form.training
+
+
+def test_there_are_enough() -> None:
+    assert len(MODULES) >= 60
+
+
+def test_what_is_rewritten_and_what_not(lived_in: Callable[[nn.Module], nn.Module]) -> None:
+    """Leaving everything alone would keep every output: here is what must not be left."""
+
+    def rewrites(name: str) -> Any:
+        build, arguments = MODULES[name]
+        return edge_sk.reparameterize(lived_in(build()), arguments()).reparameterized
+
+    for name in ("norm with activation", "norm without weights", "an optional mask, not given", "a named tuple"):
+        assert rewrites(name)["fold_batch_norm"] == 1, name
+    assert rewrites("unpacked split by size")["use_slices"] == 1
+    assert rewrites("chunk by names")["use_slices"] == 1
+    assert rewrites("shuffle between depthwise convolutions")["absorb_shuffles"] == 1
+    assert rewrites("a selective kernel behind a shuffle") == {"fuse_units": 1, "absorb_shuffles": 1}
+    assert rewrites("control flow by values")["fold_batch_norm"] == 1
+    assert "absorb_shuffles" not in rewrites("two convolutions share a weight around a shuffle")
+    wrong = rewrites("an own fuse: wrong")
+    assert "fuse_modules" in wrong.undone
+    assert wrong == {"fold_batch_norm": 1}
+    noise = rewrites("control flow by shape")
+    assert "cannot be traced" in noise.left[""]
+
+
+def test_arguments_that_were_not_there_are_refused() -> None:
+    build, arguments = MODULES["an optional mask, not given"]
+    model = build().eval()
+    form = edge_sk.reparameterize(model, arguments())
+    (x,) = arguments()
+    torch.testing.assert_close(form(x, mask=None, flat=False), model(x))
+    for wrong in ({"mask": x}, {"scale": 3.0}, {"flat": True}):
+        with pytest.raises(AssertionError, match="specialized"):
+            form(x, **wrong)
+
+
+def test_nothing_to_verify_with() -> None:
+    model = nn.Sequential(nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8))
+    form = edge_sk.reparameterize(model)
+    assert "give an example" in form.reparameterized.left[""]
+    assert form.reparameterized.difference is None
+    assert isinstance(form[1], nn.BatchNorm2d)
+    with pytest.raises(edge_sk.InputError, match=r"does not run on the example \[\(2, 3, 8, 8\)\]"):
+        edge_sk.reparameterize(model, torch.zeros(2, 3, 8, 8))
+    with pytest.raises(edge_sk.InputError, match="example is str"):
+        edge_sk.reparameterize(model, "224")  # type: ignore[arg-type]
+
+
+def test_an_input_that_is_no_image_is_taken_from_the_default_cfg() -> None:
+    model = nn.Sequential(nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8))
+    model.default_cfg, model.num_classes = {"input_size": (8, 6, 6)}, 8  # type: ignore[assignment]
+    form = copy.deepcopy(edge_sk.reparameterize(model))
+    assert form.reparameterized == {"fold_batch_norm": 1}
+    assert form.default_cfg == model.default_cfg
+    assert form.num_classes == 8
+    assert edge_sk.profile(form).input_size == (1, 8, 6, 6)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_step_that_breaks_the_network_is_undone_and_named(fails: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    from edge_sk.rewriting import _reparameterize
+
+    def broken(graph: torch.fx.GraphModule) -> int:
+        graph.get_submodule("0").weight.data.mul_(1.001)
+        if fails:
+            raise IndexError("no such node")
+        return 1
+
+    monkeypatch.setattr(_reparameterize, "STEPS", (broken, *_reparameterize.STEPS))
+    model, x = nn.Sequential(nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8)).eval(), torch.randn(2, 8, 5, 5)
+    form = edge_sk.reparameterize(model, x)
+    assert form.reparameterized == {"fold_batch_norm": 1}
+    assert ("no such node" if fails else "the output changes by") in form.reparameterized.undone["broken"]
+    torch.testing.assert_close(form(x), model(x))
