@@ -66,7 +66,8 @@ def create_model(
         in_chans: Channels of the image.
         init_from: Starting weights: ``timm:NAME.TAG``, ``torchvision:NAME.WEIGHTS``, a run folder or a file. Weights
             of the plain network start one with selective kernels too: branches that can hold the old filter start as
-            it.
+            it. ``default_cfg`` takes the weights' mean, std, crop_pct and interpolation; a ``.pt`` file, or a
+            ``.safetensors`` file without a ``config.json`` beside it, does not say them, and the network's own stay.
         options: ``drop_rate``; for names with selective kernels also ``kernels``, ``reduction`` (r), ``min_width`` (L),
             ``select`` and, in ShuffleNetV2, ``sk_units``. Together they build every row of the paper's Tables 3, 6, 7.
             With ``timm:`` and ``torchvision:``, ``kernels`` (``"auto"``: each site's default) grafts selective kernels
@@ -92,7 +93,7 @@ def create_model(
     cfg = entry.default_cfg
     classes: int = cfg["num_classes"] if num_classes is None else num_classes
     plain_args = {key: options[key] for key in COMMON_OPTIONS if key in options}
-    state = None if init_from is None else _weights.read_state(init_from)
+    state, images = (None, {}) if init_from is None else _weights.read(init_from)
     model = entry.build(**entry.build_args, num_classes=classes, in_chans=in_chans, **plain_args)
     classifier = cfg.get("classifier") or getattr(model, "default_cfg", {}).get("classifier")
     if state is not None and classes == 0:
@@ -106,7 +107,7 @@ def create_model(
         insert_units(entry, model, options)
     if state is not None and not from_plain:
         _weights.load(model, state, source=init_from, classifier=classifier)
-    _set_cfg(model, entry, num_classes=classes, in_chans=in_chans)
+    _set_cfg(model, entry, images, num_classes=classes, in_chans=in_chans)
     return model
 
 
@@ -117,7 +118,8 @@ def _finish_foreign(name: str, model: Any, units: dict[str, Any], init_from: str
             f"{name}: {', '.join(units)} belong to selective kernels: give kernels too, for instance kernels=3+5 or "
             "kernels=auto"
         )
-    state = None if init_from is None else _weights.read_state(init_from)
+    state, images = (None, {}) if init_from is None else _weights.read(init_from)
+    model.default_cfg.update(images)
     classifier = model.default_cfg.get("classifier")
     if state is not None and model.default_cfg["num_classes"] == 0:
         state = _weights.without(state, classifier)
@@ -238,11 +240,11 @@ def check_options(entry: Entry, options: dict[str, Any]) -> None:
         raise InputError(f"drop_rate={rate!r} is not a probability below 1")
 
 
-def _set_cfg(model: Any, entry: Entry, *, num_classes: int, in_chans: int) -> None:
+def _set_cfg(model: Any, entry: Entry, images: dict[str, Any], *, num_classes: int, in_chans: int) -> None:
     from_timm = {k: v for k, v in getattr(model, "default_cfg", {}).items() if k in ("classifier", "first_conv")}
     cfg = entry.default_cfg
     size = (in_chans, *cfg["input_size"][1:])
-    model.default_cfg = cfg | from_timm | entry.cfg | {"num_classes": num_classes, "input_size": size}
+    model.default_cfg = cfg | from_timm | entry.cfg | images | {"num_classes": num_classes, "input_size": size}
     model.pretrained_cfg = model.default_cfg
 
 
@@ -280,10 +282,12 @@ def _create_torchvision(name: str, num_classes: int, in_chans: int, options: dic
         options = {"init_weights": True} | options  # without it they warn that their default will change
     try:
         model: Any = torchvision.models.get_model(name, num_classes=num_classes, **options)
-    except TypeError as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"torchvision:{name} does not take these options: {error}") from error
     linear = [path for path, module in model.named_modules() if isinstance(module, nn.Linear)]
     cfg = DEFAULT_CFG | {"architecture": f"torchvision:{name}", "num_classes": num_classes}
+    if options.get("weights") is not None:
+        cfg |= _weights.torchvision_fields(torchvision.models.get_model_weights(name).verify(options["weights"]))
     model.default_cfg = cfg | {"classifier": linear[-1] if linear else None}
     return model
 
