@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Iterator
 
 from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
+
+from edge_sk.selective_kernel import SelectiveKernel
 
 # Elementwise, so that every branch can have its own copy.
 ACTIVATIONS = (
@@ -41,7 +44,8 @@ def is_idempotent(activation: nn.Module | None) -> bool:
 
 def is_selective_kernel(module: nn.Module) -> bool:
     """Whether a module is a selective kernel, ours or timm's."""
-    return type(module).__name__ == "SelectiveKernel"
+    timm = sys.modules.get("timm.layers")  # a network of timm's has imported it
+    return isinstance(module, SelectiveKernel) or (timm is not None and isinstance(module, timm.SelectiveKernel))
 
 
 def grouped_convolutions(model: nn.Module) -> dict[str, nn.Conv2d]:
@@ -117,7 +121,8 @@ def why_not_norm(norm: nn.Module, sharing: Sharing) -> str | None:
 
 def is_norm_act(norm: nn.Module) -> bool:
     """Whether a module is timm's batch normalisation with an activation inside."""
-    return isinstance(norm, nn.BatchNorm2d) and type(norm).__name__ == "BatchNormAct2d"
+    timm = sys.modules.get("timm.layers")
+    return timm is not None and type(norm) is timm.BatchNormAct2d
 
 
 def is_plain(module: nn.Module, sharing: Sharing) -> bool:
