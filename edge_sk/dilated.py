@@ -129,10 +129,17 @@ def _hooked(module: nn.Module) -> bool:
 
 
 def run_branch(branch: nn.Module, x: Tensor) -> Tensor:
-    """Run a branch of a selective kernel (``conv``, ``bn``, ``act``), its convolution the faster way if that pays."""
-    conv = branch.get_submodule("conv")
-    if _hooked(branch) or _hooked(conv) or not pays_off(conv, x):
+    """Run a branch of a selective kernel, whatever it holds.
+
+    A convolution at its start whose gradients PyTorch computes slowly runs the faster way.
+    """
+    if type(branch) is not nn.Sequential or not len(branch) or _hooked(branch):
+        return branch(x)
+    conv, *rest = branch
+    if _hooked(conv) or not pays_off(conv, x):
         return branch(x)
     assert isinstance(conv, nn.Conv2d)
     u = depthwise_dilated(x, conv.weight, stride=conv.stride[0], dilation=conv.dilation[0])
-    return branch.get_submodule("act")(branch.get_submodule("bn")(u))
+    for module in rest:
+        u = module(u)
+    return u

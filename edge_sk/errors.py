@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import numbers
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
@@ -19,6 +20,17 @@ class Main(Protocol):
 
 class InputError(ValueError):
     """What the user gave cannot be used: the message names the value, what is allowed, what to do."""
+
+
+def whole_number(name: str, value: object, *, least: int = 1) -> int:
+    """Read an integer argument: Python's and numpy's integers, but no bool.
+
+    Raises:
+        InputError: It is something else, or below ``least``.
+    """
+    if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < least:
+        raise InputError(f"{name}={value!r} is not a whole number of at least {least}")
+    return int(value)
 
 
 def require(module: str, *, extra: str, needed_for: str) -> Any:

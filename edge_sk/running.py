@@ -6,7 +6,6 @@ import contextlib
 import copy
 import dataclasses
 import math
-import operator
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils import _pytree
 
-from edge_sk.errors import InputError
+from edge_sk.errors import InputError, whole_number
 
 DEFAULT_INPUT = (3, 224, 224)
 _IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
@@ -70,28 +69,21 @@ def input_shape(model: nn.Module, size: int | Sequence[int] | None = None) -> tu
         InputError: ``size`` is none of these.
     """
     default = tuple(default_cfg(model).get("input_size") or DEFAULT_INPUT)
+    if size is None:
+        return 1, *default
+    given = tuple(size) if isinstance(size, Sequence) else (default[0], size, size)
     try:
-        if size is None:
-            shape = (1, *default)
-        elif isinstance(size, Sequence | torch.Size):
-            shape = tuple(map(_whole, size))
-            shape = (1, *shape) if len(shape) == 3 else shape
-        else:
-            shape = (1, default[0], _whole(size), _whole(size))
-    except TypeError:
+        shape = tuple(whole_number("size", number) for number in given)
+    except InputError:
         shape = ()
-    if len(shape) != 4 or min(shape) < 1:
+    if len(shape) == 3:
+        shape = (1, *shape)
+    if len(shape) != 4:
         raise InputError(
             f"input_size={size!r} is not (C, H, W), (N, C, H, W) or the side of a square image, in whole numbers of "
             "at least 1; for instance (3, 224, 224)"
         )
     return shape
-
-
-def _whole(number: Any) -> int:
-    if isinstance(number, bool):
-        raise TypeError
-    return operator.index(number)
 
 
 def reference(model: nn.Module) -> Tensor:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from edge_sk.dilated import run_branch
-from edge_sk.errors import InputError
+from edge_sk.errors import InputError, whole_number
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,8 +38,8 @@ class Kernel:
     def __post_init__(self) -> None:
         for name in ("size", "dilation", "groups"):
             value = getattr(self, name)
-            if value is not None and (not isinstance(value, int) or value < 1):
-                raise InputError(f"kernel {name}={value!r} is not a whole number of at least 1")
+            if value is not None or name != "groups":
+                object.__setattr__(self, name, whole_number(f"kernel {name}", value))
         if self.size % 2 == 0:
             raise InputError(f"kernel size {self.size} is even: branches must align, use 1, 3, 5, 7, ...")
 
@@ -63,14 +63,20 @@ class Kernel:
         return cls(int(size), int(dilation or 1), int(groups) if groups else None)
 
 
-def parse_kernels(kernels: str | Iterable[Kernel | int | str]) -> tuple[Kernel, ...]:
+def parse_kernels(kernels: Kernel | int | str | Iterable[Kernel | int | str]) -> tuple[Kernel, ...]:
     """Read the branches of a unit.
 
     Args:
-        kernels: ``"3+3d2"`` (see :meth:`Kernel.parse`) or a sequence whose items are kernels, sizes or such texts.
+        kernels: ``"3+3d2"`` (see :meth:`Kernel.parse`), a kernel, a size, or a sequence of kernels, sizes and such
+            texts.
+
+    Raises:
+        InputError: Something else, or a kernel that cannot be.
     """
     if isinstance(kernels, str):
         kernels = kernels.split("+")
+    if not isinstance(kernels, Iterable):
+        kernels = (kernels,)
     parsed: list[Kernel] = []
     for kernel in kernels:
         if isinstance(kernel, Kernel):
@@ -110,14 +116,16 @@ class Gate(nn.Module):
         channels: ``C``.
         branches: ``M``.
         width: ``d``.
-        act_layer: Activation of ``z``.
+        act_layer: Activation of ``z``, see :func:`make_activation`.
 
     Shape:
         - Input: ``s``, ``(N, C, 1, 1)``
         - Output: attention, ``(N, M, C, 1, 1)``, summing to 1 over ``M``
     """
 
-    def __init__(self, channels: int, branches: int, width: int, act_layer: Callable[..., nn.Module] = nn.ReLU) -> None:
+    def __init__(
+        self, channels: int, branches: int, width: int, act_layer: str | Callable[..., nn.Module] = nn.ReLU
+    ) -> None:
         super().__init__()
         self.channels = channels
         self.num_branches = branches
@@ -153,16 +161,17 @@ class SelectiveKernel(nn.Module):
     Args:
         in_channels: Channels of the input.
         out_channels: ``C``, channels of every branch and of the output.
-        kernels: The branches, or text such as ``"3+3d2"``. At least two; one is allowed with ``select=False``.
+        kernels: The branches, see :func:`parse_kernels`, for instance ``"3+3d2"``. At least two; one is allowed with
+            ``select=False``.
         stride: Stride of every branch.
         groups: ``G`` of the branches that name none themselves; ``in_channels`` makes them depthwise.
         reduction: ``r``.
         min_width: ``L``; 1 for no floor.
         select: ``False`` gives the plain sum of the branches, without a gate (rows without "SK" in Table 7).
-        act_layer: Activation of the branches and of the gate.
+        act_layer: Activation of the branches and of the gate: a class, or timm's name of one (``"relu"``).
 
     Raises:
-        InputError: Too few branches, or channels that the groups do not divide.
+        InputError: Too few branches, channels that the groups do not divide, or a value that makes no sense.
 
     Shape:
         - Input: ``(N, in_channels, H, W)``
@@ -181,24 +190,34 @@ class SelectiveKernel(nn.Module):
         in_channels: int,
         out_channels: int,
         *,
-        kernels: str | Sequence[Kernel] = (Kernel(3), Kernel(3, dilation=2)),
+        kernels: Kernel | int | str | Sequence[Kernel | int | str] = (Kernel(3), Kernel(3, dilation=2)),
         stride: int = 1,
         groups: int = 32,
         reduction: int = 16,
         min_width: int = 32,
         select: bool = True,
-        act_layer: Callable[..., nn.Module] = nn.ReLU,
+        act_layer: str | Callable[..., nn.Module] = nn.ReLU,
     ) -> None:
         super().__init__()
+        if not isinstance(select, bool):
+            raise InputError(f"select={select!r} is neither true nor false")
+        in_channels, out_channels, stride, groups, reduction, min_width = (
+            whole_number(name, value)
+            for name, value in (
+                ("in_channels", in_channels),
+                ("out_channels", out_channels),
+                ("stride", stride),
+                ("groups", groups),
+                ("reduction", reduction),
+                ("min_width", min_width),
+            )
+        )
         kernels = parse_kernels(kernels)
         if len(kernels) < (2 if select else 1):
             raise InputError(
                 f"SelectiveKernel selects between branches and needs at least 2 kernels, got {len(kernels)}; "
                 "one kernel is a plain convolution: pass select=False"
             )
-        for name, value in (("stride", stride), ("reduction", reduction), ("min_width", min_width)):
-            if not isinstance(value, int) or value < 1:
-                raise InputError(f"{name}={value!r} is not a whole number of at least 1")
         self.in_channels = in_channels
         self.out_channels = out_channels
         self.kernels = kernels
@@ -233,12 +252,33 @@ class SelectiveKernel(nn.Module):
         return f"kernels={'+'.join(map(str, self.kernels))}, stride={self.stride}, select={self.gate is not None}"
 
 
-def make_activation(act_layer: Callable[..., nn.Module]) -> nn.Module:
-    """Build an activation, in place where the layer has the choice."""
+def make_activation(act_layer: str | Callable[..., nn.Module]) -> nn.Module:
+    """Build an activation, in place where the layer has the choice.
+
+    Args:
+        act_layer: A class, or its name as ``timm.layers.get_act_layer`` takes it, for instance ``"hard_swish"``.
+
+    Raises:
+        InputError: An unknown name, or something else.
+    """
+    if isinstance(act_layer, str):
+        from timm.layers import get_act_layer
+
+        try:
+            layer = get_act_layer(act_layer)
+        except KeyError:
+            layer = None
+    else:
+        layer = act_layer
+    if isinstance(layer, nn.Module) or not callable(layer):
+        raise InputError(
+            f"act_layer={act_layer!r} is neither the class of an activation nor timm's name of one, for instance "
+            "nn.ReLU, 'relu' or 'hard_swish'; 'identity' is none"
+        )
     try:
-        return act_layer(inplace=True)
+        return layer(inplace=True)
     except TypeError:
-        return act_layer()
+        return layer()
 
 
 def _branch(
@@ -247,7 +287,7 @@ def _branch(
     kernel: Kernel,
     stride: int,
     groups: int,
-    act_layer: Callable[..., nn.Module],
+    act_layer: str | Callable[..., nn.Module],
 ) -> nn.Sequential:
     if in_channels % groups or out_channels % groups:
         raise InputError(

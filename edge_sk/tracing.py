@@ -66,6 +66,12 @@ def is_activation(module: nn.Module) -> bool:
     return isinstance(module, ACTIVATIONS) or type(module).__module__.startswith("timm.layers.activations")
 
 
+def is_norm_act(module: nn.Module) -> bool:
+    """Whether a module is timm's batch norm with an activation inside."""
+    timm: Any = sys.modules.get("timm.layers")  # a network of timm's has imported it
+    return timm is not None and type(module) is timm.BatchNormAct2d
+
+
 def activation_function(node: fx.Node) -> tuple[str, type[nn.Module] | None] | None:
     """The name of the activation that a node calls as a function or method, and its module; ``None`` for others."""
     tables = {"call_function": ACTIVATION_FUNCTIONS, "call_method": ACTIVATION_METHODS}

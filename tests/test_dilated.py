@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from torch import nn
 
 from edge_sk import SelectiveKernel
-from edge_sk.dilated import depthwise_dilated, pays_off
+from edge_sk.dilated import depthwise_dilated, pays_off, run_branch
 
 
 @pytest.mark.parametrize(("size", "stride", "dilation"), [(3, 1, 2), (3, 2, 2), (3, 1, 3), (3, 3, 3), (5, 1, 2)])
@@ -88,6 +89,53 @@ def test_hooks_are_called(path: str) -> None:
     unit.get_submodule(path).register_forward_hook(lambda *_: calls.append(path))
     unit(torch.randn(2, 16, 8, 8))
     assert calls == [path]
+
+
+class Halve(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x / 2
+
+
+class Doubled(nn.Sequential):
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return 2 * super().forward(input)
+
+
+def fourth(branch: nn.Sequential) -> nn.Module:
+    branch.append(Halve())
+    return branch
+
+
+def no_norm(branch: nn.Sequential) -> nn.Module:
+    del branch[1]
+    return branch
+
+
+def same_activation_twice(branch: nn.Sequential) -> nn.Module:
+    return branch.append(branch[2]).append(Halve()).append(branch[2])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        fourth,
+        no_norm,
+        same_activation_twice,
+        lambda branch: nn.Sequential(*branch, Halve()),
+        lambda branch: nn.Sequential(Halve(), *branch),
+        lambda branch: Doubled(*branch),
+        lambda branch: branch[0],
+        lambda branch: nn.Sequential(),
+    ],
+)
+def test_a_branch_runs_whatever_it_holds(change: Callable[[nn.Sequential], nn.Module]) -> None:
+    unit = SelectiveKernel(16, 16, groups=16, act_layer=nn.Hardswish)
+    branch = unit.branches[1]
+    assert isinstance(branch, nn.Sequential)
+    unit.branches[1] = change(branch)
+    x = torch.randn(2, 16, 8, 8)
+    torch.testing.assert_close(run_branch(unit.branches[1], x), unit.branches[1](x))
+    unit(x).sum().backward()
 
 
 def test_invisible_in_state_dict_and_export() -> None:

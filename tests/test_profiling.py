@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import timm.layers
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -17,6 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import edge_sk
 from edge_sk import InputError, SelectiveKernel, create_model, profile
 from edge_sk.profiling import comparison, main
+from edge_sk.profiling._profile import GATES
 
 KNOWN = {
     # Issue 2's table, from the papers' descriptions and the authors' released networks.
@@ -143,6 +146,31 @@ def test_a_shared_gate_is_not_counted_twice():
     unit = SelectiveKernel(8, 8, groups=8)
     once = profile(unit, (1, 8, 4, 4))
     assert profile(nn.Sequential(unit, unit), (1, 8, 4, 4)).gate_macs == 2 * once.gate_macs
+
+
+def test_channel_attention_goes_by_type_not_by_name():
+    class Gate(nn.Conv2d):
+        """Somebody else's."""
+
+    class SEModule(nn.Conv2d):
+        """Likewise."""
+
+    class Ours(edge_sk.selective_kernel.Gate):
+        """Ours under another name."""
+
+    class Theirs(timm.layers.SqueezeExcite):
+        """timm's under another name."""
+
+    assert profile(nn.Sequential(Gate(4, 4, 1), SEModule(4, 4, 1)), (1, 4, 3, 3)).gate_macs == 0
+    assert profile(Ours(4, 2, 8), (1, 4, 1, 1)).gate_macs == 4 * 8 * 3
+    assert profile(Theirs(16, rd_channels=2), (1, 16, 3, 3)).gate_macs == 2 * 16 * 2
+
+
+def test_every_kind_of_channel_attention_exists():
+    """A class that a library renamed would silently not be counted."""
+    for path, kinds in GATES.items():
+        for kind in kinds:
+            assert issubclass(getattr(importlib.import_module(path), kind), nn.Module)
 
 
 def test_largest_feature_map_names_its_module():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from timm.layers import SelectiveKernel as TimmSelectiveKernel
@@ -188,6 +189,7 @@ def test_torch_compile_and_torchscript(lived_in: LivedIn) -> None:
 def test_kernels_read_and_write() -> None:
     assert parse_kernels("3+3d2+5g64") == (Kernel(3), Kernel(3, dilation=2), Kernel(5, groups=64))
     assert parse_kernels([3, "3d3", Kernel(1)]) == (Kernel(3), Kernel(3, dilation=3), Kernel(1))
+    assert parse_kernels(3) == parse_kernels(Kernel(3)) == parse_kernels("3") == (Kernel(3),)
     for text in ("1", "3d2", "5g64", "3d3g4"):
         assert str(Kernel.parse(text)) == text
     assert Kernel(3, dilation=2).extent == 5
@@ -205,8 +207,54 @@ def test_kernels_read_and_write() -> None:
         (lambda: SelectiveKernel(24, 24), "groups=32 does not divide in_channels=24"),
         (lambda: SelectiveKernel(32, 32, reduction=0), "reduction=0 is not a whole number"),
         (lambda: SelectiveKernel(32, 32, stride=0), "stride=0 is not a whole number"),
+        (lambda: SelectiveKernel(32, 32, stride=(2, 2)), r"stride=\(2, 2\) is not a whole number"),  # type: ignore[arg-type]
+        (lambda: SelectiveKernel(32, 32, kernels=3), "needs at least 2 kernels, got 1; one kernel is a plain"),
+        (lambda: SelectiveKernel(32, 32, kernels=None), "kernel size=None is not a whole number"),  # type: ignore[arg-type]
+        (lambda: SelectiveKernel(32, 32, kernels=True), "kernel size=True is not a whole number"),
+        (lambda: SelectiveKernel(32, 32, kernels=[3, 5.0]), "kernel size=5.0 is not a whole number"),  # type: ignore[list-item]
+        (lambda: SelectiveKernel(32, 32, kernels=[[3, 5]]), r"kernel size=\[3, 5\] is not a whole number"),  # type: ignore[list-item]
+        (lambda: SelectiveKernel(32, 32, groups=0), "groups=0 is not a whole number"),
+        (lambda: SelectiveKernel(32, 32, groups=-1), "groups=-1 is not a whole number"),
+        (lambda: SelectiveKernel(32, 32, groups=None), "groups=None is not a whole number"),  # type: ignore[arg-type]
+        (lambda: SelectiveKernel(32, 32, groups=8.0), "groups=8.0 is not a whole number"),  # type: ignore[arg-type]
+        (lambda: SelectiveKernel(32, 32, reduction=True), "reduction=True is not a whole number"),
+        (lambda: SelectiveKernel(32, 32, min_width=np.float32(8)), r"min_width=.*8.* is not a whole number"),  # type: ignore[arg-type]
+        (lambda: SelectiveKernel(32.0, 32), "in_channels=32.0 is not a whole number"),  # type: ignore[arg-type]
+        (lambda: SelectiveKernel(32, 0), "out_channels=0 is not a whole number"),
+        (lambda: SelectiveKernel(32, 32, select="no"), "select='no' is neither true nor false"),  # type: ignore[arg-type]
+        (lambda: SelectiveKernel(32, 32, act_layer="rellu"), "act_layer='rellu' is neither .* timm's name"),
+        (lambda: SelectiveKernel(32, 32, act_layer=""), "act_layer='' is neither"),
+        (lambda: SelectiveKernel(32, 32, act_layer=None), "act_layer=None is neither"),  # type: ignore[arg-type]
+        (lambda: SelectiveKernel(32, 32, act_layer=nn.ReLU()), r"act_layer=ReLU\(\) is neither"),
+        (lambda: Kernel(True), "kernel size=True is not a whole number"),
+        (lambda: Kernel(None), "kernel size=None is not a whole number"),  # type: ignore[arg-type]
+        (lambda: Kernel(3, dilation=2.0), "kernel dilation=2.0 is not a whole number"),  # type: ignore[arg-type]
+        (lambda: Kernel(3, groups=0), "kernel groups=0 is not a whole number"),
+        (lambda: Kernel(3, groups=False), "kernel groups=False is not a whole number"),
     ],
 )
 def test_bad_input(make: Callable[[], object], message: str) -> None:
     with pytest.raises(InputError, match=message):
         make()
+
+
+def test_numpys_integers_are_integers() -> None:
+    eight, three, two, one = map(np.int64, (8, 3, 2, 1))
+    kernels = [Kernel(three, dilation=two, groups=two), three]
+    unit = SelectiveKernel(eight, eight, kernels=kernels, stride=two, groups=eight, reduction=two, min_width=one)  # type: ignore[arg-type]
+    assert repr(unit) == repr(SelectiveKernel(8, 8, kernels="3d2g2+3", stride=2, groups=8, reduction=2, min_width=1))
+    assert type(unit.kernels[0].size) is type(unit.stride) is int
+    assert unit(torch.randn(2, 8, 6, 6)).shape == (2, 8, 3, 3)
+    assert len(SelectiveKernel(8, 8, kernels=5, groups=8, select=False).branches) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "layer"), [("relu", nn.ReLU), ("hard_swish", nn.Hardswish), ("identity", nn.Identity)]
+)
+def test_activations_by_timms_names(name: str, layer: type[nn.Module]) -> None:
+    unit = SelectiveKernel(8, 8, groups=8, act_layer=name)
+    assert unit.gate is not None
+    assert [type(act) for act in (unit.gate.act, *(branch.get_submodule("act") for branch in unit.branches))] == [
+        layer
+    ] * 3
+    assert repr(unit) == repr(SelectiveKernel(8, 8, groups=8, act_layer=layer))

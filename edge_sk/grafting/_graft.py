@@ -62,7 +62,7 @@ def graft(
         >>> len(report.replaced), report.difference < 1e-6
         (1, True)
     """
-    _check(model, where=where, init=init, select=select)
+    _check(model, where=where, init=init)
     shape = _shape(model, input_size, images)
     grafted = running.copied(model)
     noise = running.random_images(grafted, (2, *shape))
@@ -135,7 +135,7 @@ def graft_(
     Raises:
         InputError: As :func:`graft`, but for a changed output, which is not measured.
     """
-    _check(model, where=where, init=init, select=select)
+    _check(model, where=where, init=init)
     images = running.random_images(model, (2, *_shape(model, input_size, None)))
     _operate(
         model,
@@ -192,7 +192,7 @@ def _operate(
     return _Operation(untraced, units, left)
 
 
-def _check(model: nn.Module, *, where: object, init: str, select: object) -> None:
+def _check(model: nn.Module, *, where: object, init: str) -> None:
     """Refuse what cannot be grafted before anything is done."""
     if not isinstance(model, nn.Module):
         raise InputError(f"graft takes a network (nn.Module), got {type(model).__name__}")
@@ -204,8 +204,6 @@ def _check(model: nn.Module, *, where: object, init: str, select: object) -> Non
         raise InputError("the model is TorchScript, which cannot be changed: graft the Python module it came from")
     if init not in ("preserve", "random"):
         raise InputError(f"init={init!r} is not known; use 'preserve' (keep the function) or 'random' (the paper's)")
-    if not isinstance(select, bool):
-        raise InputError(f"select={select!r} is neither true nor false")
     if where is not None and not callable(where):
         raise InputError(
             f"where={where!r} is not a predicate over sites; for instance edge_sk.grafting.depthwise, "

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 
 from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
 
-from edge_sk.tracing import Sharing
+from edge_sk.selective_kernel import SelectiveKernel
+from edge_sk.tracing import Sharing, is_norm_act
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
@@ -19,7 +21,8 @@ def is_idempotent(activation: nn.Module | None) -> bool:
 
 def is_selective_kernel(module: nn.Module) -> bool:
     """Whether a module is a selective kernel, ours or timm's."""
-    return type(module).__name__ == "SelectiveKernel"
+    timm = sys.modules.get("timm.layers")  # a network of timm's has imported it
+    return isinstance(module, SelectiveKernel) or (timm is not None and isinstance(module, timm.SelectiveKernel))
 
 
 def grouped_convolutions(model: nn.Module) -> dict[str, nn.Conv2d]:
@@ -78,11 +81,6 @@ def why_not_norm(norm: nn.Module, sharing: Sharing) -> str | None:
     if is_norm_act(norm) and not isinstance(norm.drop, nn.Identity):
         return f"its {type(norm).__name__} drops activations"
     return None
-
-
-def is_norm_act(norm: nn.Module) -> bool:
-    """Whether a module is timm's batch normalisation with an activation inside."""
-    return isinstance(norm, nn.BatchNorm2d) and type(norm).__name__ == "BatchNormAct2d"
 
 
 def is_plain(module: nn.Module, sharing: Sharing) -> bool:

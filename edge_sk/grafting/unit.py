@@ -14,7 +14,7 @@ from edge_sk.grafting.site import Site
 from edge_sk.selective_kernel import Kernel, SelectiveKernel, parse_kernels
 
 Init = Literal["preserve", "random"]
-Kernels = str | Sequence[Kernel | int | str]
+Kernels = Kernel | int | str | Sequence[Kernel | int | str]
 
 
 def default_kernels(site: Site, init: Init = "random") -> tuple[Kernel, Kernel]:
@@ -34,7 +34,7 @@ def make_unit(
     reduction: int = 16,
     min_width: int = 32,
     select: bool = True,
-    act_layer: Callable[..., nn.Module] | None = None,
+    act_layer: str | Callable[..., nn.Module] | None = None,
     init: Init = "random",
 ) -> SelectiveKernel:
     """Build the selective kernel for a site.

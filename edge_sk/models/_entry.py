@@ -19,6 +19,8 @@ DEFAULT_CFG: dict[str, Any] = {
     "mean": (0.485, 0.456, 0.406),
     "std": (0.229, 0.224, 0.225),
 }
+# What timm's networks take; ours have no drop_path_rate.
+TIMM_OPTIONS = ("drop_rate", "drop_path_rate")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -51,6 +53,7 @@ class Entry:
         recipe: Stem of the recipe that trains it.
         cfg: What differs from :data:`DEFAULT_CFG`.
         graft: How selective kernels go in; ``None`` for networks without.
+        options: Options of ``build`` that :func:`edge_sk.create_model` offers.
         timm_name: Name of the plain network in timm, whose entry point ``build`` calls; ``None`` where ``build``
             calls a class.
     """
@@ -61,6 +64,7 @@ class Entry:
     recipe: str
     cfg: dict[str, Any] = dataclasses.field(default_factory=dict)
     graft: Graft | None = None
+    options: tuple[str, ...] = ("drop_rate",)
     timm_name: str | None = None
 
     @property

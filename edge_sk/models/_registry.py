@@ -6,25 +6,29 @@ import difflib
 import fnmatch
 import functools
 import logging
+import numbers
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from edge_sk import grafting, running
-from edge_sk.errors import InputError
+from edge_sk.errors import InputError, whole_number
 from edge_sk.grafting import measure
 from edge_sk.models import _weights, cifar, mobilenet, resnext, shufflenetv2
 from edge_sk.models._entry import DEFAULT_CFG, Entry
 
 _logger = logging.getLogger(__name__)
 
-# Options of every name; names with selective kernels have SK_OPTIONS too, ShuffleNetV2's also sk_units.
-COMMON_OPTIONS = ("drop_rate",)
+# Options of names with selective kernels, beside the plain network's; ShuffleNetV2's also have sk_units.
 SK_OPTIONS = ("kernels", "reduction", "min_width", "select")
 # Of timm's and torchvision's networks; kernels asks for the graft.
 GRAFT_OPTIONS = (*SK_OPTIONS, "init")
+# Families of timm and torchvision made for phones, by a part of their names.
+MOBILE = ("mobilenet", "mobileone", "shufflenet", "mnasnet", "efficientnet_lite", "lcnet", "ghostnet", "fbnet")
+MOBILE += ("tinynet", "hardcorenas")
 
 
 @functools.cache
@@ -39,10 +43,30 @@ def entries() -> dict[str, Entry]:
     return zoo
 
 
-def list_models(pattern: str = "*") -> list[str]:
-    """Names of the zoo that match a shell-style pattern, in natural order (``sknet26`` before ``sknet101``)."""
-    names = fnmatch.filter(entries(), pattern)
+def list_models(pattern: str | Iterable[str] = "*", exclude_filters: str | Iterable[str] = ()) -> list[str]:
+    """Names of the zoo, in natural order (``sknet26`` before ``sknet101``).
+
+    Args:
+        pattern: Shell-style pattern, or several; a name that matches one is listed. Empty: every name.
+        exclude_filters: Pattern or patterns of names to leave out.
+
+    Raises:
+        InputError: Neither a pattern nor several.
+
+    Example:
+        >>> list_models(["sknet*", "senet*"], exclude_filters="*29")
+        ['senet26', 'senet50', 'senet101', 'sknet26', 'sknet50', 'sknet101']
+    """
+    names = _matching(pattern or "*") - _matching(exclude_filters or ())
     return sorted(names, key=lambda name: [float(p) if p[:1].isdigit() else p for p in _split_numbers(name)])
+
+
+def _matching(patterns: str | Iterable[str]) -> set[str]:
+    several = [patterns] if isinstance(patterns, str) or not isinstance(patterns, Iterable) else list(patterns)
+    for pattern in several:
+        if not isinstance(pattern, str):
+            raise InputError(f"{pattern!r} is no pattern of names: give text such as 'sk_*', or a list of such texts")
+    return {name for pattern in several for name in fnmatch.filter(entries(), pattern)}
 
 
 def _split_numbers(name: str) -> list[str]:
@@ -66,12 +90,14 @@ def create_model(
         in_chans: Channels of the image.
         init_from: Starting weights: ``timm:NAME.TAG``, ``torchvision:NAME.WEIGHTS``, a run folder or a file. Weights
             of the plain network start one with selective kernels too: branches that can hold the old filter start as
-            it.
-        options: ``drop_rate``; for names with selective kernels also ``kernels``, ``reduction`` (r), ``min_width`` (L),
-            ``select`` and, in ShuffleNetV2, ``sk_units``. Together they build every row of the paper's Tables 3, 6, 7.
-            With ``timm:`` and ``torchvision:``, ``kernels`` (``"auto"``: each site's default) grafts selective kernels
-            as :func:`edge_sk.graft` does, with ``reduction``, ``min_width``, ``select`` and ``init``; other options go
-            to the library.
+            it. ``default_cfg`` takes the weights' mean, std, crop_pct and interpolation; a ``.pt`` file, or a
+            ``.safetensors`` file without a ``config.json`` beside it, does not say them, and the network's own stay.
+        options: ``drop_rate``; ``drop_path_rate`` where the network is timm's (MobileNet, ResNeXt, SKNet-26 to 101);
+            for names with selective kernels also ``kernels``, ``reduction`` (r), ``min_width`` (L), ``select`` and, in
+            ShuffleNetV2, ``sk_units``. Together they build every row of the paper's Tables 3, 6, 7. With ``timm:`` and
+            ``torchvision:``, ``kernels`` (``"auto"``: each site's default) grafts selective kernels as
+            :func:`edge_sk.graft` does, with ``reduction``, ``min_width``, ``select`` and ``init``; other options go to
+            the library. ``None`` is the default.
 
     Returns:
         The network in training mode, with ``default_cfg`` (timm's form).
@@ -80,7 +106,12 @@ def create_model(
         InputError: An unknown name (the nearest are suggested), option or value, or weights that do not fit.
     """
     name, spelled = parse_name(name)
-    options = spelled | options
+    # As in timm, None is not given; but graft's kernels=None asks for each site's default.
+    options = {key: value for key, value in (spelled | options).items() if value is not None or key == "kernels"}
+    for key in ("drop_rate", "drop_path_rate"):
+        _check_rate(key, options.get(key, 0.0))
+    num_classes = None if num_classes is None else whole_number("num_classes", num_classes, least=0)
+    in_chans = whole_number("in_chans", in_chans)
     for prefix, build in (("timm:", _create_timm), ("torchvision:", _create_torchvision)):
         if name.startswith(prefix):
             units = {key: options.pop(key) for key in GRAFT_OPTIONS if key in options}
@@ -91,8 +122,8 @@ def create_model(
     check_options(entry, options)
     cfg = entry.default_cfg
     classes: int = cfg["num_classes"] if num_classes is None else num_classes
-    plain_args = {key: options[key] for key in COMMON_OPTIONS if key in options}
-    state = None if init_from is None else _weights.read_state(init_from)
+    plain_args = {key: options[key] for key in entry.options if key in options}
+    state, images = (None, {}) if init_from is None else _weights.read(init_from)
     model = entry.build(**entry.build_args, num_classes=classes, in_chans=in_chans, **plain_args)
     classifier = cfg.get("classifier") or getattr(model, "default_cfg", {}).get("classifier")
     if state is not None and classes == 0:
@@ -106,7 +137,7 @@ def create_model(
         insert_units(entry, model, options)
     if state is not None and not from_plain:
         _weights.load(model, state, source=init_from, classifier=classifier)
-    _set_cfg(model, entry, num_classes=classes, in_chans=in_chans)
+    _set_cfg(model, entry, images, num_classes=classes, in_chans=in_chans)
     return model
 
 
@@ -117,7 +148,8 @@ def _finish_foreign(name: str, model: Any, units: dict[str, Any], init_from: str
             f"{name}: {', '.join(units)} belong to selective kernels: give kernels too, for instance kernels=3+5 or "
             "kernels=auto"
         )
-    state = None if init_from is None else _weights.read_state(init_from)
+    state, images = (None, {}) if init_from is None else _weights.read(init_from)
+    model.default_cfg.update(images)
     classifier = model.default_cfg.get("classifier")
     if state is not None and model.default_cfg["num_classes"] == 0:
         state = _weights.without(state, classifier)
@@ -219,30 +251,30 @@ def _read_value(key: str, text: str) -> Any:
 
 
 def check_options(entry: Entry, options: dict[str, Any]) -> None:
-    """Refuse options that the entry does not have, and values that make no sense.
+    """Refuse options that the entry does not have.
 
     Raises:
         InputError: Names the option and the known ones.
     """
-    known: tuple[str, ...] = COMMON_OPTIONS
+    known = entry.options
     if entry.graft is not None:
         known += SK_OPTIONS + (("sk_units",) if entry.graft.where is not None else ())
     for key in options:
         if key not in known:
             hint = "" if entry.graft else " (it has no selective kernels)"
             raise InputError(f"{entry.name} has no option {key!r}{hint}; it has {', '.join(known)}")
-    if "select" in options and not isinstance(options["select"], bool):
-        raise InputError(f"select={options['select']!r} is neither true nor false")
-    rate = options.get("drop_rate", 0.0)
-    if not isinstance(rate, int | float) or not 0 <= rate < 1:
-        raise InputError(f"drop_rate={rate!r} is not a probability below 1")
 
 
-def _set_cfg(model: Any, entry: Entry, *, num_classes: int, in_chans: int) -> None:
+def _check_rate(name: str, value: object) -> None:
+    if not isinstance(value, numbers.Real) or isinstance(value, bool) or not 0 <= float(value) < 1:
+        raise InputError(f"{name}={value!r} is not a probability below 1")
+
+
+def _set_cfg(model: Any, entry: Entry, images: dict[str, Any], *, num_classes: int, in_chans: int) -> None:
     from_timm = {k: v for k, v in getattr(model, "default_cfg", {}).items() if k in ("classifier", "first_conv")}
     cfg = entry.default_cfg
     size = (in_chans, *cfg["input_size"][1:])
-    model.default_cfg = cfg | from_timm | entry.cfg | {"num_classes": num_classes, "input_size": size}
+    model.default_cfg = cfg | from_timm | entry.cfg | images | {"num_classes": num_classes, "input_size": size}
     model.pretrained_cfg = model.default_cfg
 
 
@@ -280,20 +312,28 @@ def _create_torchvision(name: str, num_classes: int, in_chans: int, options: dic
         options = {"init_weights": True} | options  # without it they warn that their default will change
     try:
         model: Any = torchvision.models.get_model(name, num_classes=num_classes, **options)
-    except TypeError as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"torchvision:{name} does not take these options: {error}") from error
     linear = [path for path, module in model.named_modules() if isinstance(module, nn.Linear)]
     cfg = DEFAULT_CFG | {"architecture": f"torchvision:{name}", "num_classes": num_classes}
+    if options.get("weights") is not None:
+        cfg |= _weights.torchvision_fields(torchvision.models.get_model_weights(name).verify(options["weights"]))
     model.default_cfg = cfg | {"classifier": linear[-1] if linear else None}
     return model
 
 
 def default_recipe(name: str) -> str:
-    """Stem of the recipe for a name: ``light``, ``large`` or ``cifar``; names of timm and torchvision get ``large``."""
+    """Stem of the recipe for a name: ``light``, ``large`` or ``cifar``.
+
+    Of timm's and torchvision's names, families made for phones (:data:`MOBILE`) get ``light`` and all others ``large``,
+    as in the zoo.
+
+    Raises:
+        InputError: An unknown name of the zoo.
+    """
     name, _ = parse_name(name)
     if name.startswith(("timm:", "torchvision:")):
-        mobile = ("mobilenet", "shufflenet", "mnasnet", "efficientnet_lite", "lcnet", "ghostnet")
-        return "light" if any(word in name for word in mobile) else "large"
+        return "light" if any(family in name for family in MOBILE) else "large"
     return find(name).recipe
 
 

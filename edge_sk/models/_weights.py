@@ -1,7 +1,8 @@
-"""Starting weights: from timm, torchvision, a run folder or a file."""
+"""Starting weights, and how their images were prepared: from timm, torchvision, a run folder or a file."""
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 from collections.abc import Sequence
@@ -19,22 +20,41 @@ _logger = logging.getLogger(__name__)
 Classifier = str | Sequence[str] | None
 
 
-def read_state(source: str | Path) -> dict[str, Tensor]:
-    """Read a state dict.
+def _numbers(values: Any) -> tuple[float, ...]:
+    return tuple(map(float, values))
+
+
+# Fields of ``default_cfg`` that belong to the weights, not to the architecture.
+IMAGE_FIELDS = {"mean": _numbers, "std": _numbers, "crop_pct": float, "interpolation": str}
+
+
+def read(source: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read a state dict, and how the images were prepared that it was trained on.
 
     Args:
         source: ``timm:NAME.TAG`` or ``torchvision:NAME.WEIGHTS`` (both download), a run folder, a ``.safetensors``
             file, or a ``.pt``/``.pth`` file (read without executing anything in it).
+
+    Returns:
+        The tensors by name; and those of :data:`IMAGE_FIELDS` that timm, torchvision or a ``config.json`` in the folder
+        or beside the ``.safetensors`` file gives. A ``.pt`` file gives none.
 
     Raises:
         InputError: No such source, or a file that is damaged or holds no state dict.
     """
     text = str(source)
     if text.startswith("timm:"):
-        return _from_timm(text.removeprefix("timm:"))
-    if text.startswith("torchvision:"):
-        return _from_torchvision(text.removeprefix("torchvision:"))
-    path = Path(source)
+        state, fields = _from_timm(text.removeprefix("timm:"))
+    elif text.startswith("torchvision:"):
+        state, fields = _from_torchvision(text.removeprefix("torchvision:"))
+    else:
+        state, fields = _from_path(Path(source))
+    if "mean" not in fields:
+        _logger.info("%s does not say how its images were normalised: the network's own mean and std stay", source)
+    return state, fields
+
+
+def _from_path(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if path.is_dir():
         path = path / "model.safetensors"
     if not path.is_file():
@@ -42,7 +62,26 @@ def read_state(source: str | Path) -> dict[str, Tensor]:
             f"no weights at {path}; give a run folder, a .safetensors or .pt file, timm:NAME.TAG or "
             "torchvision:NAME.WEIGHTS"
         )
-    return _from_file(path)
+    return _from_file(path), _from_config(path.with_name("config.json")) if path.suffix == ".safetensors" else {}
+
+
+def _from_config(path: Path) -> dict[str, Any]:
+    """The image fields of a run's ``config.json``, or of one that timm saved; none where there is no file."""
+    if not path.is_file():
+        return {}
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        return image_fields(config.get("pretrained_cfg", config))
+    except (AttributeError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{path} is damaged ({error}): it must say how the images of the weights beside it were normalised; "
+            "copy it again, or move the weights away from it"
+        ) from None
+
+
+def image_fields(config: dict[str, Any]) -> dict[str, Any]:
+    """Those of :data:`IMAGE_FIELDS` that a mapping gives."""
+    return {key: convert(config[key]) for key, convert in IMAGE_FIELDS.items() if config.get(key) is not None}
 
 
 def _from_file(path: Path) -> dict[str, Tensor]:
@@ -69,19 +108,20 @@ def _from_file(path: Path) -> dict[str, Tensor]:
     return {str(name).removeprefix("module."): value for name, value in loaded.items()}
 
 
-def _from_timm(name: str) -> dict[str, Tensor]:
+def _from_timm(name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     import timm
 
     if not timm.is_model(name):
         raise InputError(f"timm has no model {name!r}; see timm.list_models(pretrained=True)")
     try:
-        return timm.create_model(name, pretrained=True).state_dict()
+        model: Any = timm.create_model(name, pretrained=True)
     except Exception as error:
         # A download fails in as many ways as a network does.
         raise InputError(f"the weights of timm:{name} could not be had: {_first_line(error)}") from error
+    return model.state_dict(), image_fields(model.pretrained_cfg)
 
 
-def _from_torchvision(name: str) -> dict[str, Tensor]:
+def _from_torchvision(name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     import torchvision
 
     arch, _, tag = name.partition(".")
@@ -91,9 +131,25 @@ def _from_torchvision(name: str) -> dict[str, Tensor]:
     if tag and tag not in weights.__members__:
         raise InputError(f"torchvision's {arch} has no weights {tag!r}; it has {', '.join(weights.__members__)}")
     try:
-        return torchvision.models.get_model(arch, weights=tag or "DEFAULT").state_dict()
+        state = torchvision.models.get_model(arch, weights=tag or "DEFAULT").state_dict()
     except Exception as error:
         raise InputError(f"the weights of torchvision:{name} could not be had: {_first_line(error)}") from error
+    return state, torchvision_fields(weights[tag or "DEFAULT"])
+
+
+def torchvision_fields(weights: Any) -> dict[str, Any]:
+    """The image fields of a member of torchvision's weight enums."""
+    transform = weights.transforms()
+    if not hasattr(transform, "crop_size"):
+        return {}  # of detection or segmentation
+    return image_fields(
+        {
+            "mean": transform.mean,
+            "std": transform.std,
+            "crop_pct": transform.crop_size[0] / transform.resize_size[0],
+            "interpolation": transform.interpolation.value,
+        }
+    )
 
 
 def _first_line(error: Exception) -> str:

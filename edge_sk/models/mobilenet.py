@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from edge_sk.models._entry import Entry, Graft
+from edge_sk.models._entry import TIMM_OPTIONS, Entry, Graft
 
 # Zoo name -> timm's name.
 PLAIN = {
@@ -51,7 +51,7 @@ def entries() -> list[Entry]:
     """The rows of the zoo."""
     rows: list[Entry] = []
     for name, timm_name in PLAIN.items():
-        args: dict[str, Any] = {"build": _build, "recipe": "light", "timm_name": timm_name}
+        args: dict[str, Any] = {"build": _build, "recipe": "light", "timm_name": timm_name, "options": TIMM_OPTIONS}
         plain = {"timm_name": timm_name}
         rows.append(Entry(name=name, build_args=plain, **args))
         rows.append(Entry(name=f"sk_{name}", build_args=plain, graft=Graft(), **args))

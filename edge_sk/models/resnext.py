@@ -11,7 +11,7 @@ from typing import Any, cast
 
 from torch import nn
 
-from edge_sk.models._entry import Entry, Graft
+from edge_sk.models._entry import TIMM_OPTIONS, Entry, Graft
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,20 +68,14 @@ def _build(config: _Config, **kwargs: Any) -> nn.Module:
 
 def entries() -> list[Entry]:
     """The rows of the zoo."""
-    cfg = {"first_conv": "conv1", "classifier": "fc"}
-    rows = [
-        Entry(name=name, build=_build, build_args={"config": config}, recipe="large", cfg=cfg)
-        for name, config in CONFIGS.items()
-    ]
+    common: dict[str, Any] = {
+        "build": _build,
+        "recipe": "large",
+        "cfg": {"first_conv": "conv1", "classifier": "fc"},
+        "options": TIMM_OPTIONS,
+    }
+    rows = [Entry(name=name, build_args={"config": config}, **common) for name, config in CONFIGS.items()]
     rows += [
-        Entry(
-            name=name,
-            build=_build,
-            build_args={"config": CONFIGS[plain]},
-            recipe="large",
-            cfg=cfg,
-            graft=Graft(),
-        )
-        for name, plain in SK.items()
+        Entry(name=name, build_args={"config": CONFIGS[plain]}, graft=Graft(), **common) for name, plain in SK.items()
     ]
     return rows

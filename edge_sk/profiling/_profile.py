@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Sequence
 
@@ -11,23 +12,18 @@ from edge_sk import running
 from edge_sk.profiling.cost import ModuleCost, ModuleTable, Profile
 from edge_sk.profiling.trace import network_name, trace
 
-# Channel attention, by class name so that neither timm nor torchvision need be imported.
-GATES = frozenset(
-    (
-        "Gate",
-        "BAM",
-        "BamModule",
-        "CbamModule",
-        "LightCbamModule",
-        "EcaModule",
-        "EffectiveSEModule",
-        "SEModule",
-        "SqueezeExcite",
-        "SqueezeExciteCl",
-        "SqueezeExcitation",
-        "SelectiveKernelAttn",
-    )
-)
+# Channel attention: classes by the module that has them. One that nobody has imported has no instances.
+GATES = {
+    "edge_sk.selective_kernel": ("Gate",),
+    "edge_sk.gates": ("BAM",),
+    "timm.layers.cbam": ("CbamModule", "LightCbamModule"),
+    "timm.layers.eca": ("EcaModule",),
+    "timm.layers.selective_kernel": ("SelectiveKernelAttn",),
+    "timm.layers.squeeze_excite": ("SEModule", "EffectiveSEModule", "SqueezeExciteCl"),
+    "timm.models._efficientnet_blocks": ("SqueezeExcite",),
+    "timm.models.senet": ("SEModule",),
+    "torchvision.ops.misc": ("SqueezeExcitation",),
+}
 
 
 def profile(model: nn.Module, input_size: int | Sequence[int] | None = None) -> Profile:
@@ -51,7 +47,8 @@ def profile(model: nn.Module, input_size: int | Sequence[int] | None = None) -> 
     shape = running.input_shape(model, input_size)
     analysis, largest = trace(model, shape)
     counts = analysis.by_module_and_operator()
-    gates = [name for name, module in model.named_modules() if type(module).__name__ in GATES]
+    kinds = tuple(getattr(sys.modules[path], kind) for path in GATES.keys() & sys.modules for kind in GATES[path])
+    gates = [name for name, module in model.named_modules() if isinstance(module, kinds)]
     outermost = [name for name in gates if not any(name.startswith(f"{other}.") for other in gates if other != name)]
     modules = ModuleTable()
     for name, module in model.named_modules():

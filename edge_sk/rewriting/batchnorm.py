@@ -9,7 +9,8 @@ from torch import fx, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from edge_sk.rewriting.graph import Layers, argument, called_module, calls, is_norm_act, replace_module, replace_node
+from edge_sk.rewriting.graph import Layers, argument, called_module, calls, replace_module, replace_node
+from edge_sk.tracing import is_norm_act
 
 
 def folded(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:

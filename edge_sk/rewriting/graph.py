@@ -48,13 +48,9 @@ class Tracer(tracing.Tracer):
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Whether a module stays one node."""
-        return getattr(m, "fx_leaf", False) or is_norm_act(m) or super().is_leaf_module(m, module_qualified_name)
-
-
-def is_norm_act(module: nn.Module) -> bool:
-    """Whether a module is timm's batch norm with an activation inside."""
-    timm: Any = sys.modules.get("timm.layers")
-    return timm is not None and type(module) is timm.BatchNormAct2d
+        return (
+            getattr(m, "fx_leaf", False) or tracing.is_norm_act(m) or super().is_leaf_module(m, module_qualified_name)
+        )
 
 
 def trace(module: nn.Module, arguments: Sequence[Any] | None = None) -> TracedModule:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from edge_sk.errors import InputError
 from edge_sk.files import atomic_write, write_text
+from edge_sk.models._weights import image_fields
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
@@ -93,7 +94,8 @@ def load_run(path: str | Path) -> LoadedRun:
         path: The folder that ``recipes/train.py`` wrote.
 
     Returns:
-        The model (evaluation mode, CPU) and its configuration.
+        The model (evaluation mode, CPU; its ``default_cfg`` says how the run prepared its images) and its
+        configuration.
 
     Raises:
         InputError: Not a run folder, not finished, damaged, or its weights are another architecture's.
@@ -110,6 +112,8 @@ def load_run(path: str | Path) -> LoadedRun:
     )
     check_same_weights(model, state, origin=str(file), arch=config.arch)
     model.load_state_dict(state)
+    cfg: Any = model.default_cfg
+    cfg.update(image_fields(config.model_dump()))
     return LoadedRun(model.eval(), config)
 
 

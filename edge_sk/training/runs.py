@@ -16,6 +16,7 @@ import edge_sk
 from edge_sk.errors import InputError
 from edge_sk.files import check_output, write_text
 from edge_sk.manifest import manifest
+from edge_sk.models._weights import image_fields
 from edge_sk.training import checkpoint, snapshot
 from edge_sk.training.distributed import World
 from edge_sk.training.engine import Trainer
@@ -192,8 +193,11 @@ def data_options(folder: str | Path, data: str) -> DataRecipe:
 def build_model(plan: Plan, num_classes: int) -> tuple[nn.Module, dict[str, Any], Format]:
     """The network with the plan's seed, its ``default_cfg``, and how images are given to it.
 
+    Weights to start from bring the mean, the standard deviation and, unless the recipe sets them, the crop and the
+    interpolation that they were trained with. A run that goes on from a checkpoint keeps those of its ``config.json``.
+
     Raises:
-        InputError: Unknown architecture or option.
+        InputError: Unknown architecture or option, or ``config.json`` is missing or damaged where it is needed.
     """
     seed_everything(plan.seed, "weights")
     # A run that was stopped before its first checkpoint starts again from the given weights.
@@ -201,6 +205,8 @@ def build_model(plan: Plan, num_classes: int) -> tuple[nn.Module, dict[str, Any]
     init_from = None if resumed else plan.recipe.checkpoint.init_from
     model = edge_sk.create_model(plan.arch, num_classes=num_classes, init_from=init_from)
     cfg: dict[str, Any] = dict(model.default_cfg)  # type: ignore[arg-type]
+    if resumed and plan.recipe.checkpoint.init_from is not None:
+        cfg |= image_fields(checkpoint.load_config(plan.folder).model_dump())
     data = plan.recipe.data
     channels, height, width = cfg["input_size"]
     if data.input_size is not None:

@@ -188,3 +188,39 @@ def test_kernels_per_site() -> None:
         edge_sk.graft(block(), kernels="3", input_size=16)
     with pytest.raises(InputError, match=r"'3,5' is not SIZE"):
         edge_sk.graft(block(), kernels="3,5", input_size=16)
+
+
+def test_selective_kernels_go_by_type_not_by_name(lived_in: LivedIn) -> None:
+    """Somebody else's module of that name is looked into; ours and timm's under another name are not."""
+    from timm.layers import SelectiveKernel as TimmSelectiveKernel
+
+    theirs = lived_in(type("SelectiveKernel", (nn.Sequential,), {})(*block()))
+    assert len(edge_sk.graft(theirs, input_size=16)[1].replaced) == 1
+    for base in (edge_sk.SelectiveKernel, TimmSelectiveKernel):
+        unit = type("Selective", (base,), {})(8, 8, groups=4)
+        model = lived_in(nn.Sequential(nn.Conv2d(3, 8, 1), unit))
+        with pytest.raises(InputError, match="has 1 selective kernels already"):
+            edge_sk.graft(model, input_size=16)
+
+
+def test_a_norm_act_goes_by_type_not_by_name(lived_in: LivedIn) -> None:
+    norm = type("BatchNormAct2d", (nn.BatchNorm2d,), {})(8)
+    with pytest.raises(InputError, match="it is followed by BatchNormAct2d, not by batch normalisation"):
+        edge_sk.graft(lived_in(block(norm)), input_size=16)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"kernels": 3}, "needs at least 2 kernels, got 1"),
+        ({"kernels": lambda _: 3.0}, "kernel size=3.0 is not a whole number"),
+        ({"kernels": True}, "kernel size=True is not a whole number"),
+        ({"reduction": 0}, "reduction=0 is not a whole number"),
+        ({"reduction": True}, "reduction=True is not a whole number"),
+        ({"min_width": 8.0}, "min_width=8.0 is not a whole number"),
+        ({"select": 1}, "select=1 is neither true nor false"),
+    ],
+)
+def test_option_values_that_make_no_sense(options: dict[str, Any], message: str, lived_in: LivedIn) -> None:
+    with pytest.raises(InputError, match=message):
+        edge_sk.graft(lived_in(block()), input_size=16, **options)

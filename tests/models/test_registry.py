@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -99,6 +100,17 @@ def test_listing_is_natural_and_filters() -> None:
     assert edge_sk.list_models("sknet*") == ["sknet26", "sknet29", "sknet50", "sknet101"]
     assert edge_sk.list_models("sk_shufflenetv2_*") == [f"sk_shufflenetv2_{w}" for w in ("0.5", "1.0", "1.5", "2.0")]
     assert edge_sk.list_models("nothing*") == []
+    assert edge_sk.list_models("") == edge_sk.list_models([]) == edge_sk.list_models("*")
+    assert edge_sk.list_models(["sknet*", "senet2*", "sknet26"]) == [
+        "senet26",
+        "senet29",
+        *edge_sk.list_models("sknet*"),
+    ]
+    assert edge_sk.list_models("sknet*", exclude_filters="*29") == ["sknet26", "sknet50", "sknet101"]
+    assert edge_sk.list_models(("sknet*",), exclude_filters=["*29", "*1"]) == ["sknet26", "sknet50"]
+    for pattern in (5, ["sk*", None]):
+        with pytest.raises(InputError, match=r"(5|None) is no pattern of names: give text such as 'sk_\*'"):
+            edge_sk.list_models(pattern)  # type: ignore[arg-type]
 
 
 def run_once(name: str) -> None:
@@ -145,6 +157,30 @@ def test_channels_and_classes() -> None:
     assert edge_sk.create_model("timm:mobilenetv2_050", num_classes=0)(torch.randn(2, 3, 64, 64)).shape == (2, 1280)
 
 
+@pytest.mark.parametrize("name", ["sk_mobilenetv2_0.5", "se_mobilenetv2_0.5", "sknet26", "timm:mobilenetv2_050"])
+def test_stochastic_depth_where_timm_has_it(name: str, lived_in: LivedIn) -> None:
+    from timm.layers import DropPath
+
+    model = lived_in(edge_sk.create_model(f"{name}@drop_path_rate=0.5", num_classes=3)).train()
+    rates = [module.drop_prob for module in model.modules() if isinstance(module, DropPath)]
+    assert max(rate for rate in rates if rate is not None) > 0.3
+    x = torch.randn(2, 3, 32, 32)
+    assert not torch.equal(model(x), model(x))
+    model.eval()
+    assert torch.equal(model(x), model(x))
+    assert not any(isinstance(m, DropPath) and m.drop_prob for m in edge_sk.create_model(name).modules())
+
+
+def test_none_is_not_given_and_numpys_numbers_are_numbers() -> None:
+    model = edge_sk.create_model(
+        "sk_mobilenetv2_0.5", num_classes=np.int64(3), in_chans=np.int32(1), drop_rate=np.float32(0.5),
+        drop_path_rate=None, kernels=[np.int64(3), np.int64(5)], reduction=np.int16(8), min_width=None, select=None,
+    )  # fmt: skip
+    assert repr(model) == repr(
+        edge_sk.create_model("sk_mobilenetv2_0.5", num_classes=3, in_chans=1, drop_rate=0.5, kernels="3+5", reduction=8)
+    )
+
+
 def test_other_libraries_names() -> None:
     for name in ("timm:mobilenetv2_050", "torchvision:shufflenet_v2_x0_5"):
         model = edge_sk.create_model(name, num_classes=4).eval()
@@ -157,6 +193,15 @@ def test_default_recipe_and_size() -> None:
     assert default_recipe("sk_mobilenetv2_1.0@reduction=8") == "light"
     assert default_recipe("sknet50") == "large"
     assert default_recipe("sknet29") == "cifar"
+    for name in (
+        "timm:tf_mobilenetv3_small_100",
+        "timm:mobileone_s0@kernels=auto",
+        "timm:tinynet_a",
+        "timm:fbnetc_100",
+    ):
+        assert default_recipe(name) == "light"
+    for name in ("timm:resnext50_32x4d", "torchvision:resnet18", "timm:convnext_atto"):
+        assert default_recipe(name) == "large"
     assert input_size("sknet29") == (3, 32, 32)
     assert input_size("sk_shufflenetv2_1.0") == (3, 224, 224)
 
@@ -253,11 +298,28 @@ def test_bad_weights(tmp_path: Path) -> None:
         ("timm:mobilenetv2_10", {}, "timm has no model 'mobilenetv2_10'; did you mean"),
         ("torchvision:shufflenet", {}, "torchvision has no classification model 'shufflenet'"),
         ("shufflenetv2_1.0", {"kernels": "3+5"}, "has no option 'kernels' .it has no selective kernels."),
-        ("sk_mobilenetv2_1.0", {"sk_units": "all"}, "has no option 'sk_units'; it has drop_rate, kernels"),
+        ("sk_mobilenetv2_1.0", {"sk_units": "all"}, "has no option 'sk_units'; it has drop_rate, drop_path_rate"),
         ("sk_shufflenetv2_1.0", {"sk_units": "some"}, "sk_units='some' is not known; use 'stride1'"),
         ("sk_shufflenetv2_1.0", {"select": "no"}, "select='no' is neither true nor false"),
         ("sk_shufflenetv2_1.0", {"kernels": "3"}, "needs at least 2 kernels, got 1"),
         ("sk_shufflenetv2_1.0", {"drop_rate": 1.5}, "drop_rate=1.5 is not a probability"),
+        ("sk_mobilenetv2_0.5", {"drop_path_rate": 1}, "drop_path_rate=1 is not a probability"),
+        ("timm:mobilenetv2_050", {"drop_path_rate": -1}, "drop_path_rate=-1 is not a probability"),
+        ("sk_mobilenetv2_0.5", {"drop_rate": False}, "drop_rate=False is not a probability"),
+        ("sk_shufflenetv2_1.0", {"drop_path_rate": 0.1}, "sk_shufflenetv2_1.0 has no option 'drop_path_rate'; it has"),
+        ("sknet29", {"drop_path_rate": 0.1}, "sknet29 has no option 'drop_path_rate'; it has drop_rate, kernels"),
+        ("sk_mobilenetv2_0.5", {"act_layer": "relu"}, "sk_mobilenetv2_0.5 has no option 'act_layer'; it has"),
+        ("sk_shufflenetv2_1.0", {"kernels": 3}, "needs at least 2 kernels, got 1"),
+        ("sk_shufflenetv2_1.0", {"kernels": 3.5}, "kernel size=3.5 is not a whole number"),
+        ("sk_shufflenetv2_1.0@reduction=0", {}, "reduction=0 is not a whole number"),
+        ("sk_shufflenetv2_1.0@min_width=true", {}, "min_width=True is not a whole number"),
+        ("sk_shufflenetv2_1.0", {"select": 1}, "select=1 is neither true nor false"),
+        ("sk_shufflenetv2_1.0", {"num_classes": 10.0}, "num_classes=10.0 is not a whole number of at least 0"),
+        ("timm:mobilenetv2_050", {"num_classes": -1}, "num_classes=-1 is not a whole number of at least 0"),
+        ("sk_shufflenetv2_1.0", {"in_chans": True}, "in_chans=True is not a whole number of at least 1"),
+        ("timm:mobilenetv2_050", {"kernels": 3}, "needs at least 2 kernels, got 1"),
+        ("timm:mobilenetv2_050", {"kernels": True}, "kernel size=True is not a whole number"),
+        ("timm:mobilenetv2_050@kernels=3+5,reduction=0", {}, "reduction=0 is not a whole number"),
         ("sk_shufflenetv2_1.0@select", {}, "'select' in sk_shufflenetv2_1.0@select is not option=value"),
         ("timm:mobilenetv2_050", {"wrong": 1}, "timm:mobilenetv2_050 does not take these options"),
         ("timm:mobilenetv2_050.nope", {}, "timm:mobilenetv2_050.nope cannot be built: .*nope"),
