@@ -7,7 +7,6 @@ python deploy/benchmark.py a.pte b.pte --operators
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import sys
 from collections.abc import Iterator, Sequence
@@ -16,9 +15,9 @@ from typing import Any
 
 from edge_sk.errors import InputError, script
 from edge_sk.export import latency
-from edge_sk.export.record import Latency, read_record, record_path, write_record
+from edge_sk.export.record import Latency, record_of, record_path, write_record
 from edge_sk.export.report.settings import noise_ms
-from edge_sk.files import write_text
+from edge_sk.files import file_digest, write_text
 
 
 def parser() -> argparse.ArgumentParser:
@@ -84,13 +83,9 @@ def _files(given: Sequence[str]) -> Iterator[Path]:
 
 def _digest(file: Path) -> str:
     """SHA-256 of a file, which must be its record's, if it has one."""
-    digest = hashlib.sha256(file.read_bytes()).hexdigest()
-    if record_path(file).exists() and read_record(record_path(file)).sha256 not in (None, digest):
-        raise InputError(
-            f"{file} is not the file that {record_path(file).name} describes: it is damaged, or another one; copy or "
-            "export it again"
-        )
-    return digest
+    if record_path(file).exists():
+        record_of(file)
+    return file_digest(file)
 
 
 def _read(path: Path) -> list[dict[str, Any]]:
@@ -114,7 +109,7 @@ def _add_to_record(file: Path, measured: Latency) -> None:
     """Put the measurement in the file's record, if it has one."""
     if not record_path(file).exists():
         return
-    record = read_record(record_path(file))
+    record = record_of(file)
     record.add_latency(measured)
     write_record(file, record)
 

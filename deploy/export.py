@@ -11,8 +11,9 @@ import sys
 from collections.abc import Sequence
 
 from edge_sk.errors import InputError, script
+from edge_sk.export import mlpackage, parity
 from edge_sk.export import network as networks
-from edge_sk.export import parity
+from edge_sk.export.pte import BACKENDS
 from edge_sk.export.record import Record
 
 FORMATS = ("pte", "mlpackage")
@@ -33,7 +34,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--formats", nargs="+", choices=FORMATS, default=["pte"], help="default: pte")
     p.add_argument("--precisions", nargs="+", choices=PRECISIONS, help="default: fp32 for .pte, fp16 for .mlpackage")
     p.add_argument("--backend", choices=("xnnpack", "coreml", "vulkan"), default="xnnpack", help="delegate of the .pte")
-    p.add_argument("--data", help="images for parity and calibration; default: the training's, else digits")
+    p.add_argument("--data", help="images for parity and calibration; default: the training's; digits with --arch")
+    p.add_argument("--unfinished", action="store_true", help="export a run whose training is not finished")
     p.add_argument(
         "--images",
         type=int,
@@ -46,7 +48,7 @@ def parser() -> argparse.ArgumentParser:
         action=argparse.BooleanOptionalAction,
         help="end in probabilities instead of logits; default: logits in a .pte, a classifier in an .mlpackage",
     )
-    p.add_argument("--target", default="iOS16", help="oldest system of the .mlpackage: iOS16, 17, 18, 26")
+    p.add_argument("--target", default="iOS16", help="oldest system of the .mlpackage: iOS16, iOS17, iOS18, iOS26")
     p.add_argument("--allow-fallback", action="store_true", help="accept operators outside the delegate")
     p.add_argument("--bundle", action="store_true", help="also write .bpte: the program with inputs and outputs")
     return p
@@ -60,24 +62,46 @@ def main(argv: Sequence[str] | None = None) -> int:
         parity.check_count(args.images)
     except InputError as error:
         raise InputError(f"--images {args.images}: {error}") from None
+    wanted = artifacts(args.formats, args.precisions, args.backend)
     network = (
-        networks.from_run(args.checkpoint, data=args.data)
+        networks.from_run(args.checkpoint, data=args.data, unfinished=args.unfinished)
         if args.checkpoint
-        else networks.from_arch(args.arch, data=args.data or "digits")
+        else networks.from_arch(args.arch, data=args.data)
     )
     command = ["deploy/export.py", *(sys.argv[1:] if argv is None else argv)]
     failures: list[InputError] = []
-    for form in args.formats:
-        for precision in args.precisions or DEFAULT_PRECISIONS[form]:
-            try:
-                record = _export(network, form, precision, args, command)
-            except InputError as error:
-                # The other files are still wanted; the exit code tells.
-                print(f"error: {network.arch} {form} {precision}: {error}", file=sys.stderr)
-                failures.append(error)
-            else:
-                print(summary(record))
+    for form, precision in wanted:
+        try:
+            record = _export(network, form, precision, args, command)
+        except InputError as error:
+            # The other files are still wanted; the exit code tells.
+            print(f"error: {network.arch} {form} {precision}: {error}", file=sys.stderr)
+            failures.append(error)
+        else:
+            print(summary(record))
     return 2 if failures else 0
+
+
+def artifacts(formats: Sequence[str], precisions: Sequence[str] | None, backend: str) -> list[tuple[str, str]]:
+    """The files asked for, as format and precision: each precision in every format that has it.
+
+    Raises:
+        InputError: None of the formats has a precision, or a format has none of the precisions.
+    """
+    has = {"pte": BACKENDS[backend], "mlpackage": mlpackage.PRECISIONS}
+    wanted = [
+        (form, one)
+        for form in dict.fromkeys(formats)
+        for one in dict.fromkeys(precisions or DEFAULT_PRECISIONS[form])
+        if one in has[form]
+    ]
+    made = {part for pair in wanted for part in pair}
+    for flag, names in (("--precisions", precisions or ()), ("--formats", formats)):
+        for name in names:
+            if name not in made:
+                known = "; ".join(f"{form} has {', '.join(has[form])}" for form in dict.fromkeys(formats))
+                raise InputError(f"{flag} {name} makes no file: with --backend {backend}, {known}")
+    return wanted
 
 
 def _export(
@@ -126,6 +150,8 @@ def summary(record: Record) -> str:
         )
     if (accuracy := record.accuracy) is not None:
         lines.append(f"  accuracy on {accuracy.images} images: {accuracy.top1:.2%}, eager {accuracy.eager_top1:.2%}")
+    if record.training is not None:
+        lines.append(f"  training {record.training}")
     lines += [f"  note: {note}" for note in record.notes]
     return "\n".join(lines)
 

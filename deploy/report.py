@@ -45,7 +45,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--rounds", type=int, default=3, help="fresh processes per thread count (default: 3)")
     p.add_argument("--runs", type=int, default=50, help="timed forwards per file and round (default: 50)")
     p.add_argument("--input-size", type=int, metavar="PIXELS", help="side of the image (default: the network's own)")
-    p.add_argument("--data", help="images for parity and calibration (default: the training's, else digits)")
+    p.add_argument("--data", help="images for parity and calibration (default: the training's; digits with --arch)")
     return p
 
 
@@ -59,6 +59,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     old = pages.read_report(args.against) if args.against else None
     elsewhere = read_records(args.records)
     chosen = _networks(args)
+    for one in chosen:
+        if one.training is not None:
+            print(f"warning: the training of {one.weights} is {one.training}", file=sys.stderr)
     check_output(args.output)
     report = Report(records=[], manifest=manifest(command))
     if chosen:
@@ -86,8 +89,11 @@ def _check(args: argparse.Namespace) -> None:
 
 def _networks(args: argparse.Namespace) -> list[networks.Network]:
     # resolve(): the last part of the path names the run, and "." is no name.
-    chosen = [networks.from_run(Path(run).resolve(), data=args.data) for run in dict.fromkeys(args.checkpoint)]
-    chosen += [networks.from_arch(arch, data=args.data or "digits") for arch in dict.fromkeys(args.arch)]
+    chosen = [
+        networks.from_run(Path(run).resolve(), data=args.data, unfinished=True)
+        for run in dict.fromkeys(args.checkpoint)
+    ]
+    chosen += [networks.from_arch(arch, data=args.data) for arch in dict.fromkeys(args.arch)]
     if args.input_size is None:
         return chosen
     return [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import tempfile
 from collections.abc import Iterator
@@ -41,6 +42,21 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Write a file of text in UTF-8, whole or not at all (:func:`atomic_write`)."""
     with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def file_digest(path: str | os.PathLike[str]) -> str:
+    """SHA-256 of a file; of a folder (``.mlpackage``), that of its files' names and contents.
+
+    Hidden files do not count: macOS leaves its own in folders that are looked at.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    digest = hashlib.sha256()
+    for file in sorted(path.rglob("[!.]*")):
+        if file.is_file():
+            digest.update(f"{file.relative_to(path).as_posix()}\0{file_digest(file)}\n".encode())
+    return digest.hexdigest()
 
 
 def check_output(folder: Path) -> None:

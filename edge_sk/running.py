@@ -58,7 +58,7 @@ def default_cfg(model: nn.Module) -> dict[str, Any]:
     return {}
 
 
-def input_shape(model: nn.Module, size: int | Sequence[int] | None = None) -> tuple[int, int, int, int]:
+def input_shape(model: nn.Module, size: int | Sequence[int] | None = None) -> tuple[int, ...]:
     """Shape of a batch of images for the model, ``(N, C, H, W)``.
 
     Args:

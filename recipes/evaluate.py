@@ -14,6 +14,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from edge_sk.errors import InputError, script
 
+# Fields of the recipe's data section that decide nothing in a test.
+OF_TRAINING = ("batch_size", "accumulation", "train_split", "num_classes")
+
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
@@ -21,12 +24,29 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--checkpoint", required=True, metavar="RUN", help="folder that train.py wrote")
     parser.add_argument("--data", help="as for train.py (default: what the run was trained on)")
     parser.add_argument("--input-size", type=int, metavar="PIXELS", help="crop, for example 320 (default: the run's)")
-    parser.add_argument("--batch-size", type=int, default=256, metavar="N", help="images per process")
+    parser.add_argument("--batch-size", type=int, metavar="N", help="images per process (default: the recipe's)")
     parser.add_argument("--set", metavar="K=V", nargs="+", action="extend", default=[], help="data.* recipe fields")
     parser.add_argument("--device", help="cpu, cuda, cuda:N or mps (default: the best there is)")
     parser.add_argument("--workers", type=int, metavar="N", help="loader processes (default: by data and cores)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     return parser.parse_args(argv)
+
+
+def check_fields(overrides: Sequence[str]) -> None:
+    """Refuse what an evaluation would ignore.
+
+    Raises:
+        InputError: A field of the training alone, or one given twice, as by ``--input-size`` and ``--set``.
+    """
+    keys = [override.partition("=")[0].strip() for override in overrides]
+    for key in keys:
+        section, _, field = key.partition(".")
+        if section != "data" or field in OF_TRAINING:
+            raise InputError(
+                f"--set {key} changes nothing in an evaluation; fields of data do, except {', '.join(OF_TRAINING)}"
+            )
+        if keys.count(key) > 1:
+            raise InputError(f"{key} is given {keys.count(key)} times; give it once")
 
 
 @script
@@ -37,27 +57,34 @@ def main(argv: Sequence[str] | None = None) -> int:
     from edge_sk.training.distributed import join_world
     from edge_sk.training.evaluation import Normalizer, evaluate
     from edge_sk.training.feed import Format, open_test
-    from edge_sk.training.runs import saved_recipe
+    from edge_sk.training.runs import saved_recipe, unfinished
 
-    if args.batch_size < 1:
+    if args.batch_size is not None and args.batch_size < 1:
         raise InputError(f"--batch-size {args.batch_size} must be at least 1")
+    if args.input_size is not None and args.input_size < 8:
+        raise InputError(f"--input-size {args.input_size} is too small: at least 8 pixels")
     run = load_run(args.checkpoint)
     config = run.config
+    overrides = list(args.set)
+    overrides += [] if args.input_size is None else [f"data.input_size={args.input_size}"]
+    overrides += [] if args.batch_size is None else [f"data.eval_batch_size={args.batch_size}"]
+    options = saved_recipe(args.checkpoint, overrides).data
+    check_fields(overrides)
     channels, height, width = config.input_size
-    if args.input_size is not None:
-        if args.input_size < 8:
-            raise InputError(f"--input-size {args.input_size} is too small: at least 8 pixels")
-        height = width = args.input_size
-    form = Format((channels, height, width), config.crop_pct, config.interpolation)
+    if options.input_size is not None:
+        height = width = options.input_size
+    form = Format(
+        (channels, height, width), options.crop_pct or config.crop_pct, options.interpolation or config.interpolation
+    )
     data = args.data or config.data
-    options = saved_recipe(args.checkpoint, args.set).data
+    epochs = unfinished(args.checkpoint)
     with join_world(args.device) as world:
         batches = open_test(
             data,
             options,
             form,
             expected_classes=config.classes,
-            batch_size=args.batch_size,
+            batch_size=options.eval_batch_size,
             workers=args.workers,
             rank=world.rank,
             world_size=world.size,
@@ -72,6 +99,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             )
         if not world.is_main:
             return 0
+    if epochs:
+        print(f"warning: the training of {args.checkpoint} is not finished: {epochs}", file=sys.stderr)
     if args.json:
         result = {
             "top1": metrics.top1,
@@ -80,14 +109,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             "images": metrics.images,
             "unreadable": len(metrics.unreadable),
             "input_size": [channels, height, width],
+            "crop_pct": form.crop_pct,
+            "interpolation": form.interpolation,
+            "unfinished": epochs,
             "arch": config.arch,
             "data": data,
         }
         print(json.dumps(result))
     else:
         print(
-            f"{config.arch} on {data} at {height} x {width}: top-1 {metrics.top1:.2f} %, top-5 {metrics.top5:.2f} %, "
-            f"loss {metrics.loss:.4f}, {metrics.images:,} images"
+            f"{config.arch} on {data} at {height} x {width}, crop {form.crop_pct:g}: top-1 {metrics.top1:.2f} %, "
+            f"top-5 {metrics.top5:.2f} %, loss {metrics.loss:.4f}, {metrics.images:,} images"
         )
     return 0
 

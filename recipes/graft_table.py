@@ -109,7 +109,7 @@ def row(arch: str) -> dict[str, Any]:
         name: {
             "macs": report.macs,
             "params": report.params[1],
-            "difference": max(report.difference, report.difference_real),
+            "difference": max(one for one in (report.difference, report.difference_real) if one is not None),
             "site_difference": max(max(site.difference, site.difference_real) for site in report.replaced),
         }
         for name, report in (("dense", dense), ("dilated", dilated))

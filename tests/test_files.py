@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import stat
 import subprocess
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from edge_sk.errors import InputError, require, script
-from edge_sk.files import artifact_path, atomic_write, write_text
+from edge_sk.files import artifact_path, atomic_write, file_digest, write_text
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
@@ -68,3 +69,21 @@ def test_a_missing_package_names_its_extra() -> None:
     with pytest.raises(InputError, match=r'needs no_such_package .*: pip install "edge-sk\[deploy\]"'):
         require("no_such_package", extra="deploy", needed_for="export")
     assert require("json", extra="deploy", needed_for="export").loads("1") == 1
+
+
+def test_the_digest_of_a_folder_is_that_of_its_files(tmp_path: Path) -> None:
+    folder = tmp_path / "one"
+    (folder / "part").mkdir(parents=True)
+    (folder / "part" / "a").write_text("a")
+    (folder / "b").write_text("b")
+    digest = file_digest(folder)
+    (folder / ".hidden").write_text("of the system")
+    folder.rename(tmp_path / "two")
+    assert file_digest(tmp_path / "two") == digest
+    (tmp_path / "two" / "b").rename(tmp_path / "two" / "part" / "b")
+    assert file_digest(tmp_path / "two") != digest
+    (tmp_path / "two" / "part" / "b").rename(tmp_path / "two" / "b")
+    assert file_digest(tmp_path / "two") == digest
+    (tmp_path / "two" / "b").write_text("c")
+    assert file_digest(tmp_path / "two") != digest
+    assert file_digest(tmp_path / "two" / "b") == hashlib.sha256(b"c").hexdigest()

@@ -17,7 +17,7 @@ from edge_sk.export import network as networks
 from edge_sk.export.coreml_runtime import INTERPRETER_NOTE
 from edge_sk.export.mil import MilProgram
 from edge_sk.export.mlpackage_check import check_interface, prove
-from edge_sk.export.record import read_record, record_path, write_record
+from edge_sk.export.record import record_of, write_record
 
 
 @script
@@ -30,16 +30,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     source = p.add_mutually_exclusive_group(required=True)
     source.add_argument("--checkpoint", metavar="RUN", help="the run folder that was exported")
     source.add_argument("--arch", help="the name that was exported without training")
-    p.add_argument("--data", help="images; default: the training's, else digits")
+    p.add_argument("--data", help="images; default: the training's; digits with --arch")
     args = p.parse_args(argv)
     coreml_device.require_macos("comparing with Core ML")
     network = (
-        networks.from_run(args.checkpoint, data=args.data)
+        networks.from_run(args.checkpoint, data=args.data, unfinished=True)
         if args.checkpoint
-        else networks.from_arch(args.arch, data=args.data or "digits")
+        else networks.from_arch(args.arch, data=args.data)
     )
     for package in args.packages:
-        record = read_record(record_path(package))
+        record = record_of(package)
         program = MilProgram.load(package)
         check_interface(program, network, record.labels)
         record.parity, record.accuracy, notes = prove(program, network, record.precision)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from edge_sk.errors import InputError, script
 from edge_sk.export import coreml_device
-from edge_sk.export.record import read_record, record_path, write_record
+from edge_sk.export.record import record_of, write_record
 
 
 @script
@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = p.parse_args(argv)
     coreml_device.require_macos("a compute plan")
     for package in args.packages:
-        record = read_record(record_path(package))
+        record = record_of(package)
         if record.program is None:
             raise InputError(f"{package} is no package for Core ML; give an .mlpackage of deploy/export.py")
         plan = coreml_device.compute_plan(package, args.units)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from edge_sk.errors import InputError, script
 from edge_sk.export import coreml_device
-from edge_sk.export.record import read_record, record_path, write_record
+from edge_sk.export.record import record_of, write_record
 
 
 @script
@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise InputError(f"--rounds {args.rounds} --runs {args.runs} measures nothing; give at least 1")
     coreml_device.require_macos("Core ML's latency")
     for package in args.packages:
-        record = read_record(record_path(package))
+        record = record_of(package)
         for units in args.units:
             measured = coreml_device.latency(package, units, iphone=args.iphone, rounds=args.rounds, runs=args.runs)
             print(f"{package} {units}: p50 {measured.p50_ms:.2f} ms, p90 {measured.p90_ms:.2f} ms, {measured.where}")

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import collections
 import errno
+import json
 import shutil
 import time
 import traceback
+import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,7 +27,7 @@ from edge_sk.export.mil import MilProgram
 from edge_sk.export.mlpackage_check import check_interface, check_operators, prove
 from edge_sk.export.network import Network
 from edge_sk.export.record import MLProgram, Precision, Record, record_path
-from edge_sk.files import artifact_path, atomic_write, check_output
+from edge_sk.files import artifact_path, atomic_write, check_output, file_digest
 from edge_sk.manifest import manifest
 
 PRECISIONS: tuple[Precision, ...] = ("fp16", "fp32", "int8", "palette6")
@@ -55,7 +57,7 @@ def to_mlpackage(
         network: What to export.
         output: Folder; the package is ``ARCH_coreml_PRECISION.mlpackage``, the record has ``.json`` behind it.
         precision: ``int8`` and ``palette6`` say how weights are stored; arithmetic is then in half precision.
-        target: Oldest system, of :data:`TARGETS`.
+        target: Oldest system, of :data:`TARGETS`; ``17`` and ``ios17`` mean ``iOS17``.
         softmax: A classifier with probabilities and labels, as Xcode's preview and the Vision framework expect;
             ``False`` gives raw logits.
         images: Test images for parity and accuracy, at least 64; ``None`` as
@@ -66,8 +68,9 @@ def to_mlpackage(
         The record that was written.
 
     Raises:
-        InputError: An unknown precision or target, an operator that coremltools cannot convert, labels that do not fit,
-            outputs beyond the thresholds of :data:`edge_sk.export.parity.THRESHOLDS`, or coremltools is not installed.
+        InputError: An unknown precision or target, no images named for trained weights, an operator that coremltools
+            cannot convert, labels that do not fit, outputs beyond the thresholds of
+            :data:`edge_sk.export.parity.THRESHOLDS`, or coremltools is not installed.
         OSError: The disk is full. In every case no package is left behind, and an older one stays.
 
     No moment leaves a package beside another's record: the older record goes before the package is replaced, and the
@@ -75,9 +78,9 @@ def to_mlpackage(
     """
     if precision not in PRECISIONS:
         raise InputError(f"mlpackage has no {precision} here; it has {', '.join(PRECISIONS)}")
-    if target not in TARGETS:
-        raise InputError(f"unknown Core ML target {target!r}; known: {', '.join(TARGETS)}")
+    target = _target(target)
     parity.check_count(images)
+    network.data_set()
     coremltools()
     folder = Path(output)
     check_output(folder)
@@ -89,7 +92,8 @@ def to_mlpackage(
     model = _convert(graph, network, precision, target, labels)
     _describe(model, network, precision, labels)
     seconds = time.perf_counter() - started
-    notes = _notes(network, precision) + form.reparameterized.notes()  # type: ignore[operator, union-attr]
+    notes = network.notes + form.reparameterized.notes()  # type: ignore[operator, union-attr]
+    notes += [PALETTE_TROUBLE] if precision == "palette6" else []
     with atomic_write(record_path(path)) as record_file, atomic_folder(path) as temporary:
         _save(model, temporary)
         program = MilProgram.load(temporary)
@@ -104,6 +108,7 @@ def to_mlpackage(
             backend="coreml",
             precision=precision,
             weights=network.weights,
+            training=network.training,
             num_classes=_num_classes(network),
             labels=labels,
             softmax=softmax,
@@ -112,6 +117,7 @@ def to_mlpackage(
             macs=cost.macs,
             activations=cost.activations,
             size_bytes=sum(file.stat().st_size for file in temporary.rglob("*") if file.is_file()),
+            sha256=file_digest(temporary),
             rewrites=[f"{name} x{count}" for name, count in form.reparameterized.items()],  # type: ignore[union-attr]
             export_seconds=round(seconds, 2),
             program=MLProgram(
@@ -126,9 +132,18 @@ def to_mlpackage(
             notes=notes + runtime_notes,
             manifest=manifest(argv),
         )
+        record.keep_measurements(path)
         record_file.write_text(record.to_json(), encoding="utf-8")
         record_path(path).unlink(missing_ok=True)
     return record
+
+
+def _target(name: str) -> str:
+    """The target, as coremltools calls it, that may be written ``iOS17``, ``ios17`` or ``17``."""
+    for target in TARGETS:
+        if name.lower() in (target.lower(), target.removeprefix("iOS")):
+            return target
+    raise InputError(f"unknown Core ML target {name!r}; known: {', '.join(TARGETS)}")
 
 
 def class_labels(network: Network) -> list[str]:
@@ -182,6 +197,10 @@ def _convert(
     )
     single = precision == "fp32"
     with quiet():
+        from coremltools.converters.mil import Builder
+
+        # Reading a package, too, counts up the numbers in the names of values: begin as in a fresh process.
+        Builder.name_count.clear()
         try:
             model = ct.convert(
                 graph,
@@ -282,15 +301,29 @@ def _save(model: Any, path: Path) -> None:
         raise OSError(code, "No space left on device" if full else reason, str(path.parent.parent)) from error
     # For ExecuTorch's developer tools; not part of the format, and as large as a small network.
     (path / "executorch_debug_handle_mapping.json").unlink(missing_ok=True)
+    _make_repeatable(path)
 
 
-def _notes(network: Network, precision: Precision) -> list[str]:
-    notes = []
-    if not network.trained:
-        notes.append("untrained weights: parity holds for these weights, accuracy means nothing")
-    if precision == "palette6":
-        notes.append(PALETTE_TROUBLE)
-    return notes
+def _make_repeatable(package: Path) -> None:
+    """Rewrite what differs between two exports of one network, so that they have the same digest.
+
+    coremltools writes the day into the metadata, map entries in the order of their hashes, and random identifiers into
+    the manifest. The new identifiers are made from what they identify.
+    """
+    listing = package / "Manifest.json"
+    content = json.loads(listing.read_text(encoding="utf-8"))
+    root, entries = content["rootModelIdentifier"], content["itemInfoEntries"]
+    model_file = package / "Data" / entries[root]["path"]
+    spec = coremltools().proto.Model_pb2.Model.FromString(model_file.read_bytes())
+    spec.description.metadata.userDefined.pop("com.github.apple.coremltools.conversion_date", None)
+    model_file.write_bytes(spec.SerializeToString(deterministic=True))
+    names = {
+        old: str(uuid.uuid5(uuid.NAMESPACE_OID, item["path"] + file_digest(package / "Data" / item["path"])))
+        for old, item in entries.items()
+    }
+    content["rootModelIdentifier"] = names[root]
+    content["itemInfoEntries"] = {names[old]: item for old, item in entries.items()}
+    listing.write_text(json.dumps(content, indent=4, sort_keys=True), encoding="utf-8")
 
 
 def _num_classes(network: Network) -> int:

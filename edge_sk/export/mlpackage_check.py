@@ -103,9 +103,9 @@ def prove(
             top1=_share(run.outputs.argmax(1) == truth),
             eager_top1=_share(expected.argmax(1) == truth),
             images=len(truth),
-            data=network.data,
+            data=network.data_set(),
         )
-    evidence = ParityEvidence.of(measured, limits, data=f"{network.data} test", runtime=run.runtime)
+    evidence = ParityEvidence.of(measured, limits, data=f"{network.data_set()} test", runtime=run.runtime)
     return evidence, accuracy, run.notes
 
 

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from edge_sk.errors import InputError
 from edge_sk.export import parity
 from edge_sk.export.record import InputContract
 
@@ -33,9 +34,11 @@ class Network:
         interpolation: Resampling for evaluation.
         crop_pct: Share of the resized image that the centre crop keeps.
         labels: Names of the classes, where known.
-        data: What :func:`edge_sk.training.data.eval_batches` reads for parity, calibration and accuracy.
+        data: What :func:`edge_sk.training.data.eval_batches` reads for parity, calibration and accuracy. ``None`` means
+            the digits for untrained weights; trained ones need their own images, which decide int8 ranges and parity.
         data_options: Fields of the recipe's ``data`` section that say how to read it.
         knows_data: Whether the network was trained on the classes of ``data``, so that accuracy on it means something.
+        training: Set where the training was not finished, or nobody knows whether it was; the record says it.
     """
 
     arch: str
@@ -47,9 +50,10 @@ class Network:
     interpolation: str = "bilinear"
     crop_pct: float = 0.875
     labels: list[str] | None = None
-    data: str = "digits"
+    data: str | None = None
     data_options: dict[str, Any] = dataclasses.field(default_factory=dict)
     knows_data: bool = False
+    training: str | None = None
 
     @property
     def trained(self) -> bool:
@@ -72,6 +76,24 @@ class Network:
             crop_pct=self.crop_pct,
         )
 
+    @property
+    def notes(self) -> list[str]:
+        """What a record must say of the weights."""
+        return [] if self.trained else ["untrained weights: parity holds for these weights, accuracy means nothing"]
+
+    def data_set(self) -> str:
+        """The data set of parity, calibration and accuracy.
+
+        Raises:
+            InputError: The weights are trained, and ``data`` is not given.
+        """
+        if not self.data and self.trained:
+            raise InputError(
+                f"{self.arch} has trained weights ({self.weights}) and no images for calibration and parity; "
+                "name images of the kind that it was trained on with --data (data=)"
+            )
+        return self.data or "digits"
+
     def example(self) -> Tensor:
         """One image of zeros, ``(1, C, H, W)``."""
         return torch.zeros(1, *self.input_size)
@@ -87,7 +109,7 @@ class Network:
             "interpolation": self.interpolation,
         }
         options = DataRecipe(**self.data_options)
-        return eval_batches(config, data=self.data, split=split, limit=limit, options=options)
+        return eval_batches(config, data=self.data_set(), split=split, limit=limit, options=options)
 
     def test_images(self, images: int | None) -> Iterator[tuple[Tensor, Tensor]]:
         """The test images that an exported file is proven on, and their labels.
@@ -100,27 +122,38 @@ class Network:
 
         if images is None and not self.knows_data:
             images = parity.MIN_IMAGES
-        elif images is None and not is_embedded(self.data):
+        elif images is None and not is_embedded(self.data_set()):
             images = MOST_IMAGES
         return self.images(split="test", limit=images)
 
 
-def from_run(folder: str | Path, *, data: str | None = None) -> Network:
+def from_run(folder: str | Path, *, data: str | None = None, unfinished: bool = False) -> Network:
     """The trained network of a run folder.
 
     Args:
         folder: What ``recipes/train.py`` wrote.
         data: Images for parity and calibration; ``None`` takes those of the training.
+        unfinished: Take a run whose training is not finished, too; the record then says how far it had come. A folder
+            without ``recipe.yaml``, which says when a training is finished, is always taken, and the record says so.
 
     Raises:
-        InputError: No run folder, or its weights are another architecture's.
+        InputError: No run folder, its weights are another architecture's, or its training is not finished.
     """
+    from edge_sk.training import runs
     from edge_sk.training.checkpoint import load_run
-    from edge_sk.training.runs import data_options
 
     run = load_run(folder)
     config = run.config
     data = data or config.data
+    training = f"not known to be finished: the run folder has no {runs.RECIPE}"
+    if (Path(folder) / runs.RECIPE).is_file():
+        epochs = runs.unfinished(folder)
+        if epochs and not unfinished:
+            raise InputError(
+                f"the training of {folder} is not finished ({epochs}); continue it with recipes/train.py --resume, or "
+                "take it as it is with --unfinished (unfinished=True)"
+            )
+        training = epochs and f"not finished: {epochs}"
     return Network(
         arch=config.arch + _options_text(config.arch, config.options),
         model=run.model,
@@ -132,17 +165,18 @@ def from_run(folder: str | Path, *, data: str | None = None) -> Network:
         crop_pct=config.crop_pct,
         labels=config.classes,
         data=data,
-        data_options=data_options(folder, data).model_dump(exclude_defaults=True),
+        data_options=runs.data_options(folder, data).model_dump(exclude_defaults=True),
         knows_data=data == config.data,
+        training=training,
     )
 
 
-def from_arch(name: str, *, data: str = "digits", init_from: str | None = None) -> Network:
+def from_arch(name: str, *, data: str | None = None, init_from: str | None = None) -> Network:
     """A network of the zoo, of timm or of torchvision, to measure latency with.
 
     Args:
         name: As :func:`edge_sk.create_model` takes it.
-        data: Images for parity and calibration.
+        data: Images for parity and calibration; untrained networks can do without: ``None`` takes the digits.
         init_from: Pretrained weights; without them the network is untrained, and the record says so.
 
     Raises:

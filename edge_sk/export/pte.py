@@ -71,9 +71,10 @@ def to_pte(
         The record that was written.
 
     Raises:
-        InputError: The backend has no such precision, something stays outside the delegate, the file's outputs are
-            beyond the thresholds of :data:`edge_sk.export.parity.THRESHOLDS`, the model cannot be exported, or
-            ExecuTorch is not installed. No file is left behind, and older ones stay as they were.
+        InputError: The backend has no such precision, no images were named for trained weights, something stays
+            outside the delegate, the file's outputs are beyond the thresholds of
+            :data:`edge_sk.export.parity.THRESHOLDS`, the model cannot be exported, or ExecuTorch is not installed.
+            No file is left behind, and older ones stay as they were.
 
     No moment leaves a program beside another's record or bundle: those go before the program is replaced, and the new
     record comes after.
@@ -81,6 +82,8 @@ def to_pte(
     if precision not in BACKENDS[backend]:
         raise InputError(f"{backend} has no {precision} here; it has {', '.join(BACKENDS[backend])}")
     parity.check_count(images)
+    if backend == "xnnpack":
+        network.data_set()
     executorch("exir")
     folder = Path(output)
     check_output(folder)
@@ -92,9 +95,7 @@ def to_pte(
         delegation.check_whole(delegated, arch=network.arch, backend=backend)
     buffer = bytes(program.buffer)
     evidence, accuracy = None, None
-    notes: list[str] = form.reparameterized.notes()  # type: ignore[operator, union-attr]
-    if not network.trained:
-        notes.append("untrained weights: parity holds for these weights, accuracy means nothing")
+    notes = network.notes + form.reparameterized.notes()  # type: ignore[operator, union-attr]
     if backend == "xnnpack":
         evidence, accuracy = _prove(network, buffer, precision, softmax, images, name=path.name)
     else:
@@ -271,9 +272,9 @@ def _prove(
             top1=(got.argmax(1) == labels).double().mean().item(),
             eager_top1=(expected.argmax(1) == labels).double().mean().item(),
             images=len(labels),
-            data=network.data,
+            data=network.data_set(),
         )
-    return ParityEvidence.of(measured, limits, data=f"{network.data} test", runtime=RUNTIME), accuracy
+    return ParityEvidence.of(measured, limits, data=f"{network.data_set()} test", runtime=RUNTIME), accuracy
 
 
 def _bundle(network: Network, program: Any, precision: str) -> bytes:
@@ -304,6 +305,7 @@ def _record(
         backend=backend,
         precision=precision,
         weights=network.weights,
+        training=network.training,
         num_classes=_num_classes(network),
         labels=network.labels,
         softmax=softmax,

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from edge_sk.errors import InputError
 from edge_sk.export.parity import Parity, Threshold
-from edge_sk.files import write_text
+from edge_sk.files import file_digest, write_text
 
 SCHEMA_VERSION = 1
 
@@ -188,6 +188,9 @@ class Record(_Part):
     backend: str
     precision: Precision
     weights: str = Field(description="The run folder or pretrained tag, or 'untrained'")
+    training: str | None = Field(
+        None, description="That the training of a run was not finished, or is not known to be; null where it was"
+    )
     num_classes: int
     labels: list[str] | None
     softmax: bool
@@ -196,7 +199,9 @@ class Record(_Part):
     macs: int = Field(description="Multiply-accumulates of convolutions and linear layers, batch norm folded")
     activations: int
     size_bytes: int
-    sha256: str | None = Field(None, description="Of the file; null for a package, which is a folder")
+    sha256: str | None = Field(
+        None, description="Of the file; of a package, which is a folder, that of its files (edge_sk.files.file_digest)"
+    )
     rewrites: list[str] = Field(default_factory=list, description="Steps of reparameterize that applied")
     export_seconds: float | None = None
     delegation: Delegation | None = Field(None, description="None where the format has no delegates")
@@ -217,11 +222,13 @@ class Record(_Part):
         self.latency = newest([*self.latency, *measured])
 
     def keep_measurements(self, artifact: str | os.PathLike[str]) -> None:
-        """Take over what was measured of the same bytes: a phone's latencies outlive another export of the file."""
+        """Take over what was measured of the same bytes: a device's measurements outlive another export of the file."""
         with contextlib.suppress(InputError):
             older = read_record(record_path(artifact))
             if older.sha256 is not None and older.sha256 == self.sha256:
                 self.latency, self.traces = older.latency, older.traces
+                if self.program is not None and older.program is not None:
+                    self.program.compute_units = older.program.compute_units
 
 
 def newest(measurements: Iterable[Measurement]) -> list[Measurement]:
@@ -243,6 +250,22 @@ def write_record(artifact: str | os.PathLike[str], record: Record) -> Path:
     path = record_path(artifact)
     write_text(path, record.to_json())
     return path
+
+
+def record_of(artifact: str | os.PathLike[str]) -> Record:
+    """Read the record beside a file, which must be the file that it describes.
+
+    Raises:
+        InputError: As :func:`read_record`, or the file has changed since; records without a digest fit any file.
+    """
+    path = record_path(artifact)
+    record = read_record(path)
+    if record.sha256 not in (None, file_digest(artifact)):
+        raise InputError(
+            f"{artifact} is not the file that {path.name} describes: it is damaged, or another one; copy or export it "
+            "again"
+        )
+    return record
 
 
 def read_record(path: str | os.PathLike[str]) -> Record:

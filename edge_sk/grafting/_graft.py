@@ -98,8 +98,8 @@ def graft(
         left=done.left,
         params=(_params(model), _params(grafted)),
         macs=_macs(model, grafted, shape),
-        difference=running.difference(before, after),
-        difference_real=running.difference(before_real, after_real),
+        difference=_difference(before, after),
+        difference_real=_difference(before_real, after_real),
         images="two photographs" if images is None else f"{len(real)} images given",
         same_choice=_same_choice(before_real, after_real),
     )
@@ -331,8 +331,15 @@ def _same_choice(before: Sequence[Tensor], after: Sequence[Tensor]) -> float | N
     return float((before[0].argmax(1) == after[0].argmax(1)).float().mean())
 
 
-def _check_kept(model: nn.Module, grafted: nn.Module, images: Tensor, difference: float) -> None:
+def _difference(before: Sequence[Tensor], after: Sequence[Tensor]) -> float | None:
+    """See :func:`edge_sk.running.difference`; ``None`` where there is no floating-point value to compare."""
+    return running.difference(before, after) if any(tensor.numel() for tensor in before) else None
+
+
+def _check_kept(model: nn.Module, grafted: nn.Module, images: Tensor, difference: float | None) -> None:
     """Refuse a graft that changed the network although every unit has its site's function."""
+    if difference is None:
+        return
     # Deep networks can amplify rounding that far, those of low precision always do: compare where rounding is smaller.
     for dtype in (torch.float32, torch.float64):
         if difference <= measure.TOLERANCE:

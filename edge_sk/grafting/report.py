@@ -51,7 +51,8 @@ class Report:
         left: Grouped and depthwise convolutions that did not.
         params: Parameters before and after.
         macs: MACs before and after (see :mod:`edge_sk.profiling`); ``None`` if they cannot be counted.
-        difference: Largest change of the network's output, relative to its largest value, on two images of noise.
+        difference: Largest change of the network's output, relative to its largest value, on two images of noise;
+            ``None`` if it returns no floating-point value, so that nothing was compared.
         difference_real: The same on real images.
         images: What the real images were.
         same_choice: Share of the real images whose largest output is the same; ``None`` if the output is no vector of
@@ -66,8 +67,8 @@ class Report:
     left: Sequence[Left]
     params: tuple[int, int]
     macs: tuple[int, int] | None
-    difference: float
-    difference_real: float
+    difference: float | None
+    difference_real: float | None
     images: str
     same_choice: float | None
 
@@ -117,10 +118,13 @@ class Report:
         lines.append(f"parameters {_change(*self.params)}")
         if self.macs is not None:
             lines.append(f"MACs       {_change(*self.macs)} at {'x'.join(map(str, self.input_size))}")
-        lines.append(
-            f"init={self.init}: relative output difference {self.difference:.1e} on noise, "
-            f"{self.difference_real:.1e} on {self.images}" + self._choice()
-        )
+        if self.difference is None or self.difference_real is None:
+            lines.append(f"init={self.init}: outputs not compared, the network returns no floating-point value")
+        else:
+            lines.append(
+                f"init={self.init}: relative output difference {self.difference:.1e} on noise, "
+                f"{self.difference_real:.1e} on {self.images}" + self._choice()
+            )
         return "\n".join(lines)
 
     def _choice(self) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -14,7 +13,7 @@ from edge_sk.confidence import deviation, mean, mean_interval
 from edge_sk.errors import InputError
 from edge_sk.files import atomic_write
 from edge_sk.training.checkpoint import CONFIG, WEIGHTS, load_config
-from edge_sk.training.metrics import CSV
+from edge_sk.training.metrics import read_csv
 from edge_sk.training.recipe import Recipe
 from edge_sk.training.runs import MANIFEST, RECIPE, file_name, recipe_differences, saved_manifest, saved_recipe
 
@@ -53,27 +52,15 @@ def read_finished(folder: Path, recipe: Recipe, *, arch: str, data: str) -> Fini
 
 
 def _result(folder: Path, recipe: Recipe) -> Finished | None:
-    if not (folder / WEIGHTS).is_file() or not (folder / CSV).is_file():
-        return None
-    rows = _rows(folder / CSV)
+    rows = read_csv(folder) if (folder / WEIGHTS).is_file() else []
     if not rows or rows[-1]["epoch"] < recipe.schedule.epochs:
         return None
     return Finished(rows[-1]["test_top1"], rows[-1]["seconds"])
 
 
-def _rows(path: Path) -> list[dict[str, float]]:
-    try:
-        with path.open(encoding="utf-8") as file:
-            columns = ("epoch", "test_top1", "seconds")
-            return [{name: float(row[name]) for name in columns} for row in csv.DictReader(file)]
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path} is damaged ({type(error).__name__}: {error})") from None
-
-
 def epochs_trained(folder: str | Path) -> int | None:
     """How many epochs a run has been trained; ``None`` where it has no record of them."""
-    path = Path(folder) / CSV
-    rows = _rows(path) if path.is_file() else []
+    rows = read_csv(folder)
     return int(rows[-1]["epoch"]) if rows else None
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from edge_sk.errors import require
+from edge_sk.errors import InputError, require
 from edge_sk.files import atomic_write, write_text
 from edge_sk.training.recipe import LogRecipe
 
@@ -41,6 +41,23 @@ def write_csv(folder: Path, history: Sequence[Row]) -> None:
         values: Any = {name: f"{value:.6g}" if isinstance(value, float) else value for name, value in row.items()}
         writer.writerow(values)
     write_text(folder / CSV, text.getvalue())
+
+
+def read_csv(folder: str | Path) -> list[Row]:
+    """``epoch``, ``test_top1`` and ``seconds`` of every row of ``metrics.csv``; nothing where there is no such file.
+
+    Raises:
+        InputError: It is damaged.
+    """
+    path = Path(folder) / CSV
+    if not path.is_file():
+        return []
+    try:
+        with path.open(encoding="utf-8") as file:
+            columns = ("epoch", "test_top1", "seconds")
+            return [{name: float(row[name]) for name in columns} for row in csv.DictReader(file)]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is damaged ({type(error).__name__}: {error})") from None
 
 
 def plot_curves(folder: Path, history: Sequence[Row], *, title: str) -> None:

@@ -21,6 +21,7 @@ from edge_sk.training import checkpoint, snapshot
 from edge_sk.training.distributed import World
 from edge_sk.training.engine import Trainer
 from edge_sk.training.feed import Format, describe, open_feed
+from edge_sk.training.metrics import read_csv
 from edge_sk.training.randomness import seed_everything
 from edge_sk.training.recipe import (
     DataRecipe,
@@ -169,6 +170,21 @@ def trained_at(folder: str | Path) -> set[str]:
     """The commits of the code that trained a run: more than one where it was continued by another version."""
     first = saved_manifest(folder)
     return {str(part.get("commit")) for part in (first, *first.get("resumed", []))}
+
+
+def unfinished(folder: str | Path) -> str | None:
+    """How far an unfinished run was trained, as ``3 of 100 epochs``; ``None`` for a finished one.
+
+    ``metrics.csv`` tells: the last epoch's row is written after the weights. Those of a killed run can be older than
+    the epochs say.
+
+    Raises:
+        InputError: The recipe is not there, or it or ``metrics.csv`` is damaged.
+    """
+    planned = saved_recipe(folder).schedule.epochs
+    rows = read_csv(folder)
+    done = int(rows[-1]["epoch"]) if rows else 0
+    return None if done >= planned else f"{done} of {planned} epochs"
 
 
 def recipe_name(arch: str, data: str) -> str:

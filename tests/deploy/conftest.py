@@ -31,7 +31,7 @@ def small_network() -> Network:
     labels = [f"digit {i}" for i in range(9)] + ['"nine" \\ <b>']
     return Network(
         arch="small_1.0", model=model.eval(), weights="random", input_size=(3, 32, 32), mean=(0.5,) * 3,
-        std=(0.25,) * 3, crop_pct=1.0, labels=labels,
+        std=(0.25,) * 3, crop_pct=1.0, labels=labels, data="digits",
     )  # fmt: skip
 
 

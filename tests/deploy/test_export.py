@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
 import pytest
 
-from deploy.export import main, parser
+from deploy.export import artifacts, main, parser
 from edge_sk.errors import InputError
 from edge_sk.export import network as networks
 from edge_sk.export import parity, pte
@@ -19,9 +20,11 @@ pytest.importorskip("executorch")
 def test_exports(
     small_network: Network, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(networks, "from_arch", lambda name, data: small_network)
+    stopped = dataclasses.replace(small_network, training="not finished: 1 of 3 epochs")
+    monkeypatch.setattr(networks, "from_arch", lambda name, data: stopped)
     assert main(["--arch", "small_1.0", "--output", str(tmp_path), "--precisions", "fp32", "int8"]) == 0
     out = capsys.readouterr().out
+    assert "training not finished: 1 of 3 epochs" in out
     assert "small_1.0_xnnpack_fp32.pte" in out
     assert "delegates: 1, left outside: nothing" in out
     assert "computed in float: sigmoid x1" in out
@@ -31,6 +34,7 @@ def test_exports(
     record = json.loads((tmp_path / "small_1.0_xnnpack_int8.pte.json").read_text())
     assert record["manifest"]["command"].startswith("python deploy/export.py --arch small_1.0")
     assert record["parity"]["images"] == 64
+    assert record["training"] == "not finished: 1 of 3 epochs"
 
 
 def test_one_failure_does_not_stop_the_others(
@@ -57,6 +61,14 @@ def test_one_failure_does_not_stop_the_others(
         (["--arch", "unknown", "--output", "OUT/new", "--images", "0"], r"--images 0: .*at least 64"),
         (["--arch", "unknown", "--output", "OUT/new", "--images", "-1"], r"--images -1: .*at least 64"),
         (["--arch", "unknown", "--output", "OUT/new", "--images", "8"], r"--images 8: .*at least 64"),
+        (
+            ["--arch", "unknown", "--output", "OUT/new", "--precisions", "fp32", "palette6"],
+            "--precisions palette6 makes no file: with --backend xnnpack, pte has fp32, fp16, int8$",
+        ),
+        (
+            ["--arch", "unknown", "--output", "OUT/new", "--formats", "mlpackage", "pte", "--precisions", "palette6"],
+            "--formats pte makes no file: .*mlpackage has fp16, fp32, int8, palette6; pte has fp32, fp16, int8$",
+        ),
     ],
 )
 def test_bad_input(arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -68,6 +80,27 @@ def test_bad_input(arguments: list[str], message: str, tmp_path: Path, capsys: p
     assert len(captured.err.splitlines()) == 1
     assert re.search(message, captured.err)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize(
+    ("formats", "precisions", "backend", "expected"),
+    [
+        (["pte"], None, "xnnpack", ["pte fp32"]),
+        (["pte", "mlpackage"], None, "xnnpack", ["pte fp32", "mlpackage fp16"]),
+        (
+            ["pte", "mlpackage"],
+            ["int8", "palette6"],
+            "xnnpack",
+            ["pte int8", "mlpackage int8", "mlpackage palette6"],
+        ),
+        (["pte", "mlpackage"], ["fp16", "int8"], "vulkan", ["pte fp16", "mlpackage fp16", "mlpackage int8"]),
+        (["pte", "pte"], ["fp32", "fp32"], "xnnpack", ["pte fp32"]),
+    ],
+)
+def test_each_precision_goes_to_the_formats_that_have_it(
+    formats: list[str], precisions: list[str] | None, backend: str, expected: list[str]
+) -> None:
+    assert [" ".join(pair) for pair in artifacts(formats, precisions, backend)] == expected
 
 
 def test_checkpoint_of_another_arch(tmp_path: Path) -> None:
@@ -107,5 +140,5 @@ def test_flags_are_few_and_known() -> None:
     flags = {option for action in parser()._actions for option in action.option_strings}
     assert flags == {
         "-h", "--help", "--checkpoint", "--arch", "--output", "--formats", "--precisions", "--backend", "--data",
-        "--images", "--softmax", "--no-softmax", "--target", "--allow-fallback", "--bundle",
+        "--images", "--softmax", "--no-softmax", "--target", "--allow-fallback", "--bundle", "--unfinished",
     }  # fmt: skip

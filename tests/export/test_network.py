@@ -15,7 +15,8 @@ from torch import nn
 
 import edge_sk
 from edge_sk.errors import InputError
-from edge_sk.export.network import MOST_IMAGES, UNTRAINED, Network, from_run
+from edge_sk.export import to_mlpackage, to_pte
+from edge_sk.export.network import MOST_IMAGES, UNTRAINED, Network, from_arch, from_run
 from edge_sk.training.checkpoint import RunConfig, save_config, save_weights
 from edge_sk.training.recipe import make_recipe, recipe_to_yaml
 from edge_sk.training.runs import RECIPE
@@ -29,7 +30,8 @@ def state() -> dict[str, torch.Tensor]:
     return edge_sk.create_model("shufflenetv2_0.5", num_classes=3).state_dict()
 
 
-def _run(folder: Path, state: dict[str, torch.Tensor], data: str, **options: Any) -> Path:
+def _run(folder: Path, state: dict[str, torch.Tensor], data: str, *, epochs: int = 2, **options: Any) -> Path:
+    """A run folder after so many of two epochs."""
     config = RunConfig(
         arch="shufflenetv2_0.5", num_classes=3, classes=None, in_chans=3, input_size=(3, 32, 32), mean=(0.5,) * 3,
         std=(0.5,) * 3, interpolation="bilinear", crop_pct=1.0, recipe="light", data=data, edge_sk_version="0",
@@ -37,7 +39,10 @@ def _run(folder: Path, state: dict[str, torch.Tensor], data: str, **options: Any
     folder.mkdir(parents=True)
     save_config(folder, config)
     save_weights(folder, state)
-    (folder / RECIPE).write_text(recipe_to_yaml(make_recipe({"data": options})))
+    (folder / RECIPE).write_text(recipe_to_yaml(make_recipe({"data": options, "schedule": {"epochs": 2}})))
+    if epochs:
+        rows = "".join(f"{epoch},50.0,{epoch}.5\n" for epoch in range(1, epochs + 1))
+        (folder / "metrics.csv").write_text(f"epoch,test_top1,seconds\n{rows}")
     return folder
 
 
@@ -92,6 +97,48 @@ def test_a_run_called_untrained_is_trained(
     monkeypatch.chdir(_run(tmp_path / "named", state, "digits"))
     assert from_run(".").weights == "named"
     assert from_run(".").trained
+
+
+@pytest.mark.parametrize("epochs", [0, 1])
+def test_an_unfinished_run_is_taken_on_demand_only(tmp_path: Path, state: dict[str, torch.Tensor], epochs: int) -> None:
+    run = _run(tmp_path / "run", state, "digits", epochs=epochs)
+    with pytest.raises(InputError, match=rf"run is not finished \({epochs} of 2 epochs\); continue .* --unfinished"):
+        from_run(run)
+    assert from_run(run, unfinished=True).training == f"not finished: {epochs} of 2 epochs"
+
+
+def test_a_run_is_finished_after_its_last_epoch_and_unknown_without_a_recipe(
+    tmp_path: Path, state: dict[str, torch.Tensor]
+) -> None:
+    run = _run(tmp_path / "run", state, "digits")
+    assert from_run(run).training is None
+    (run / RECIPE).unlink()
+    assert from_run(run).training == "not known to be finished: the run folder has no recipe.yaml"
+
+
+def test_trained_weights_need_images_of_their_own(tmp_path: Path, state: dict[str, torch.Tensor]) -> None:
+    """Nobody's choice of digits must decide int8 ranges or parity of a network that never saw one."""
+    start = _run(tmp_path / "start", state, "digits")
+    trained = from_arch("shufflenetv2_0.5", init_from=str(start))
+    for ask in (
+        lambda: trained.images(split="train", limit=1),
+        lambda: trained.test_images(None),
+        lambda: to_mlpackage(trained, tmp_path / "out", precision="palette6"),
+        lambda: to_pte(trained, tmp_path / "out", precision="int8"),
+    ):
+        with pytest.raises(InputError, match=r"trained weights \(.*start\) and no images .*--data"):
+            ask()
+    assert not (tmp_path / "out").exists()
+    named = from_arch("shufflenetv2_0.5", init_from=str(start), data="digits")
+    untrained = from_arch("shufflenetv2_0.5")
+    for network in (named, untrained):
+        assert len(next(network.images(split="train", limit=1))[0]) == 1
+
+
+def test_a_run_whose_data_are_gone_takes_no_others(tmp_path: Path, state: dict[str, torch.Tensor]) -> None:
+    network = from_run(_run(tmp_path / "run", state, str(tmp_path / "gone")))
+    with pytest.raises(InputError, match=r"--data .*gone does not exist"):
+        next(network.images(split="train", limit=1))
 
 
 @pytest.mark.parametrize(

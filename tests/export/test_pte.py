@@ -29,6 +29,7 @@ Exported = dict[str, tuple[Path, Any]]
 def _tiny(model: nn.Module, **fields: Any) -> Network:
     defaults: dict[str, Any] = {
         "arch": "tiny", "weights": "random", "input_size": (3, 16, 16), "mean": (0.5,) * 3, "std": (0.25,) * 3,
+        "data": "digits",
     }  # fmt: skip
     return Network(model=model.eval(), **(defaults | fields))
 

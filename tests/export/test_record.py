@@ -17,9 +17,11 @@ from edge_sk.export.record import (
     ParityEvidence,
     Record,
     read_record,
+    record_of,
     record_path,
     write_record,
 )
+from edge_sk.files import file_digest
 from edge_sk.manifest import manifest
 
 
@@ -68,6 +70,17 @@ def test_measurements_stay_with_the_bytes_that_were_measured(tmp_path: Path) -> 
     record_path(artifact).write_text("{")
     record.keep_measurements(artifact)
     assert record.latency == []
+
+
+def test_a_record_is_of_its_file(tmp_path: Path) -> None:
+    artifact = tmp_path / "net.pte"
+    artifact.write_bytes(b"program")
+    for sha256 in (file_digest(artifact), None):
+        write_record(artifact, _record(sha256=sha256))
+        assert record_of(artifact).sha256 == sha256
+    write_record(artifact, _record(sha256="another"))
+    with pytest.raises(InputError, match=r"net\.pte is not the file that net\.pte\.json describes: it is damaged"):
+        record_of(artifact)
 
 
 def test_a_new_measurement_takes_the_place_of_the_old_one_alone() -> None:

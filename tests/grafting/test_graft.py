@@ -26,6 +26,7 @@ def test_random_start_is_fresh(digits: Tensor, lived_in: LivedIn) -> None:
     model = lived_in(block())
     grafted, report = edge_sk.graft(model, init="random", input_size=16)
     assert not report.exact
+    assert report.difference is not None
     assert report.difference > 1e-2
     assert torch.equal(units(grafted)[0].branches[0].get_submodule("bn").weight.detach(), torch.ones(8))
     with pytest.raises(InputError, match="init='copy' is not known"):
@@ -46,6 +47,7 @@ def test_modes_types_and_sharing_of_modules(digits: Tensor, lived_in: LivedIn) -
 
     half, report = edge_sk.graft(lived_in(block()).bfloat16(), input_size=16)
     assert {p.dtype for p in half.parameters()} == {torch.bfloat16}
+    assert report.difference is not None
     assert report.difference < 2e-2
 
     class Aliased(nn.Module):
@@ -70,6 +72,7 @@ def test_modes_types_and_sharing_of_modules(digits: Tensor, lived_in: LivedIn) -
 def test_device_is_kept() -> None:
     grafted, report = edge_sk.graft(block().cuda().half().eval(), input_size=16)
     assert {(p.device.type, p.dtype) for p in grafted.parameters()} == {("cuda", torch.float16)}
+    assert report.difference is not None
     assert report.difference < 1e-2
 
 
@@ -147,6 +150,22 @@ def test_difference_sees_a_broken_branch(digits: Tensor, lived_in: LivedIn) -> N
         results, per_site = measure.site_differences(grafted, digits[:2], [(sites[0], unit)])
         assert running.difference([model(digits[:2])], results) > 1e-3
     assert per_site[0] > 1e-3
+
+
+def test_a_network_of_integer_outputs_has_nothing_to_compare(lived_in: LivedIn) -> None:
+    class Choice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = lived_in(block())
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.body(x).argmax(1)
+
+    _, report = edge_sk.graft(Choice(), input_size=16)
+    assert report.difference is report.difference_real is None
+    assert report.replaced[0].difference < 1e-5
+    assert "init=preserve: outputs not compared, the network returns no floating-point value" in str(report)
+    assert json.loads(json.dumps(report.to_dict()))["difference"] is None
 
 
 def test_report_is_for_people_and_for_json(lived_in: LivedIn) -> None:

@@ -9,15 +9,18 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from deploy.export import main as export
 from edge_sk.training import engine
 from edge_sk.training.checkpoint import load_run
 from edge_sk.training.data import digits
+from edge_sk.training.runs import unfinished
 from recipes.evaluate import main as evaluate
 from recipes.train import main as train
 from recipes.train import parse
@@ -148,6 +151,33 @@ def test_evaluate_reports_what_training_measured(uninterrupted: Path, capsys: py
     assert "at 48 x 48" in capsys.readouterr().out
 
 
+def test_evaluate_honours_or_refuses_every_setting(uninterrupted: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def result(*more: str) -> dict[str, Any]:
+        assert evaluate(["--checkpoint", str(uninterrupted), "--json", *more]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    assert result()["unfinished"] is None
+    larger = result("--set", "data.input_size=48")
+    assert larger["input_size"] == [3, 48, 48]
+    assert larger == result("--input-size", "48")
+    settings = ["data.crop_pct=0.5", "data.interpolation=bicubic", "data.eval_batch_size=100"]
+    losses = [result(*(["--set", *settings[:count]] if count else []))["loss"] for count in range(3)]
+    assert len(set(losses)) == 3
+    assert result("--set", *settings)["loss"] == pytest.approx(losses[2], rel=1e-5)
+    for options, message in (
+        (("--set", "optim.lr=0.1"), "--set optim.lr changes nothing in an evaluation"),
+        (("--set", "data.batch_size=8"), "--set data.batch_size changes nothing in an evaluation"),
+        (("--set", "data.crop=1"), "unknown key data.crop "),
+        (("--set", "data.input_size=48", "--input-size", "32"), "data.input_size is given 2 times"),
+        (("--set", "data.eval_batch_size=48", "--batch-size", "8"), "data.eval_batch_size is given 2 times"),
+        (("--input-size", "4"), "--input-size 4 is too small"),
+        (("--batch-size", "0"), "--batch-size 0 must be at least 1"),
+    ):
+        assert evaluate(["--checkpoint", str(uninterrupted), *options]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert message in line
+
+
 def test_a_loaded_run_predicts_like_the_trained_network(uninterrupted: Path) -> None:
     run = load_run(uninterrupted)
     assert not run.model.training
@@ -180,9 +210,18 @@ def test_a_run_stopped_at_any_step_and_resumed_is_bitwise_the_uninterrupted_one(
     message = capsys.readouterr().out
     assert f"stopped by SIGTERM at step {step}" in message
     monkeypatch.undo()
+    assert unfinished(run) == f"{step // 7 if step % 7 else step // 7 - 1} of 2 epochs"
+    assert export(["--checkpoint", str(run), "--output", str(tmp_path / "exports")]) == 2
+    assert f"the training of {run} is not finished" in capsys.readouterr().err
+    assert not (tmp_path / "exports").exists()
+    assert evaluate(["--checkpoint", str(run), "--json"]) == 0
+    said = capsys.readouterr()
+    assert json.loads(said.out)["unfinished"] == unfinished(run)
+    assert f"warning: the training of {run} is not finished" in said.err
     command = re.search(r"^  python (\S+)train.py (.*)$", message, re.MULTILINE)
     assert command is not None
     assert train(shlex.split(command[2])) == 0
+    assert unfinished(run) is None
     assert_same_weights(run, reference)
     assert untimed(run) == untimed(reference)
 

@@ -258,7 +258,7 @@ code(
 
 def _hooked() -> nn.Module:
     model = nn.Sequential(nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8), nn.Identity())
-    model[0].register_forward_hook(lambda module, inputs, output: output * 2)
+    model[0].register_forward_hook(lambda module, inputs, output: torch.mul(output, 2))
     model[1].register_forward_pre_hook(lambda module, inputs: (inputs[0] + 1,))
     model[2].register_forward_hook(lambda module, inputs, output: -output)
     return model
@@ -266,7 +266,7 @@ def _hooked() -> nn.Module:
 
 def _hooked_root() -> nn.Module:
     model = nn.Sequential(nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8))
-    model.register_forward_hook(lambda module, inputs, output: output * 2)
+    model.register_forward_hook(lambda module, inputs, output: torch.mul(output, 2))
     return model
 
 
@@ -475,7 +475,7 @@ class _Stateful(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         self.last = self.bn(self.conv(x))
-        return self.last + 0
+        return self.last.clone()
 
 
 class _Counting(_Stateful):

@@ -169,6 +169,10 @@ def not_measured(report: Report) -> list[str]:
             else ("their weights are untrained or were trained on other classes than the images here")
         )
         found.append(f"Accuracy of {len(without)} of {len(records)} files: {why}.")
+    unfinished = {
+        f"{network_name(r)} at the end of its training, which is {r.training}." for r in records if r.training
+    }
+    found += sorted(unfinished)
     if not any(not setting.is_host for setting in settings(records)):
         found.append("Anything on a phone: every latency is this computer's. Measure there and join with --records.")
     for form, why in (

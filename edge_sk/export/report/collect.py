@@ -16,7 +16,7 @@ from edge_sk.export.network import UNTRAINED, Network
 from edge_sk.export.record import Format, Precision, Record, Trace, read_record, record_path, write_record
 from edge_sk.export.report.model import Failure, NetworkCost
 from edge_sk.export.settle import settle
-from edge_sk.files import write_text
+from edge_sk.files import file_digest, write_text
 from edge_sk.manifest import manifest
 
 STATE = "artifacts.json"
@@ -214,16 +214,6 @@ class _State:
     def set(self, key: str, value: dict[str, str]) -> None:
         self._content[key] = value
         write_text(self._path, json.dumps(self._content, indent=1) + "\n")
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file, or of the names and contents of a folder's files."""
-    digest = hashlib.sha256()
-    for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
-        if file.is_file():
-            digest.update(f"{file.relative_to(path.parent).as_posix()}\0".encode())
-            digest.update(hashlib.sha256(file.read_bytes()).digest())
-    return digest.hexdigest()
 
 
 def _weights_digest(network: Network) -> str:

@@ -26,6 +26,7 @@ def make_network(model: nn.Module, **fields: Any) -> Network:
         "mean": MEAN,
         "std": STD,
         "labels": CLASSES,
+        "data": "digits",
     }
     return Network(model=model.eval(), **(defaults | fields))  # type: ignore[arg-type]
 

@@ -96,9 +96,9 @@ def test_palettes_are_offered_with_their_trouble_named(lived_in, tmp_path):
     assert mlpackage.PALETTE_TROUBLE in record.notes
 
 
-@pytest.mark.parametrize(("target", "version"), [("iOS17", 8), ("iOS18", 9)])
-def test_newer_systems(lived_in, tmp_path, target, version):
-    record = to_mlpackage(make_network(tiny(lived_in)), tmp_path, target=target, precision="int8")
+@pytest.mark.parametrize(("said", "target", "version"), [("17", "iOS17", 8), ("ios18", "iOS18", 9)])
+def test_newer_systems(lived_in, tmp_path, said, target, version):
+    record = to_mlpackage(make_network(tiny(lived_in)), tmp_path, target=said, precision="int8")
     assert record.program is not None
     assert (record.program.target, record.program.specification_version) == (target, version)
 

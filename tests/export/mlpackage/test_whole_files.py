@@ -15,10 +15,16 @@ from typing import Any
 import pytest
 import torch
 
-from edge_sk.errors import script
-from edge_sk.export import mlpackage, to_mlpackage
-from edge_sk.export.record import Record, record_path
+from deploy.mac.check import main as check
+from deploy.mac.compute_plan import main as compute_plan
+from deploy.mac.latency import main as latency
+from edge_sk.errors import InputError, script
+from edge_sk.export import coreml_device, mlpackage, to_mlpackage
+from edge_sk.export.coreml_tools import coremltools
+from edge_sk.export.record import Record, record_of, record_path, write_record
+from edge_sk.files import file_digest
 from tests.export.mlpackage.networks import WEIGHTS, contents, make_network, tiny
+from tests.export.test_record import measured
 
 
 def test_a_new_package_never_lies_beside_the_older_record(lived_in, tmp_path, monkeypatch):
@@ -114,6 +120,62 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(lived_in, tmp_path, capsys):
     message = capsys.readouterr().err
     assert message.count("\n") == 1
     assert re.search("No space left on device.*free some space", message)
+
+
+def test_another_export_is_the_same_package_and_keeps_what_devices_measured(lived_in, tmp_path):
+    network = make_network(tiny(lived_in), training="not finished: 1 of 3 epochs")
+    record = to_mlpackage(network, tmp_path, precision="fp32")
+    package = tmp_path / record.file
+    assert record.sha256 == file_digest(package)
+    assert record.training == "not finished: 1 of 3 epochs"
+    before = contents(package)
+    (model,) = (content for name, content in before.items() if name.endswith(".mlmodel"))
+    # Neither the day nor this process's order of map entries is in the file.
+    spec = coremltools().proto.Model_pb2.Model.FromString(model)
+    assert not [key for key in spec.description.metadata.userDefined if "date" in key]
+    assert spec.SerializeToString(deterministic=True) == model
+    record.add_latency(measured(5.0, "an iPhone", "2026-01-01"))
+    assert record.program is not None
+    record.program.compute_units = {"a Mac, all": {"CPU": 3}}
+    write_record(package, record)
+    again = to_mlpackage(network, tmp_path, precision="fp32")
+    assert contents(package) == before
+    assert record_of(package) == again
+    assert again.latency == record.latency
+    assert again.program is not None
+    assert again.program.compute_units == record.program.compute_units
+    with torch.no_grad():
+        next(network.model.parameters()).mul_(1.5)
+    other = to_mlpackage(network, tmp_path, precision="fp32")
+    assert other.sha256 != again.sha256
+    assert other.latency == []
+    assert other.program is not None
+    assert other.program.compute_units is None
+
+
+@pytest.mark.parametrize("damage", ["weights", "model", "manifest", "file missing", "file added"])
+def test_a_changed_package_beside_its_record_is_noticed(exported, tmp_path, monkeypatch, capsys, damage):
+    package = tmp_path / exported[0].name
+    shutil.copytree(exported[0], package)
+    write_record(package, exported[1])
+    (package / ".DS_Store").write_bytes(b"macOS was here")
+    assert record_of(package) == exported[1]
+    ending = {"weights": "weight.bin", "model": ".mlmodel", "manifest": "Manifest.json"}.get(damage, "weight.bin")
+    (file,) = (path for path in package.rglob("*") if path.name.endswith(ending))
+    if damage == "file missing":
+        file.unlink()
+    elif damage == "file added":
+        (package / "more").write_bytes(b"")
+    else:
+        content = bytearray(file.read_bytes())
+        content[len(content) // 2] ^= 1
+        file.write_bytes(content)
+    with pytest.raises(InputError, match=rf"{package.name} is not the file that {package.name}\.json describes"):
+        record_of(package)
+    monkeypatch.setattr(coreml_device, "require_macos", lambda what: None)
+    for script_of_mac, more in ((check, ["--arch", "sk_shufflenetv2_0.5"]), (compute_plan, []), (latency, [])):
+        assert script_of_mac([str(package), *more]) == 2
+        assert "is damaged, or another one" in capsys.readouterr().err
 
 
 def test_an_older_package_is_replaced(lived_in, tmp_path):

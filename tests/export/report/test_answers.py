@@ -13,7 +13,7 @@ from edge_sk.export.report.answers import answers, not_measured
 from edge_sk.export.report.fronts import METRICS, front
 from edge_sk.export.report.pairs import pairs, plain_name
 from edge_sk.export.report.settings import Setting, settings
-from tests.export.report.samples import latency, trained, variant
+from tests.export.report.samples import find, latency, trained, variant
 
 
 def answer(report: Report, word: str) -> Any:
@@ -50,6 +50,14 @@ def test_a_front_of_cost_says_why_and_denies_no_accuracy(report: Report) -> None
     assert "no accuracy was measured" not in because
     report.records[1].accuracy = one.accuracy
     assert "more accurate" in answer(report, "front").because
+
+
+def test_an_unfinished_training_is_said(report: Report) -> None:
+    assert "end of its training" not in " ".join(not_measured(report))
+    record = find(report, "shufflenetv2_1.0")
+    record.training = "not finished: 1 of 3 epochs"
+    (said,) = [one for one in not_measured(report) if "training" in one and "shufflenetv2_1.0" in one]
+    assert said == "shufflenetv2_1.0 at the end of its training, which is not finished: 1 of 3 epochs."
 
 
 def test_what_was_not_measured_is_said(report: Report) -> None:
