@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from edge_sk.errors import InputError, script
 from edge_sk.export import network as networks
 from edge_sk.export import parity
+from edge_sk.export.quiet import loud
 from edge_sk.export.record import Record
 
 FORMATS = ("pte", "mlpackage")
@@ -49,6 +50,11 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--target", default="iOS16", help="oldest system of the .mlpackage: iOS16, 17, 18, 26")
     p.add_argument("--allow-fallback", action="store_true", help="accept operators outside the delegate")
     p.add_argument("--bundle", action="store_true", help="also write .bpte: the program with inputs and outputs")
+    p.add_argument(
+        "--verbose",
+        action="store_true",
+        help="show what ExecuTorch and coremltools write to stderr; without it only what led to a failure",
+    )
     return p
 
 
@@ -70,7 +76,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     for form in args.formats:
         for precision in args.precisions or DEFAULT_PRECISIONS[form]:
             try:
-                record = _export(network, form, precision, args, command)
+                with loud(args.verbose):
+                    record = _export(network, form, precision, args, command)
             except InputError as error:
                 # The other files are still wanted; the exit code tells.
                 print(f"error: {network.arch} {form} {precision}: {error}", file=sys.stderr)
@@ -121,7 +128,8 @@ def summary(record: Record) -> str:
         lines.append(f"  {record.program.target} and later; operators: {kinds}")
     if (proof := record.parity) is not None:
         lines.append(
-            f"  parity on {proof.images} images: top-1 agreement {proof.top1_agreement:.1%}, SQNR "
+            f"  parity on {proof.images} images (arithmetic: {proof.arithmetic or 'unknown'}): "
+            f"top-1 agreement {proof.top1_agreement:.1%}, SQNR "
             f"{proof.sqnr_db:.1f} dB, largest relative difference {proof.relative:.1e}"
         )
     if (accuracy := record.accuracy) is not None:
