@@ -53,7 +53,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--verbose",
         action="store_true",
-        help="show what ExecuTorch and coremltools write to stderr; without it only what led to a failure",
+        help="show what ExecuTorch and coremltools write to stderr; without it, it is shown when an export fails, and "
+        "a crash of the process leaves it in edge_sk_*.log in the folder for temporary files",
     )
     return p
 
