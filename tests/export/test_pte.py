@@ -69,7 +69,7 @@ def test_int8_keeps_the_accuracy(exported: Exported) -> None:
     assert (record.delegation.delegates, record.delegation.left) == (1, [])
     assert record.delegation.in_float == ["sigmoid x13"]
     assert record.accuracy.top1 > record.accuracy.eager_top1 - 0.05  # of a network that is unsure
-    # What the network learns depends on the processor: 86 to 89 % by its vector instructions. A wrong file has 10 %.
+    # What the network learns depends on the processor: 86 to 89 % by its vector instructions. Chance is 10 %.
     assert record.parity.top1_agreement > 0.75
     assert path.stat().st_size < 0.4 * exported["fp32"][0].stat().st_size
 
