@@ -14,6 +14,7 @@ from edge_sk.errors import InputError, script
 from edge_sk.export import mlpackage, parity
 from edge_sk.export import network as networks
 from edge_sk.export.pte import BACKENDS
+from edge_sk.export.quiet import loud
 from edge_sk.export.record import Record
 
 FORMATS = ("pte", "mlpackage")
@@ -51,6 +52,12 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--target", default="iOS16", help="oldest system of the .mlpackage: iOS16, iOS17, iOS18, iOS26")
     p.add_argument("--allow-fallback", action="store_true", help="accept operators outside the delegate")
     p.add_argument("--bundle", action="store_true", help="also write .bpte: the program with inputs and outputs")
+    p.add_argument(
+        "--verbose",
+        action="store_true",
+        help="show what ExecuTorch and coremltools write to stderr; without it, it is shown when an export fails, and "
+        "a crash of the process leaves it in edge_sk_*.log in the folder for temporary files",
+    )
     return p
 
 
@@ -72,7 +79,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     failures: list[InputError] = []
     for form, precision in wanted:
         try:
-            record = _export(network, form, precision, args, command)
+            with loud(args.verbose):
+                record = _export(network, form, precision, args, command)
         except InputError as error:
             # The other files are still wanted; the exit code tells.
             print(f"error: {network.arch} {form} {precision}: {error}", file=sys.stderr)
@@ -145,7 +153,8 @@ def summary(record: Record) -> str:
         lines.append(f"  {record.program.target} and later; operators: {kinds}")
     if (proof := record.parity) is not None:
         lines.append(
-            f"  parity on {proof.images} images: top-1 agreement {proof.top1_agreement:.1%}, SQNR "
+            f"  parity on {proof.images} images (arithmetic: {proof.arithmetic or 'unknown'}): "
+            f"top-1 agreement {proof.top1_agreement:.1%}, SQNR "
             f"{proof.sqnr_db:.1f} dB, largest relative difference {proof.relative:.1e}"
         )
     if (accuracy := record.accuracy) is not None:

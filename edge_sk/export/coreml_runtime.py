@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from edge_sk.export.coreml_tools import coremltools, quiet
+from edge_sk.export.coreml_tools import coremltools
 from edge_sk.export.mil import MilProgram
+from edge_sk.export.quiet import quiet
 
 INTERPRETER = "edge_sk.export.mil (torch float32)"
 INTERPRETER_NOTE = (
@@ -29,6 +30,7 @@ class Run:
         probabilities: Whether ``outputs`` are probabilities; logits otherwise.
         labels: The label given to each image; empty when the package is no classifier.
         runtime: What executed it.
+        arithmetic: What it computed in; ``None`` where Core ML decides.
         notes: What this run does not verify.
     """
 
@@ -37,6 +39,7 @@ class Run:
     labels: list[str]
     runtime: str
     notes: list[str]
+    arithmetic: str | None = None
 
 
 def run_package(program: MilProgram, pictures: np.ndarray) -> Run:
@@ -57,6 +60,7 @@ def _interpreted(program: MilProgram, pictures: np.ndarray) -> Run:
         labels=[answer.label for answer in answers if answer.label is not None],
         runtime=INTERPRETER,
         notes=[INTERPRETER_NOTE],
+        arithmetic="fp32",
     )
 
 

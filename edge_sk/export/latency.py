@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from edge_sk.errors import InputError
-from edge_sk.export.executorch_tools import executorch, quiet
+from edge_sk.export.executorch_tools import executorch
+from edge_sk.export.quiet import quiet
 from edge_sk.export.record import Latency, OperatorTime
 from edge_sk.manifest import manifest
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_sk.errors import InputError, script
-from edge_sk.export.executorch_tools import executorch, quiet
+from edge_sk.export.executorch_tools import executorch
 
 # Forwards between changes to the next file; the first of them finds the caches full of another network's weights.
 BLOCK = 10
@@ -105,13 +105,12 @@ def operators(path: str, warmup: int, runs: int, dump: str) -> None:
 def main(_: Sequence[str] | None = None) -> int:
     """Answer one request."""
     request: dict[str, Any] = json.load(sys.stdin)
-    with quiet():
-        threads = request.pop("threads")
-        portable = executorch("extension.pybindings.portable_lib")
-        portable._unsafe_reset_threadpool(threads)
-        task = {"loading": loading, "forwards": forwards, "operators": operators}[request.pop("task")]
-        answer = task(**request)
-        used = portable._threadpool_get_thread_count()
+    threads = request.pop("threads")
+    portable = executorch("extension.pybindings.portable_lib")
+    portable._unsafe_reset_threadpool(threads)
+    task = {"loading": loading, "forwards": forwards, "operators": operators}[request.pop("task")]
+    answer = task(**request)
+    used = portable._threadpool_get_thread_count()
     if used != threads:
         print(f"asked for {threads} threads, the runtime uses {used}", file=sys.stderr)
         return 1

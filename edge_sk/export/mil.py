@@ -23,9 +23,10 @@ import torch
 from torch import Tensor
 
 from edge_sk.errors import InputError
-from edge_sk.export.coreml_tools import coremltools, quiet
+from edge_sk.export.coreml_tools import coremltools
 from edge_sk.export.mil_constants import CONSTANTS
 from edge_sk.export.mil_ops import OPERATORS
+from edge_sk.export.quiet import quiet
 
 LARGEST_HALF = 65504.0
 """The largest number that half precision holds."""

@@ -20,12 +20,13 @@ import edge_sk
 from edge_sk.errors import InputError
 from edge_sk.export import parity
 from edge_sk.export.aliases import drop_aliases
-from edge_sk.export.coreml_tools import coremltools, quiet
+from edge_sk.export.coreml_tools import coremltools
 from edge_sk.export.deploy_form import deploy_form
 from edge_sk.export.folder import atomic_folder
 from edge_sk.export.mil import MilProgram
 from edge_sk.export.mlpackage_check import check_interface, check_operators, prove
 from edge_sk.export.network import Network
+from edge_sk.export.quiet import quiet
 from edge_sk.export.record import MLProgram, Precision, Record, record_path
 from edge_sk.files import artifact_path, atomic_write, check_output, file_digest
 from edge_sk.manifest import manifest
@@ -196,12 +197,12 @@ def _convert(
         else {"outputs": [ct.TensorType(name=LOGITS, dtype=np.float32)]}
     )
     single = precision == "fp32"
-    with quiet():
-        from coremltools.converters.mil import Builder
+    try:
+        with quiet():
+            from coremltools.converters.mil import Builder
 
-        # Reading a package, too, counts up the numbers in the names of values: begin as in a fresh process.
-        Builder.name_count.clear()
-        try:
+            # Reading a package, too, counts up the numbers in the names of values: begin as in a fresh process.
+            Builder.name_count.clear()
             model = ct.convert(
                 graph,
                 convert_to="mlprogram",
@@ -211,16 +212,18 @@ def _convert(
                 skip_model_load=True,
                 **outputs,
             )
-        except OSError:
-            raise
-        except Exception as error:
-            # The frames hold a temporary folder, which would otherwise be removed at some later moment, with a warning.
-            traceback.clear_frames(error.__traceback__)
+    except OSError:
+        raise
+    except Exception as error:
+        # The frames hold a temporary folder, which would otherwise be removed at some later moment, with a warning.
+        traceback.clear_frames(error.__traceback__)
+        with quiet():
             culprit = _culprit(graph, network, error)
-            raise InputError(
-                f"coremltools cannot convert {culprit} in {network.arch}: {_first_line(error)}; "
-                "replace that module by operators that Core ML has"
-            ) from error
+        raise InputError(
+            f"coremltools cannot convert {culprit} in {network.arch}: {_first_line(error)}; "
+            "replace that module by operators that Core ML has"
+        ) from error
+    with quiet():
         return _compress(model, precision)
 
 

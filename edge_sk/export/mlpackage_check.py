@@ -105,7 +105,9 @@ def prove(
             images=len(truth),
             data=network.data_set(),
         )
-    evidence = ParityEvidence.of(measured, limits, data=f"{network.data_set()} test", runtime=run.runtime)
+    evidence = ParityEvidence.of(
+        measured, limits, data=f"{network.data_set()} test", runtime=run.runtime, arithmetic=run.arithmetic
+    )
     return evidence, accuracy, run.notes
 
 

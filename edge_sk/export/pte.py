@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import re
 import time
@@ -18,9 +19,10 @@ from edge_sk.errors import InputError
 from edge_sk.export import delegation, parity
 from edge_sk.export.aliases import drop_aliases
 from edge_sk.export.deploy_form import deploy_form, with_preprocessing
-from edge_sk.export.executorch_tools import executorch, quiet, shared_provenance
+from edge_sk.export.executorch_tools import executorch, shared_provenance
 from edge_sk.export.network import Network
 from edge_sk.export.quantize import CALIBRATION_IMAGES, computed_in_float, quantize
+from edge_sk.export.quiet import quiet
 from edge_sk.export.record import (
     Accuracy,
     Delegation,
@@ -274,7 +276,30 @@ def _prove(
             images=len(labels),
             data=network.data_set(),
         )
-    return ParityEvidence.of(measured, limits, data=f"{network.data_set()} test", runtime=RUNTIME), accuracy
+    arithmetic = half_arithmetic() if precision == "fp16" else precision
+    evidence = ParityEvidence.of(
+        measured, limits, data=f"{network.data_set()} test", runtime=RUNTIME, arithmetic=arithmetic
+    )
+    return evidence, accuracy
+
+
+@functools.cache
+def half_arithmetic() -> str | None:
+    """What XNNPACK computes fp16 files in on this host: ``fp16``, ``fp32, stored as fp16``, or ``None``: neither.
+
+    XNNPACK chooses by the processor (its ``hardware-config.c``) and does not tell, so a convolution is asked to add 8
+    ones to 2048. Between 2048 and 4096 halves are 2 apart: ones that are added one by one in half precision are lost.
+    """
+    convolution = nn.Conv2d(8, 1, 1).half().eval().requires_grad_(False)
+    convolution.weight.fill_(1.0)
+    nn.init.constant_(convolution.bias, 2048.0)  # type: ignore[arg-type]
+    ones = torch.ones(1, 8, 2, 2, dtype=torch.float16)
+    with quiet():
+        exported = torch.export.export(convolution, (ones,))
+        edge = executorch("exir").to_edge_transform_and_lower(exported, partitioner=[_partitioner("xnnpack")])
+        program = edge.to_executorch()
+    answer = run_pte(bytes(program.buffer), ones).unique().tolist()
+    return "fp16" if answer == [2048.0] else "fp32, stored as fp16" if answer == [2056.0] else None
 
 
 def _bundle(network: Network, program: Any, precision: str) -> bytes:

@@ -94,17 +94,23 @@ class ParityEvidence(_Part):
     images: int
     data: str = Field(description="Which images")
     runtime: str = Field(description="What executed the file")
+    arithmetic: str | None = Field(
+        default=None,
+        description="What the host computed in: fp32, int8, fp16 (sums too) or 'fp32, stored as fp16'; null: unknown",
+    )
     threshold_relative: float | None
     threshold_sqnr_db: float
     threshold_top1_agreement: float | None
 
     @classmethod
-    def of(cls, parity: Parity, threshold: Threshold, *, data: str, runtime: str) -> ParityEvidence:
+    def of(
+        cls, parity: Parity, threshold: Threshold, *, data: str, runtime: str, arithmetic: str | None = None
+    ) -> ParityEvidence:
         """Join a measurement, what was demanded of it, and where it was made."""
         limits = {f"threshold_{name}": value for name, value in dataclasses.asdict(threshold).items()}
         # JSON has no NaN: None says that the output was not finite.
         measured = {name: value if math.isfinite(value) else None for name, value in dataclasses.asdict(parity).items()}
-        return cls(**measured, **limits, data=data, runtime=runtime)
+        return cls(**measured, **limits, data=data, runtime=runtime, arithmetic=arithmetic)
 
 
 class Accuracy(_Part):

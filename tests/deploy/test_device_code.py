@@ -12,9 +12,10 @@ import pytest
 from PIL import Image
 
 from edge_sk.export import to_mlpackage
-from edge_sk.export.executorch_tools import executorch, quiet
+from edge_sk.export.executorch_tools import executorch
 from edge_sk.export.mil import MilProgram
 from edge_sk.export.network import Network
+from edge_sk.export.quiet import quiet
 from edge_sk.training.transforms import evaluation_transform
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"

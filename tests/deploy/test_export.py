@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -48,6 +50,9 @@ def test_one_failure_does_not_stop_the_others(
     captured = capsys.readouterr()
     assert captured.err.startswith("error: small_1.0 pte fp32: small_1.0_xnnpack_fp32.pte does not compute")
     assert "small_1.0_xnnpack_fp16.pte" in captured.out
+    arithmetic = json.loads((tmp_path / "small_1.0_xnnpack_fp16.pte.json").read_text())["parity"]["arithmetic"]
+    assert arithmetic in ("fp16", "fp32, stored as fp16")
+    assert f"(arithmetic: {arithmetic})" in captured.out
     assert not (tmp_path / "small_1.0_xnnpack_fp32.pte").exists()
 
 
@@ -136,9 +141,43 @@ def test_interrupt_leaves_no_partial_file(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(("flags", "said"), [([], False), (["--verbose"], True)])
+def test_what_is_said_in_passing_is_shown_on_demand(
+    flags: list[str], said: bool, small_network: Network, monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    def remarked(*_: object) -> Any:
+        os.write(2, b"a remark\n")
+        raise InputError("no such delegate")
+
+    monkeypatch.setattr(networks, "from_arch", lambda name, data: small_network)
+    monkeypatch.setattr(pte, "_partitioner", remarked)
+    assert main(["--arch", "small_1.0", "--output", str(tmp_path), *flags]) == 2
+    lines = capfd.readouterr().err.splitlines()
+    assert lines[-1] == "error: small_1.0 pte fp32: no such delegate"
+    assert ("a remark" in lines) == said
+    assert said or len(lines) == 1
+
+
+def test_what_was_said_before_a_failure_is_shown(
+    small_network: Network, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def failing(*_: object) -> Any:
+        os.write(2, b"the delegate says why\n")
+        raise AssertionError("bad node")
+
+    monkeypatch.setattr(networks, "from_arch", lambda name, data: small_network)
+    monkeypatch.setattr(pte, "_partitioner", failing)
+    assert main(["--arch", "small_1.0", "--output", str(tmp_path)]) == 2
+    *said, last = capfd.readouterr().err.splitlines()
+    assert "the delegate says why" in said
+    assert "cannot be lowered to xnnpack fp32: ExecuTorch says bad node" in last
+
+
 def test_flags_are_few_and_known() -> None:
     flags = {option for action in parser()._actions for option in action.option_strings}
     assert flags == {
         "-h", "--help", "--checkpoint", "--arch", "--output", "--formats", "--precisions", "--backend", "--data",
         "--images", "--softmax", "--no-softmax", "--target", "--allow-fallback", "--bundle", "--unfinished",
+        "--verbose",
     }  # fmt: skip

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from edge_sk.export import parity
 from edge_sk.export.report import read_report
 
 RESULTS = Path(__file__).parents[2] / "deploy" / "results"
@@ -28,3 +29,16 @@ def test_the_files_of_trained_networks_recognise_what_the_networks_do(arch: str)
     assert int8.accuracy.top1 >= fp32.accuracy.top1 - 0.005
     readme = " ".join((RESULTS.parents[1] / "README.md").read_text(encoding="utf-8").split())
     assert f"{100 * int8.accuracy.top1:.2f} % ({arch}; fp32 {100 * fp32.accuracy.top1:.2f} %)" in readme
+
+
+def test_fp16_files_of_trained_networks_are_well_within_the_thresholds() -> None:
+    """Where sums are kept in fp16, the less exact of the two ways to compute."""
+    records = read_report(RESULTS / "fp16.json").records
+    assert len(records) == 3
+    limits = parity.threshold("pte", "fp16")
+    for record in records:
+        proof = record.parity
+        assert (record.precision, proof.arithmetic, proof.images) == ("fp16", "fp16", 360)
+        assert proof.top1_agreement > 0.99
+        assert proof.sqnr_db >= limits.sqnr_db + 10
+        assert 2 * proof.relative <= limits.relative

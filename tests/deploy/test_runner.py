@@ -186,6 +186,7 @@ def test_another_interpolation_is_refused(
 def test_text(here: list[str], small_pte: Path, raw: Path) -> None:
     done = subprocess.run([*here, small_pte, raw, "--top", "2"], capture_output=True, text=True, check=True)
     head, *classes = done.stdout.splitlines()
+    assert done.stderr == ""
     assert head.startswith(f"small_1.0 fp32 on {platform.machine()}, loaded in ")
     assert len(classes) == 2
     assert "%" in classes[0]
@@ -224,9 +225,9 @@ def test_bad_input(
     command = [*here, *(str(names.get(argument, argument)) for argument in arguments)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert len(lines) == 1
-    assert message in lines[0]
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert message in line
     assert done.stdout == ""
 
 

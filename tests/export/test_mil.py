@@ -15,9 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from edge_sk.errors import InputError
-from edge_sk.export.coreml_tools import coremltools, quiet
+from edge_sk.export.coreml_tools import coremltools
 from edge_sk.export.mil import MilProgram
 from edge_sk.export.mil_ops import OPERATORS
+from edge_sk.export.quiet import quiet
 
 SIZE = 16
 TARGETS = ("iOS16", "iOS18")

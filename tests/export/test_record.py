@@ -122,6 +122,20 @@ def test_no_record(tmp_path: Path) -> None:
         read_record(tmp_path / "x.json")
 
 
+def test_a_record_of_before_arithmetic_was_told_is_read(tmp_path: Path) -> None:
+    logits = torch.randn(64, 4)
+    limits = parity.threshold("pte", "fp32")
+    evidence = ParityEvidence.of(
+        parity.compare(logits, logits), limits, data="digits", runtime="here", arithmetic="fp32"
+    )
+    content = json.loads(_record(parity=evidence).to_json())
+    assert content["parity"].pop("arithmetic") == "fp32"
+    (tmp_path / "x.json").write_text(json.dumps(content))
+    older = read_record(tmp_path / "x.json").parity
+    assert older is not None
+    assert older.arithmetic is None
+
+
 def test_unknown_field(tmp_path: Path) -> None:
     content = _record().model_dump() | {"speed": "fast"}
     (tmp_path / "x.json").write_text(json.dumps(content))

@@ -7,12 +7,14 @@ import dataclasses
 import torch
 from torch import nn
 
+import edge_sk
 from edge_sk.export.network import Network, from_arch
 from edge_sk.export.settle import settle
 
 
 def test_an_untrained_network_is_settled_and_a_trained_one_is_left() -> None:
-    network = dataclasses.replace(from_arch("se_shufflenetv2_0.5"), input_size=(3, 64, 64))
+    model = edge_sk.create_model("se_shufflenetv2_0.5").eval()
+    network = dataclasses.replace(from_arch("se_shufflenetv2_0.5"), model=model, input_size=(3, 64, 64))
     images = next(iter(network.images(split="test", limit=16)))[0]
     mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (network.mean, network.std))
 

@@ -13,6 +13,7 @@
 #pragma GCC diagnostic ignored "-Wdeprecated-declarations"
 #include <executorch/extension/module/module.h>
 #include <executorch/extension/tensor/tensor.h>
+#include <executorch/runtime/platform/platform.h>
 #pragma GCC diagnostic pop
 
 #include "image.h"
@@ -26,6 +27,14 @@ using executorch::extension::Module;
 using executorch::runtime::Error;
 using executorch::runtime::EValue;
 using Clock = std::chrono::steady_clock;
+
+// ExecuTorch's last complaint. It also tells how it looked for the processor's cores, which is left out.
+std::string complaint;
+
+void listen(et_timestamp_t, et_pal_log_level_t level, const char*, const char*, size_t, const char* message,
+            size_t length) {
+  if (level == et_pal_log_level_t::kError || level == et_pal_log_level_t::kFatal) complaint.assign(message, length);
+}
 
 double milliseconds_since(Clock::time_point start) {
   return std::chrono::duration<double, std::milli>(Clock::now() - start).count();
@@ -143,6 +152,7 @@ Result classify(const Options& options) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  executorch::runtime::register_pal(executorch::runtime::PalImpl::create(listen, __FILE__));
   try {
     const auto options = parse_options(argc, argv);
     if (!options) {
@@ -153,7 +163,7 @@ int main(int argc, char** argv) {
     (options->json ? print_json : print_text)(std::cout, result);
     return 0;
   } catch (const InputError& error) {
-    std::cerr << "error: " << error.what() << '\n';
+    std::cerr << "error: " << error.what() << (complaint.empty() ? "" : " (ExecuTorch: " + complaint + ")") << '\n';
     return 2;
   }
 }

@@ -15,7 +15,6 @@ from edge_sk.export import latency, to_mlpackage, to_pte
 from edge_sk.export.network import UNTRAINED, Network
 from edge_sk.export.record import Format, Precision, Record, Trace, read_record, record_path, write_record
 from edge_sk.export.report.model import Failure, NetworkCost
-from edge_sk.export.settle import settle
 from edge_sk.files import file_digest, write_text
 from edge_sk.manifest import manifest
 
@@ -88,9 +87,8 @@ def collect(networks: Sequence[Network], output: Path, request: Request, step: C
     collected = Collected()
     made: dict[Path, Record] = {}
     state = _State(output / STATE)
-    for given, folder in zip(networks, folders, strict=True):
-        step(f"profile {given.arch}")
-        network = settle(given)
+    for network, folder in zip(networks, folders, strict=True):
+        step(f"profile {network.arch}")
         collected.costs.append(NetworkCost.of(network))
         weights = _weights_digest(network)
         for form, precision in request.artifacts:

@@ -1,0 +1,74 @@
+"""Stderr is held back while all goes well, and never lost."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import warnings
+from pathlib import Path
+
+import pytest
+
+from edge_sk.errors import InputError
+from edge_sk.export.quiet import loud, quiet
+
+
+def _talk(error: BaseException | type[BaseException] | None = None) -> None:
+    os.write(2, b"from C\n")
+    print("from Python", file=sys.stderr)
+    warnings.warn("a deprecation", DeprecationWarning, stacklevel=2)
+    if error is not None:
+        raise error
+
+
+def test_silent_while_all_goes_well(capfd: pytest.CaptureFixture[str]) -> None:
+    with quiet(), quiet():
+        _talk()
+    print("afterwards", file=sys.stderr)
+    assert capfd.readouterr().err == "afterwards\n"
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_a_failure_shows_all_once(error: type[BaseException], capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(error), quiet(), quiet():
+        _talk(error)
+    said = capfd.readouterr().err
+    for part in ("from C\n", "from Python\n", "DeprecationWarning: a deprecation"):
+        assert said.count(part) == 1
+
+
+def test_one_line_stays_one_line(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(InputError), quiet():
+        _talk(InputError("it says itself what is wrong"))
+    assert capfd.readouterr().err == ""
+
+
+def test_loud(capfd: pytest.CaptureFixture[str]) -> None:
+    with loud(True), quiet(), pytest.warns(DeprecationWarning, match="a deprecation"):
+        _talk()
+    assert capfd.readouterr().err == "from C\nfrom Python\n"
+    with quiet():
+        _talk()
+    assert capfd.readouterr().err == ""
+
+
+def test_numerical_warnings_pass() -> None:
+    with pytest.warns(RuntimeWarning, match="overflow"), quiet():
+        warnings.warn("overflow", RuntimeWarning, stacklevel=1)
+
+
+def test_a_crash_leaves_what_was_said(tmp_path: Path) -> None:
+    code = "import os; from edge_sk.export.quiet import quiet\nwith quiet(): os.write(2, b'last words'); os.abort()"
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    assert subprocess.run([sys.executable, "-c", code], env=environment, check=False).returncode < 0
+    (left,) = tmp_path.glob("edge_sk_*.log")
+    assert left.read_text() == "last words"
+
+
+def test_nothing_is_left_otherwise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with quiet():
+        assert len(list(tmp_path.iterdir())) == 1
+    assert list(tmp_path.iterdir()) == []
