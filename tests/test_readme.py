@@ -116,18 +116,6 @@ def test_cost_table_is_what_the_profile_says() -> None:
         assert written == [f"{getattr(cost, value) / 1e6:.{decimals}f}" for _, value, decimals in COSTS], name
 
 
-def test_latency_table_is_the_records() -> None:
-    record = json.loads((ROOT / "deploy" / "results" / "latency.json").read_text(encoding="utf-8"))
-    ratios: dict[tuple[str, str], list[float]] = {}
-    for claim in sorted(record["claims"], key=lambda one: one["threads"]):
-        ratios.setdefault((claim["file"], claim["against"]), []).append(claim["ratio_p50"])
-    section = TEXT.split("| 1 thread | 2 threads |")[1].split("\n\n")[0]
-    shown = [row.split(" | ") for row in re.findall(r"^\| (.*) \|$", section, re.MULTILINE)]
-    assert [cells[2:] for cells in shown] == [[f"{ratio:.2f}" for ratio in pair] for pair in ratios.values()]
-    for (file, _), cells in zip(ratios, shown, strict=True):
-        assert cells[0].replace(" ", "_xnnpack_") == file
-
-
 def test_the_demands_are_those_that_are_made() -> None:
     words = " ".join(TEXT.split())
     exact, rounded = THRESHOLDS["pte", "fp32"], THRESHOLDS["pte", "int8"]
