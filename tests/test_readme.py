@@ -145,9 +145,18 @@ def commands() -> list[str]:
     """The README's commands in order, without the installation and the tests."""
     found = [command.split("&&")[-1].strip() for command in re.findall(r"^(pip .*|python .*)$", TEXT, re.MULTILINE)]
     found += re.findall(r"`(python (?:recipes|deploy)/[^`]+)`", TEXT.replace("\n", " "))
-    measured_apart = "python deploy/claims.py --work DIR"  # half an hour on a quiet machine; its parts are tested
+    # Half an hour on a quiet machine: test_claims.py runs it with small files.
+    measured_apart = "python deploy/claims.py --work DIR"
     assert measured_apart in found
     return [one for one in found if one.startswith("python ") and one != measured_apart]
+
+
+def test_ci_runs_what_the_readme_promises() -> None:
+    """Its commands, the same answers from both files, and a wheel that holds the library."""
+    script = (ROOT / ".ci" / "run").read_text(encoding="utf-8").replace("\\\n", " ")
+    (paths,) = re.findall(r"^pytest -m slow (.+)$", script, re.MULTILINE)
+    promised = "tests/test_readme.py tests/recipes tests/test_public_api.py tests/deploy/test_same_answers.py"
+    assert {*promised.split(), "tests/deploy/test_claims.py"} <= set(paths.split())
 
 
 @pytest.mark.slow

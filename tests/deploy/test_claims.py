@@ -100,6 +100,30 @@ def test_bad_input_is_refused_before_the_work(
     assert message in line
 
 
+@pytest.mark.slow
+def test_exports_measures_writes_and_prints(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    work, output = tmp_path / "work", tmp_path / "latency.json"
+    file, against, _ = claims.CLAIMS[0]
+    makers = claims.exports(work)
+    monkeypatch.setattr(claims, "exports", lambda _: {stem: makers[stem] for stem in (file, against)})
+    monkeypatch.setattr(claims, "EXPORT_CLAIMS", [(file, against, 0.5)])
+    monkeypatch.setattr(claims, "EXPORT_ROUNDS", 1)
+    command = ["--work", str(work), "--threads", "1", "--rounds", "2", "--runs", "5", "--output", str(output)]
+    assert claims.main(command) == 0
+    record = json.loads(output.read_text(encoding="utf-8"))
+    assert [(one["file"], one["against"], one["threads"]) for one in record["claims"]] == [(file, against, 1)]
+    assert [one["file"] for one in record["exports"]] == [file]
+    assert {one["delegates"] for one in record["files"].values()} == {1}
+    printed = capsys.readouterr().out
+    assert claims.ratio_table(record) in printed
+    assert claims.operator_table(record) in printed
+    assert "seconds to export: " in printed
+    monkeypatch.setattr(claims, "export_all", lambda _: pytest.fail("exported again"))
+    assert claims.main([*command, "--reuse"]) == 0
+
+
 def measured(*rounds: float) -> dict[str, Any]:
     """What is known of a file that ran on one thread, in milliseconds."""
     one = {"p50_ms": statistics.median(rounds), "min_ms": min(rounds), "round_p50_ms": list(rounds)}
@@ -108,6 +132,7 @@ def measured(*rounds: float) -> dict[str, Any]:
 
 def test_a_goal_is_reached_up_to_its_limit() -> None:
     file, against, goal = next(claim for claim in claims.CLAIMS if claim[2] is not None)
+    assert goal is not None
     (reached,) = claims.claims({file: measured(goal), against: measured(1.0)})
     (missed,) = claims.claims({file: measured(goal + 0.01), against: measured(1.0)})
     assert (reached["holds"], missed["holds"]) == (True, False)
