@@ -9,7 +9,7 @@ import pytest
 from edge_sk.export.report import read_report
 
 RESULTS = Path(__file__).parents[2] / "deploy" / "results"
-TRAINED = ("sk_shufflenetv2_1.0", "sk_mobilenetv2_1.0")
+TRAINED = ("shufflenetv2_1.0", "sk_shufflenetv2_1.0", "sk_mobilenetv2_1.0")
 
 
 @pytest.mark.parametrize("arch", TRAINED)
@@ -27,4 +27,12 @@ def test_the_files_of_trained_networks_recognise_what_the_networks_do(arch: str)
     assert int8.accuracy.eager_top1 == fp32.accuracy.top1
     assert int8.accuracy.top1 >= fp32.accuracy.top1 - 0.005
     readme = " ".join((RESULTS.parents[1] / "README.md").read_text(encoding="utf-8").split())
-    assert f"{100 * int8.accuracy.top1:.2f} % ({arch}; fp32 {100 * fp32.accuracy.top1:.2f} %)" in readme
+    assert f"{round(360 * (1 - int8.parity.top1_agreement))} ({arch})" in readme
+
+
+def test_int8_costs_sk_more_than_the_plain_network() -> None:
+    records = [one for one in read_report(RESULTS / "digits.json").records if one.precision == "int8"]
+    decibels = {one.arch: one.parity.sqnr_db or 0.0 for one in records}
+    assert set(decibels) == set(TRAINED)
+    lost = decibels["shufflenetv2_1.0"] - decibels["sk_shufflenetv2_1.0"]
+    assert f"keeps {lost:.0f} dB more of SQNR than SK does" in (RESULTS / "NOTES.md").read_text(encoding="utf-8")
