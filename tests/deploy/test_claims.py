@@ -65,6 +65,8 @@ def test_the_documents_show_the_committed_record() -> None:
     )
     assert " ".join(claims.ratio_table(record).split()) in readme
     assert " ".join(claims.operator_table(record).split()) in notes
+    host = record["manifest"]["host"]
+    assert f"({host['cpu']}, {host['cores']} cores; " in readme
     # The sentences below the README's table.
     ratio = {(one["file"], one["against"], one["threads"]): one["ratio"] for one in record["claims"]}
     assert all(value > 1 for (file, against, _), value in ratio.items() if against == file.removeprefix("sk_"))
