@@ -156,7 +156,8 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
         "photographs; weights are random, batch-normalisation statistics near those of real activations;"
         " *own rounding*: the ungrafted network when every input value moves by one float32 rounding; *k, k+2*: dense "
         'branches, the default of `init="preserve"`; *k, 3x3 dilated*: the paper\'s cheap pair',
-        "- cost: parameters and MACs added",
+        "- cost: parameters and MACs added; latency was not measured",
+        "- not tried here: training, the deploy form and the export of the grafted networks",
         "",
         "| network | found by | sites | difference: k, k+2 | k, 3x3 dilated | own rounding | params: k, k+2 | MACs "
         "| params: k, 3x3 dilated | MACs |",

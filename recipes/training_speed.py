@@ -3,9 +3,10 @@
     python recipes/training_speed.py --arch sk_shufflenetv2_1.0 --output recipes/results/training_speed.json
 
 The textbook form stacks the branches, takes the softmax and sums (edge_sk.textbook), in the same places. The three
-take turns, so that a noisy machine disturbs them alike; ratios are medians over the rounds. On a CPU each step is timed
-by the processor time of the process, which other programs cannot take part of; on a GPU by the clock, between
-synchronisations. Memory is what autograd keeps for the backward pass, of the network and of its first unit alone.
+take turns, so that a noisy machine disturbs them alike; ratios are medians over the rounds. With one thread on a CPU a
+step is timed by the processor time of the process, which other programs cannot take part of; with several, which add up
+their time and their waiting, by the clock; on a GPU by the clock, between synchronisations. Memory is what autograd
+keeps for the backward pass, of the network and of its first unit alone.
 """
 
 from __future__ import annotations
@@ -74,10 +75,11 @@ def stepper(model: nn.Module, x: Tensor, target: Tensor, precision: str) -> Call
 
 
 def clock(device: str) -> float:
-    """Seconds: processor time on a CPU, wall time once all work is done on a GPU."""
-    if device == "cpu":
+    """Seconds: processor time of one thread on a CPU, else wall time, on a GPU once all work is done."""
+    if device == "cpu" and torch.get_num_threads() == 1:
         return time.process_time()
-    torch.cuda.synchronize()
+    if device != "cpu":
+        torch.cuda.synchronize()
     return time.perf_counter()
 
 

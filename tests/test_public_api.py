@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import importlib.metadata
+import shutil
 import subprocess
 import sys
+import sysconfig
+import venv
 import zipfile
 from pathlib import Path
 
@@ -62,11 +65,59 @@ def test_the_library_never_imports_the_scripts() -> None:
             assert not line.startswith(("from recipes", "import recipes", "from deploy", "import deploy")), source
 
 
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Built from the files that git knows, as from a clean clone."""
+    clone, dist = tmp_path_factory.mktemp("clone"), tmp_path_factory.mktemp("dist")
+    for name in tracked("."):
+        (clone / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, clone / name)
+    subprocess.run([sys.executable, "-m", "build", "--wheel", "--outdir", dist, clone], check=True, capture_output=True)
+    (wheel,) = dist.glob("*.whl")
+    return wheel
+
+
+def tracked(folder: str) -> list[str]:
+    listing = subprocess.run(["git", "ls-files", folder], cwd=ROOT, capture_output=True, text=True, check=True)
+    return listing.stdout.split()
+
+
 @pytest.mark.slow
-def test_the_wheel_holds_only_the_library(tmp_path: Path) -> None:
-    subprocess.run(
-        [sys.executable, "-m", "build", "--wheel", "--outdir", tmp_path, ROOT], check=True, capture_output=True
-    )
-    (wheel,) = tmp_path.glob("*.whl")
-    tops = {name.split("/")[0] for name in zipfile.ZipFile(wheel).namelist()}
-    assert {top for top in tops if not top.endswith(".dist-info")} == {"edge_sk"}
+def test_the_wheel_holds_the_library_and_nothing_else(wheel: Path) -> None:
+    names = zipfile.ZipFile(wheel).namelist()
+    held = {name for name in names if ".dist-info/" not in name}
+    assert held == set(tracked("edge_sk"))
+    assert {"edge_sk/py.typed", "edge_sk/export/report/page.html.jinja"} <= held
+    assert len({name.split("/")[0] for name in names} - {"edge_sk"}) == 1
+
+
+# Every module, then what reads files of the package: the zoo's costs and a report's page.
+USE = """
+import importlib, pkgutil, sys
+from pathlib import Path
+import edge_sk
+for module in pkgutil.walk_packages(edge_sk.__path__, "edge_sk."):
+    if not module.name.endswith("__main__"):
+        importlib.import_module(module.name)
+from edge_sk.export.report import read_report, render_html
+assert "sk_shufflenetv2_0.5" in edge_sk.list_models("sk_*")
+print(edge_sk.__file__, edge_sk.__version__, len(render_html(read_report(Path(sys.argv[1])))))
+"""
+
+
+@pytest.mark.slow
+def test_the_wheel_works_where_nothing_else_of_the_repository_is(wheel: Path, tmp_path: Path) -> None:
+    home = tmp_path / "venv"
+    venv.create(home, symlinks=True, with_pip=True)
+    python = home / "bin" / "python"
+    subprocess.run([python, "-I", "-m", "pip", "install", "--no-deps", "--no-index", "--quiet", wheel], check=True)
+    (site,) = home.glob("lib/python*/site-packages")
+    # The dependencies, behind the wheel; a path file in there, such as this repository's editable install, is not read.
+    (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    command = [python, "-I", "-c", USE, ROOT / "docs" / "report" / "report.json"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    file, version, page = done.stdout.split()
+    assert Path(file).is_relative_to(site)
+    assert version == edge_sk.__version__
+    assert int(page) > 10_000

@@ -116,18 +116,6 @@ def test_cost_table_is_what_the_profile_says() -> None:
         assert written == [f"{getattr(cost, value) / 1e6:.{decimals}f}" for _, value, decimals in COSTS], name
 
 
-def test_latency_table_is_the_records() -> None:
-    record = json.loads((ROOT / "deploy" / "results" / "latency.json").read_text(encoding="utf-8"))
-    ratios: dict[tuple[str, str], list[float]] = {}
-    for claim in sorted(record["claims"], key=lambda one: one["threads"]):
-        ratios.setdefault((claim["file"], claim["against"]), []).append(claim["ratio_p50"])
-    section = TEXT.split("| 1 thread | 2 threads |")[1].split("\n\n")[0]
-    shown = [row.split(" | ") for row in re.findall(r"^\| (.*) \|$", section, re.MULTILINE)]
-    assert [cells[2:] for cells in shown] == [[f"{ratio:.2f}" for ratio in pair] for pair in ratios.values()]
-    for (file, _), cells in zip(ratios, shown, strict=True):
-        assert cells[0].replace(" ", "_xnnpack_") == file
-
-
 def test_the_demands_are_those_that_are_made() -> None:
     words = " ".join(TEXT.split())
     exact, rounded = THRESHOLDS["pte", "fp32"], THRESHOLDS["pte", "int8"]
@@ -157,9 +145,18 @@ def commands() -> list[str]:
     """The README's commands in order, without the installation and the tests."""
     found = [command.split("&&")[-1].strip() for command in re.findall(r"^(pip .*|python .*)$", TEXT, re.MULTILINE)]
     found += re.findall(r"`(python (?:recipes|deploy)/[^`]+)`", TEXT.replace("\n", " "))
-    measured_apart = "python deploy/claims.py --work DIR"  # half an hour on a quiet machine; its parts are tested
+    # Half an hour on a quiet machine: test_claims.py runs it with small files.
+    measured_apart = "python deploy/claims.py --work DIR"
     assert measured_apart in found
     return [one for one in found if one.startswith("python ") and one != measured_apart]
+
+
+def test_ci_runs_what_the_readme_promises() -> None:
+    """Its commands, the same answers from both files, and a wheel that holds the library."""
+    script = (ROOT / ".ci" / "run").read_text(encoding="utf-8").replace("\\\n", " ")
+    (paths,) = re.findall(r"^pytest -m slow (.+)$", script, re.MULTILINE)
+    promised = "tests/test_readme.py tests/recipes tests/test_public_api.py tests/deploy/test_same_answers.py"
+    assert {*promised.split(), "tests/deploy/test_claims.py"} <= set(paths.split())
 
 
 @pytest.mark.slow

@@ -2,14 +2,17 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
-from recipes.fault_test import main
+from recipes.fault_test import FaultTest, main
 
 ROOT = Path(__file__).parents[2]
 
@@ -27,6 +30,27 @@ def test_the_committed_record_counts_no_loss() -> None:
     keys += ("full_disks", "damaged_images", "finished_runs", "lost_runs", "wrong_results")
     shown = re.findall(r"\| (\d+) \|$", page.split("| fault | times |")[1].split("\n\n")[0], re.MULTILINE)
     assert [int(number) for number in shown] == [record[key] for key in keys]
+
+
+def test_a_wrong_result_and_a_lost_run_are_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def weights(run: Path, value: float) -> Path:
+        run.mkdir()
+        save_file({"weight": torch.tensor([1.0, value])}, run / "model.safetensors")
+        return run
+
+    # What a run leaves behind is written here; the process that would train it does nothing, or cannot resume.
+    codes = iter((0, 0, 0, 1))
+    monkeypatch.setattr("torch.set_num_threads", lambda _: None)
+    monkeypatch.setattr(FaultTest, "_start", lambda *_, **__: None)
+    monkeypatch.setattr(FaultTest, "_wait", lambda *_: next(codes))
+    faults = FaultTest(tmp_path, random.Random(0))
+    weights(faults.reference, 1.0)
+    faults._finish(weights(tmp_path / "same", 1.0))
+    assert (faults.counts["finished_runs"], faults.counts["wrong_results"], faults.counts["lost_runs"]) == (1, 0, 0)
+    faults._finish(weights(tmp_path / "one rounding off", 1.0 + 2**-23))
+    assert (faults.counts["finished_runs"], faults.counts["wrong_results"], faults.counts["lost_runs"]) == (2, 1, 0)
+    faults._finish(weights(tmp_path / "lost", 1.0))
+    assert (faults.counts["finished_runs"], faults.counts["wrong_results"], faults.counts["lost_runs"]) == (2, 1, 1)
 
 
 @pytest.mark.slow
