@@ -34,18 +34,19 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def copied(model: nn.Module) -> nn.Module:
-    """Copy a model.
+    """Copy a model, with what it has cached of earlier runs detached from their gradients.
 
     Raises:
         InputError: Something in it cannot be copied.
     """
+    # timm's attention biases and torch.nn.utils.weight_norm keep computed tensors, which deepcopy refuses.
+    kept = [leaf for module in model.modules() for leaf in _pytree.tree_leaves(list(vars(module).values()))]
+    computed = {id(leaf): leaf for leaf in kept if isinstance(leaf, Tensor) and not leaf.is_leaf}
     try:
-        return copy.deepcopy(model)
-    except Exception as error:
-        # Whatever the model holds may refuse to be copied.
+        return copy.deepcopy(model, {key: tensor.detach().clone() for key, tensor in computed.items()})
+    except Exception as error:  # Whatever the model holds may refuse to be copied.
         raise InputError(
-            f"{type(model).__name__} cannot be copied ({first_line(error)}); torch.nn.utils.weight_norm and "
-            "spectral_norm keep such tensors: remove them first, or use torch.nn.utils.parametrizations"
+            f"{type(model).__name__} cannot be copied: {first_line(error)}; take out what copy.deepcopy refuses"
         ) from error
 
 

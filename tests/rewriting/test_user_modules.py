@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import timm
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree
@@ -89,6 +90,16 @@ def test_arguments_that_were_not_there_are_refused() -> None:
     for wrong in ({"mask": x}, {"scale": 3.0}, {"flat": True}):
         with pytest.raises(AssertionError, match="specialized"):
             form(x, **wrong)
+
+
+def test_a_network_that_ran_with_gradients() -> None:
+    """What it caches then is part of the graph of gradients, which cannot be copied."""
+    model = timm.create_model("tiny_vit_5m_224", num_classes=10).eval()
+    image = torch.randn(1, 3, 224, 224)
+    expected = model(image)
+    form = edge_sk.reparameterize(model, image)
+    assert running.compare(expected, form(image)) < 1e-5
+    assert form.reparameterized["fuse_modules"] > 10
 
 
 def test_nothing_to_verify_with() -> None:
