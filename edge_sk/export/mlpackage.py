@@ -215,9 +215,9 @@ def _convert(
     except OSError:
         raise
     except Exception as error:
-        # The frames hold a temporary folder, which would otherwise be removed at some later moment, with a warning.
-        traceback.clear_frames(error.__traceback__)
         with quiet():
+            # The frames hold a temporary folder, which would otherwise be removed at some later moment, with a warning.
+            traceback.clear_frames(error.__traceback__)
             culprit = _culprit(graph, network, error)
         raise InputError(
             f"coremltools cannot convert {culprit} in {network.arch}: {_first_line(error)}; "

@@ -29,9 +29,9 @@ class Threshold:
 
 THRESHOLDS: dict[tuple[str, str], Threshold] = {
     ("pte", "fp32"): Threshold(relative=1e-4, sqnr_db=80.0, top1_agreement=1.0),
-    # Holds for sums in fp16 (x86-64 with AVX512-FP16, newer Arm: 43 dB and 0.9 % at worst) and in fp32 (50 dB), with
-    # 13 dB to spare. Trained networks with one convolution set to zero stay below 27 dB (deploy/results/NOTES.md).
-    ("pte", "fp16"): Threshold(relative=2e-2, sqnr_db=30.0, top1_agreement=0.98),
+    # Holds for sums in fp16 (x86-64 with AVX512-FP16, newer Arm: 41.7 dB and 1.2 % at worst) and in fp32 (49.8 dB),
+    # with 11 dB to spare. Trained networks with one convolution set to zero stay below 27 dB (deploy/results/NOTES.md).
+    ("pte", "fp16"): Threshold(relative=3e-2, sqnr_db=30.0, top1_agreement=0.98),
     ("pte", "int8"): Threshold(relative=None, sqnr_db=6.0, top1_agreement=0.95),
     ("mlpackage", "fp32"): Threshold(relative=1e-4, sqnr_db=80.0, top1_agreement=1.0),
     ("mlpackage", "fp16"): Threshold(relative=1e-2, sqnr_db=35.0, top1_agreement=0.98),

@@ -376,6 +376,6 @@ def test_thresholds_are_frozen() -> None:
         key: (t.relative, t.sqnr_db, t.top1_agreement) for key, t in parity.THRESHOLDS.items() if key[0] == "pte"
     } == {
         ("pte", "fp32"): (1e-4, 80.0, 1.0),
-        ("pte", "fp16"): (2e-2, 30.0, 0.98),
+        ("pte", "fp16"): (3e-2, 30.0, 0.98),
         ("pte", "int8"): (None, 6.0, 0.95),
     }
