@@ -19,6 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from edge_sk.tracing import hooks
+
 
 class _DilatedDepthwise(torch.autograd.Function):
     generate_vmap_rule = True
@@ -122,21 +124,15 @@ def pays_off(conv: nn.Module, x: Tensor) -> bool:
     )
 
 
-def _hooked(module: nn.Module) -> bool:
-    return bool(
-        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
-    )
-
-
 def run_branch(branch: nn.Module, x: Tensor) -> Tensor:
     """Run a branch of a selective kernel, whatever it holds.
 
     A convolution at its start whose gradients PyTorch computes slowly runs the faster way.
     """
-    if type(branch) is not nn.Sequential or not len(branch) or _hooked(branch):
+    if type(branch) is not nn.Sequential or not len(branch) or hooks(branch):
         return branch(x)
     conv, *rest = branch
-    if _hooked(conv) or not pays_off(conv, x):
+    if hooks(conv) or not pays_off(conv, x):
         return branch(x)
     assert isinstance(conv, nn.Conv2d)
     u = depthwise_dilated(x, conv.weight, stride=conv.stride[0], dilation=conv.dilation[0])

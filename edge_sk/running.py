@@ -160,53 +160,64 @@ class Changed(Exception):
     """An output is not what it was; the message says what differs."""
 
 
-def compare(expected: Any, got: Any, what: str = "the output") -> float:
+# Share of whole numbers that rounding may tip: an argmax over a map decides between values that are nearly equal.
+TIPPED = 1e-3
+
+
+def compare(expected: Any, got: Any, what: str = "the output", *, tipped: float = TIPPED) -> float:
     """Compare two outputs: structure, types, shapes, devices and values.
 
     Args:
         expected: Tensors and plain values in any structure of tuples, lists, dictionaries and data classes.
         got: What should be the same.
         what: Names the output in messages.
+        tipped: Share of a tensor's whole numbers that may differ.
 
     Returns:
-        The largest difference of a floating-point value, relative to the largest value of its tensor.
+        The largest difference of a floating-point value, relative to the largest value of its tensor (not of all
+        outputs, as :func:`difference` has it).
 
     Raises:
-        Changed: Anything else differs. Of whole numbers, which rounding can tip (an ``argmax`` over a map), one in a
-            thousand may.
+        Changed: Anything else differs.
     """
     if isinstance(expected, Tensor) and isinstance(got, Tensor):
-        return _compare_tensors(expected, got, what)
+        return _compare_tensors(expected, got, what, tipped)
     if type(expected) is not type(got):
         raise Changed(f"{what} is {type(got).__name__}, not {type(expected).__name__}")
     if dataclasses.is_dataclass(expected):
-        return compare(vars(expected), vars(got), what)
+        fields = [field.name for field in dataclasses.fields(expected)]
+        parts = [{name: getattr(value, name) for name in fields} for value in (expected, got)]
+        return compare(parts[0], parts[1], what, tipped=tipped)
     if isinstance(expected, dict):
         if list(expected) != list(got):
             raise Changed(f"{what} has the keys {list(got)}, not {list(expected)}")
-        return compare(tuple(expected.values()), tuple(got.values()), what)
+        return compare(tuple(expected.values()), tuple(got.values()), what, tipped=tipped)
     if isinstance(expected, list | tuple):
         if len(expected) != len(got):
             raise Changed(f"{what} has {len(got)} parts, not {len(expected)}")
-        return max(
-            (compare(a, b, f"{what}[{index}]") for index, (a, b) in enumerate(zip(expected, got, strict=True))),
-            default=0.0,
-        )
-    if expected is not got and expected != got:
-        raise Changed(f"{what} is {got!r}, not {expected!r}")
+        pairs = enumerate(zip(expected, got, strict=True))
+        return max((compare(a, b, f"{what}[{index}]", tipped=tipped) for index, (a, b) in pairs), default=0.0)
+    try:
+        same = expected is got or bool(expected == got)
+    except Exception:  # whatever the model returns
+        same = False
+    if not same:
+        raise Changed(f"{what} holds a {type(expected).__name__} that is not equal to the first")
     return 0.0
 
 
-def _compare_tensors(expected: Tensor, got: Tensor, what: str) -> float:
-    for name in ("shape", "dtype", "device", "layout"):
+def _compare_tensors(expected: Tensor, got: Tensor, what: str, tipped: float) -> float:
+    if expected.shape != got.shape:
+        raise Changed(f"{what} has the shape {tuple(got.shape)}, not {tuple(expected.shape)}")
+    for name in ("dtype", "device", "layout"):
         theirs, ours = getattr(expected, name), getattr(got, name)
         if theirs != ours:
-            raise Changed(f"{what} has {name} {ours}, not {theirs}".replace("torch.Size", ""))
+            raise Changed(f"{what} has the {name} {ours}, not {theirs}")
     if not expected.numel():
         return 0.0
     if not (expected.is_floating_point() or expected.is_complex()):
         share = (expected != got).double().mean().item()
-        if share > 1e-3:
+        if share > tipped:
             raise Changed(f"{share:.1%} of the whole numbers in {what} differ")
         return 0.0
     wide = torch.complex128 if expected.is_complex() else torch.float64

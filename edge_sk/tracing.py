@@ -66,9 +66,14 @@ def is_activation(module: nn.Module) -> bool:
     return isinstance(module, ACTIVATIONS) or type(module).__module__.startswith("timm.layers.activations")
 
 
+def timm_layers() -> Any:
+    """``timm.layers`` if it has been imported, as it has where a network of timm's exists; else ``None``."""
+    return sys.modules.get("timm.layers")
+
+
 def is_norm_act(module: nn.Module) -> bool:
     """Whether a module is timm's batch norm with an activation inside."""
-    timm: Any = sys.modules.get("timm.layers")  # a network of timm's has imported it
+    timm = timm_layers()
     return timm is not None and type(module) is timm.BatchNormAct2d
 
 
@@ -90,7 +95,7 @@ class Tracer(fx.Tracer):
     """
 
     def __init__(self, functions: Sequence[Any] = ()) -> None:
-        timm: Any = sys.modules.get("timm.layers")
+        timm = timm_layers()
         self.opaque: tuple[Any, ...] = tuple(timm.get_notrace_modules()) if timm else ()
         functions = (*functions, *(timm.get_notrace_functions() if timm else ()))
         # torchvision's own feature extraction keeps the functions of torchvision.ops whole, too.
@@ -112,19 +117,19 @@ class Tracer(fx.Tracer):
         Raises:
             Exception: Whatever its Python code raises when it meets a symbolic value: it branches on its data.
         """
-        names = [
+        parameters = [
             parameter
             for parameter in inspect.signature(module.forward).parameters.values()
             if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
         ]
-        given = names[:1] if arguments is None else names[: len(arguments)]
-        constants = {p.name: p.default for p in names if p not in given and p.default is not p.empty}
+        given = parameters[:1] if arguments is None else parameters[: len(arguments)]
+        constants = {p.name: p.default for p in parameters if p not in given and p.default is not p.empty}
         for parameter, value in zip(given, arguments or (), strict=False):
             if value is None or isinstance(value, bool | int | float | str):
                 constants[parameter.name] = value
         graph = self.trace(module, concrete_args=constants or None)
         # fx numbers constants' names; callers know them without.
-        for node, parameter in zip(graph.find_nodes(op="placeholder"), names, strict=False):
+        for node, parameter in zip(graph.find_nodes(op="placeholder"), parameters, strict=False):
             if parameter.name in constants:
                 node.target = parameter.name
         return graph
@@ -140,6 +145,12 @@ def writes(node: fx.Node) -> bool:
     name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
     in_place = name.endswith("_") and not name.endswith("__")
     return node.op in ("call_method", "call_function") and (in_place or bool(node.kwargs.get("inplace")))
+
+
+def hooks(module: nn.Module) -> list[Any]:
+    """The hooks of a module, forward and backward."""
+    kinds = (module._forward_pre_hooks, module._forward_hooks, module._backward_pre_hooks, module._backward_hooks)
+    return [hook for kind in kinds for hook in kind.values()]
 
 
 class Sharing:

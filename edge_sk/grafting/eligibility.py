@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 
 from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
 
+from edge_sk import tracing
 from edge_sk.selective_kernel import SelectiveKernel
 from edge_sk.tracing import Sharing, is_norm_act
-
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 def is_idempotent(activation: nn.Module | None) -> bool:
@@ -21,7 +19,7 @@ def is_idempotent(activation: nn.Module | None) -> bool:
 
 def is_selective_kernel(module: nn.Module) -> bool:
     """Whether a module is a selective kernel, ours or timm's."""
-    timm = sys.modules.get("timm.layers")  # a network of timm's has imported it
+    timm = tracing.timm_layers()
     return isinstance(module, SelectiveKernel) or (timm is not None and isinstance(module, timm.SelectiveKernel))
 
 
@@ -92,7 +90,7 @@ def _trouble(module: nn.Module, sharing: Sharing) -> str | None:
     if is_parametrized(module):
         names = ", ".join(module.parametrizations.keys())  # type: ignore[union-attr, operator]
         return f"has a parametrization of {names}, which branches would not have; remove it first"
-    hooks = [hook for kind in _HOOKS for hook in getattr(module, kind).values()]
+    hooks = tracing.hooks(module)
     if hooks:
         name = getattr(hooks[0], "__qualname__", type(hooks[0]).__name__)
         return f"has a hook ({name}), which branches would not run; remove it first"

@@ -16,8 +16,8 @@ from edge_sk import running
 from edge_sk.errors import InputError
 from edge_sk.rewriting import batchnorm, normalize, pooling, scalars, shuffle, slices
 from edge_sk.rewriting.graph import Tracer, annotate, carry_attributes, finish, trace
-from edge_sk.rewriting.own_form import fuse_modules, fuse_units
-from edge_sk.rewriting.verification import Behaviour, Rewrites
+from edge_sk.rewriting.own_form import module_forms, unit_forms
+from edge_sk.rewriting.verification import Behaviour, Rewrites, in_double
 from edge_sk.running import Changed, first_line
 
 STEPS: tuple[Callable[[fx.GraphModule], int], ...] = (
@@ -39,14 +39,15 @@ STEPS: tuple[Callable[[fx.GraphModule], int], ...] = (
 MOST_CALLS = 4
 
 
-def reparameterize(model: nn.Module, example: Tensor | Sequence[Any] | None = None) -> nn.Module:
+def reparameterize(model: nn.Module, example: Any = None) -> nn.Module:
     """Rewrite a trained model for deployment: the same function, in fewer operators that delegates take.
 
-    Modules that bring a deploy form (``fuse``, ``reparameterize``, ``switch_to_deploy``: the convention of
-    ``timm.utils.reparameterize_model``) are asked for it first, then the steps of
+    Selective kernels, and modules that bring a deploy form (``fuse``, ``reparameterize``, ``switch_to_deploy``: the
+    convention of ``timm.utils.reparameterize_model``), are asked for it first. Then the steps of
     :data:`edge_sk.rewriting.STEPS` go over the traced graph. Children of a module that cannot be traced are rewritten
-    one by one. After every step the result is compared with the model on the example: outputs by value, shape, type
-    and structure. A step that changes them beyond rounding is undone.
+    one by one. After every step the result is compared with the model on the example, in float64 where the model runs
+    in it: outputs by value, shape, type and structure. A step that changes them beyond rounding is undone. In the
+    result's own type, of whole numbers that rounding can tip (an ``argmax`` over a map) one in a thousand may differ.
 
     Args:
         model: In any mode; it is not changed.
@@ -59,56 +60,81 @@ def reparameterize(model: nn.Module, example: Tensor | Sequence[Any] | None = No
         what was undone, and what was left because it could not be traced or verified.
 
     Raises:
-        InputError: The model lies on the meta device (there are no weights to rewrite), cannot be copied, or does not
-            run on the example given.
+        InputError: The model is no Python module, lies on the meta device (there are no weights to rewrite), cannot be
+            copied, or does not run on the example given.
     """
+    if not isinstance(model, nn.Module) or isinstance(model, torch.jit.ScriptModule):
+        raise InputError(f"reparameterize takes a Python module (nn.Module), got {type(model).__name__}")
     if any(tensor.is_meta for tensor in model.parameters()):
         raise InputError("the model has no weights (meta device); build or load it on a real device first")
-    form = running.copied(model).eval().requires_grad_(False)
+    form = _frozen(running.copied(model))
     rewrites = Rewrites()
-    arguments = _arguments(form, example)
+    if example is None:
+        arguments: tuple[Any, ...] = (running.random_images(model, (2, *running.input_shape(model)[1:])),)
+    else:
+        arguments = example if isinstance(example, tuple) else (example,)
     try:
         whole = Behaviour(form, [arguments])
     except Exception as error:  # The model's own code: anything may be raised.
-        shapes = [tuple(argument.shape) for argument in arguments if isinstance(argument, Tensor)]
         if example is not None:
-            raise InputError(
-                f"{type(model).__name__} does not run on the example {shapes}: {first_line(error)}"
-            ) from error
-        rewrites.left[""] = f"it does not run on noise of shape {shapes[0]} ({first_line(error)}): give an example"
+            raise InputError(f"{type(model).__name__} does not run on the example: {first_line(error)}") from error
+        size = "x".join(map(str, arguments[0].shape))
+        rewrites.left[""] = f"it does not run on noise of {size} ({first_line(error)}): give an example"
     else:
-        form, rewrites = _rewrite_whole(form, whole, rewrites)
+        form, rewrites = _rewrite_whole(whole)
     carry_attributes(model, form)
     form.reparameterized = rewrites  # type: ignore[assignment]
-    return form.eval().requires_grad_(False)
+    return _frozen(form)
 
 
-def _arguments(model: nn.Module, example: Tensor | Sequence[Any] | None) -> Sequence[Any]:
-    if example is None:
-        return (running.random_images(model, (2, *running.input_shape(model)[1:])),)
-    if isinstance(example, Tensor):
-        return (example,)
-    if isinstance(example, list | tuple) and example:
-        return tuple(example)
-    raise InputError(f"example is {type(example).__name__}; give a tensor, or a tuple of the model's arguments")
+def _frozen(model: nn.Module) -> nn.Module:
+    for parameter in model.parameters():
+        if parameter.is_leaf:  # those of a scripted child are not
+            parameter.requires_grad_(False)
+    return model.eval()
 
 
-def _rewrite_whole(form: nn.Module, whole: Behaviour, rewrites: Rewrites) -> tuple[nn.Module, Rewrites]:
+def _rewrite_whole(whole: Behaviour) -> tuple[nn.Module, Rewrites]:
+    untouched = copy.deepcopy(whole.module)
+    left = Rewrites()
     try:
-        whole.check(form)
-    except Changed as error:
-        rewrites.left[""] = f"two runs on the same example differ, so nothing can be verified: {error}"
-        return form, rewrites
-    # A root that is itself a unit, or brings a form, is replaced as a child is.
-    (form,) = _apply((fuse_units, fuse_modules), nn.Sequential(form), whole, rewrites, "")
-    form = _rewrite(form, whole, "", rewrites)
-    try:
-        rewrites.difference = whole.check(form)
-    except Exception as error:  # Modules that were right by themselves can be used in a way that none of them shows.
-        left = Rewrites()
-        left.left[""] = f"its parts were rewritten, but not the whole kept: {first_line(error)}"
-        return whole.module, left
+        whole.check(whole.module)
+    except Exception as error:
+        left.left[""] = f"two runs on the same example differ, so nothing can be verified: {first_line(error)}"
+        return untouched, left
+    for exact in (True, False):
+        try:
+            return _rewritten(whole, exact=exact)
+        except Exception as error:  # Code that names a type does not run in float64; parts can be used in odd ways.
+            left.left[""] = f"nothing that was rewritten could be verified as a whole: {first_line(error)}"
+    return untouched, left
+
+
+def _rewritten(whole: Behaviour, *, exact: bool) -> tuple[nn.Module, Rewrites]:
+    """Rewrite in float64 and round the result once, or in the module's own type.
+
+    Raises:
+        Changed: The result differs.
+        Exception: The module has several types, or does not run in float64.
+    """
+    rewrites = Rewrites()
+    if exact:
+        # One type, which the result is rounded to; unpacking raises where there are several.
+        (dtype,) = {t.dtype for t in (*whole.module.parameters(), *whole.module.buffers()) if t.is_floating_point()}
+        behaviour = Behaviour(copy.deepcopy(whole.module).double(), [in_double(call) for call in whole.calls])
+        behaviour.check(behaviour.module)
+        form = _steps(behaviour, rewrites).to(dtype)
+    else:
+        form = _steps(whole, rewrites)
+    rewrites.difference = whole.check(form)
     return form, rewrites
+
+
+def _steps(behaviour: Behaviour, rewrites: Rewrites) -> nn.Module:
+    form = copy.deepcopy(behaviour.module)
+    form = _with_forms(form, unit_forms(form), behaviour, rewrites, "fuse_units")
+    form = _with_forms(form, module_forms(form), behaviour, rewrites, "fuse_modules")
+    return _rewrite(form, behaviour, "", rewrites)
 
 
 def _apply(
@@ -139,12 +165,15 @@ def _apply(
 def _rewrite(module: nn.Module, behaviour: Behaviour, path: str, rewrites: Rewrites) -> nn.Module:
     """Apply the steps to a module, or to its children if it cannot be traced."""
     if Tracer().is_leaf_module(module, path):
-        return module
+        opaque = getattr(module, "fx_leaf", False) or not any(True for _ in module.children())
+        return module if opaque else _rewrite_children(module, behaviour, path, rewrites)
     try:
+        if behaviour.writes_buffers:
+            raise Changed("it writes into its buffers")
         graph = trace(module, behaviour.calls[0])
         behaviour.check(graph)
     except Exception as error:  # The model's own code runs under the tracer: anything may be raised.
-        rewrites.left[path] = f"cannot be traced as a whole: {first_line(error)}"
+        rewrites.untraced[path] = first_line(error)
         return _rewrite_children(module, behaviour, path, rewrites)
     return _apply(STEPS, graph, behaviour, rewrites, path)
 
@@ -156,26 +185,44 @@ def _rewrite_children(module: nn.Module, behaviour: Behaviour, path: str, rewrit
         name = names[id(child)]
         where = f"{path}.{name}" if path else name
         try:
-            forms[name] = _rewrite(child, Behaviour(child, calls), where, rewrites)
+            form = _rewrite(child, Behaviour(child, calls), where, rewrites)
         except Exception as error:
             rewrites.left[where] = f"cannot be verified by itself: {first_line(error)}"
-    together = _with(module, forms)
-    try:
-        behaviour.check(together)
-        return together
-    except Exception:  # The parent may read an attribute that the form lacks: find out whose.
-        for name, form in forms.items():
-            alone = _with(module, {name: form})
-            try:
-                behaviour.check(alone)
-                module = alone
-            except Exception as error:
-                rewrites.undone[f"{path}.{name}" if path else name] = first_line(error)
+            continue
+        if form is not child:
+            forms[name] = form
+    return _with_forms(module, forms, behaviour, rewrites, f"children of {path}" if path else "children")
+
+
+def _with_forms(
+    module: nn.Module, forms: dict[str, nn.Module], behaviour: Behaviour, rewrites: Rewrites, step: str
+) -> nn.Module:
+    """Replace submodules by their forms, by path: together, or those that keep the behaviour if not all do."""
+    if not forms:
         return module
+    fusing = step.startswith("fuse")
+    try:
+        together = _with(module, forms)
+        behaviour.check(together)
+    except Exception:  # The parent may read an attribute that a form lacks, or a form may be wrong: find out which.
+        for name, form in forms.items():
+            try:
+                alone = _with(module, {name: form})
+                behaviour.check(alone)
+            except Exception as error:
+                rewrites.undone[f"{step}: {name}" if name else step] = first_line(error)
+            else:
+                module = alone
+                rewrites.add(step, fusing)
+        return module
+    rewrites.add(step, len(forms) if fusing else 0)
+    return together
 
 
 def _with(module: nn.Module, forms: dict[str, nn.Module]) -> nn.Module:
-    """A copy of a module with other children, under every name that it has for them."""
+    """A copy of a module with other submodules, under every name that it has for them."""
+    if "" in forms:
+        return forms[""]
     twin = copy.deepcopy(module)
     replaced = {id(twin.get_submodule(name)): form for name, form in forms.items()}
     for name, child in list(twin.named_modules(remove_duplicate=False)):

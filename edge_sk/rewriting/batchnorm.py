@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from edge_sk.rewriting.graph import Layers, argument, called_module, calls, replace_module, replace_node
-from edge_sk.tracing import is_norm_act
+from edge_sk.tracing import hooks, is_norm_act
 
 
 def folded(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
@@ -70,9 +70,8 @@ def remove_identities(graph: fx.GraphModule) -> int:
         if module is None:
             nothing = calls(node, _DROPOUT_FUNCTIONS) and argument(node, 2, "training", default=True) is False
         else:
-            hooked = module._forward_hooks or module._forward_pre_hooks
             inactive = type(module) is nn.Identity or (type(module) in _DROPOUTS and not module.training)
-            nothing = inactive and not hooked
+            nothing = inactive and not hooks(module)
         if nothing and node.args and isinstance(node.args[0], fx.Node):
             replace_node(node, node.args[0])
             count += 1

@@ -41,16 +41,15 @@ def shuffle_functions() -> tuple[Any, ...]:
 
 
 class Tracer(tracing.Tracer):
-    """Keeps deploy-form units, channel shuffles and timm's batch norms with activation whole, too."""
+    """Keeps deploy-form units, channel shuffles, timm's norms with activation and modules with hooks whole, too."""
 
     def __init__(self) -> None:
         super().__init__(shuffle_functions())
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Whether a module stays one node."""
-        return (
-            getattr(m, "fx_leaf", False) or tracing.is_norm_act(m) or super().is_leaf_module(m, module_qualified_name)
-        )
+        whole = getattr(m, "fx_leaf", False) or tracing.is_norm_act(m) or tracing.hooks(m)
+        return bool(whole) or super().is_leaf_module(m, module_qualified_name)
 
 
 def trace(module: nn.Module, arguments: Sequence[Any] | None = None) -> TracedModule:
@@ -154,7 +153,7 @@ class Layers:
             return None
         if len(node.args) != 1 or node.kwargs:
             return None
-        hooked = any(part._forward_hooks or part._forward_pre_hooks for part in module.modules())
+        hooked = any(tracing.hooks(part) for part in module.modules())
         return None if hooked or self._sharing.ties(module) else module
 
 
@@ -173,7 +172,7 @@ def replace_node(node: fx.Node, value: fx.Node) -> None:
 
 def finish(graph: fx.GraphModule) -> None:
     """Drop what nothing reads and what writes nothing, and generate the code again."""
-    graph.graph.eliminate_dead_code(lambda node: tracing.writes(node))
+    graph.graph.eliminate_dead_code(tracing.writes)
     graph.graph.lint()
     graph.recompile()
     graph.delete_all_unused_submodules()

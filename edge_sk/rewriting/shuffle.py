@@ -28,6 +28,7 @@ from edge_sk.rewriting.graph import (
     shuffle_functions,
 )
 from edge_sk.rewriting.selective import DeploySelectiveKernel
+from edge_sk.tracing import writes
 
 Channel = tuple[fx.Node, int]
 """A channel of a tensor that a node outside the routing computes."""
@@ -145,7 +146,7 @@ class _Router:
             self._materialize(target, [(old[index][0], new_place[old[index]]) for index in order], inside)
             for module in consumers[target] or []:
                 _permute_input(module, order)
-        self.graph.graph.eliminate_dead_code()
+        self.graph.graph.eliminate_dead_code(writes)
         return len(inside & self.shuffles)
 
     def _materialize(self, target: fx.Node, channels: list[Channel], inside: set[fx.Node]) -> None:

@@ -13,15 +13,15 @@ from torch.utils import _pytree
 from edge_sk import running, tracing
 from edge_sk.running import Changed
 
-# Relative difference that a rewrite may make at any rate, and at most where the original's own rounding is large.
-# Float32 networks usually lie near 1e-6; a wrong rewrite of any size shows in float64 (`Behaviour.check`).
+# Relative difference that counts as rounding at any rate, and at most where the original's own rounding is large. Steps
+# are checked in float64 where a module runs in it, so that the wider limits only judge the rounding of the result.
 ALLOWED = {
     torch.float64: (1e-10, 1e-8),
     torch.float32: (1e-5, 1e-3),
     torch.float16: (4e-3, 1e-1),
     torch.bfloat16: (3e-2, 1e-1),
 }
-# Times the original's own rounding that a rewrite, which rounds elsewhere, may differ.
+# Times the original's own rounding that a form, which rounds elsewhere, may differ.
 ROUNDING = 4
 
 
@@ -29,8 +29,9 @@ class Rewrites(dict[str, int]):
     """What :func:`edge_sk.reparameterize` did: how often each step applied, by its name.
 
     Attributes:
-        undone: Steps that were undone because the output changed or they failed; from step and module to the reason.
-        left: Modules that were left as they are, and why; the network itself is ``""``.
+        undone: Steps that were undone because the output changed or they failed; from step or module to the reason.
+        left: Modules that were left as they are, by path, and why; the network itself is ``""``.
+        untraced: Modules whose children were rewritten one by one, and why the whole could not be traced.
         difference: Largest relative difference of the output on the example; ``None`` if nothing was compared.
     """
 
@@ -38,18 +39,18 @@ class Rewrites(dict[str, int]):
         super().__init__()
         self.undone: dict[str, str] = {}
         self.left: dict[str, str] = {}
+        self.untraced: dict[str, str] = {}
         self.difference: float | None = None
 
-    def add(self, step: str, count: int) -> None:
+    def add(self, step: str, count: int = 1) -> None:
         """Count places that a step changed."""
         if count:
             self[step] = self.get(step, 0) + count
 
     def notes(self) -> list[str]:
         """What did not apply, one line each."""
-        return [f"rewrite undone: {step}: {why}" for step, why in self.undone.items()] + [
-            f"left as it is: {name or 'the network'}: {why}" for name, why in self.left.items()
-        ]
+        kinds = (("undone", self.undone), ("left as it is", self.left), ("rewritten child by child", self.untraced))
+        return [f"{kind}: {name or 'the network'}: {why}" for kind, found in kinds for name, why in found.items()]
 
 
 class Behaviour:
@@ -66,8 +67,15 @@ class Behaviour:
     def __init__(self, module: nn.Module, calls: Sequence[Sequence[Any]]) -> None:
         self.module = copy.deepcopy(module)
         self.calls = calls
+        buffers = [buffer.clone() for buffer in self.module.buffers()]
         self.expected = [run(self.module, arguments) for arguments in calls]
-        self.allowed, self._most = ALLOWED[_type(self.module, calls, self.expected)]
+        self.writes_buffers = any(
+            not torch.equal(old, new) for old, new in zip(buffers, self.module.buffers(), strict=True)
+        )
+        tensors = [*self.module.parameters(), *tracing.tensors(calls), *tracing.tensors(self.expected)]
+        types = {tensor.dtype for tensor in tensors} & set(ALLOWED)
+        self.dtype = max(types, key=lambda dtype: torch.finfo(dtype).eps, default=torch.float32)
+        self._allowed, self._most = ALLOWED[self.dtype]
         self._rounding_known = False
 
     def check(self, form: Callable[..., Any]) -> float:
@@ -79,14 +87,15 @@ class Behaviour:
         Raises:
             Changed: The difference is beyond rounding, or something else than a value differs.
         """
+        tipped = 0.0 if self.dtype is torch.float64 else running.TIPPED
         difference = max(
-            running.compare(expected, run(form, arguments))
+            running.compare(expected, run(form, arguments), tipped=tipped)
             for expected, arguments in zip(self.expected, self.calls, strict=True)
         )
-        if difference > self.allowed and not self._rounding_known:
-            self.allowed = max(self.allowed, min(self._most, ROUNDING * self._rounding()))
+        if difference > self._allowed and not self._rounding_known:
+            self._allowed = max(self._allowed, min(self._most, ROUNDING * self._rounding()))
             self._rounding_known = True
-        if not difference <= self.allowed:
+        if not difference <= self._allowed:
             raise Changed(f"the output changes by {difference:.1e} of its largest value")
         return difference
 
@@ -94,10 +103,9 @@ class Behaviour:
         """How far the module's output lies from its own in float64; 0 if it does not run in float64."""
         try:
             exact = copy.deepcopy(self.module).double()
-            wide = [[_convert(a, torch.float64) for a in arguments] for arguments in self.calls]
             return max(
-                running.compare(_convert(expected, torch.float64), _convert(run(exact, arguments), torch.float64))
-                for expected, arguments in zip(self.expected, wide, strict=True)
+                running.compare(in_double(expected), in_double(run(exact, in_double(arguments))))
+                for expected, arguments in zip(self.expected, self.calls, strict=True)
             )
         except Exception:  # Code that names a type does not run in another: anything may be raised.
             return 0.0
@@ -115,14 +123,6 @@ def run(form: Callable[..., Any], arguments: Sequence[Any]) -> tuple[Any, list[A
         return form(*arguments), arguments
 
 
-def _type(module: nn.Module, calls: Sequence[Any], expected: Sequence[Any]) -> torch.dtype:
-    """The coarsest type that a module computes in."""
-    tensors = [*module.parameters(), *tracing.tensors(calls), *tracing.tensors(expected)]
-    types = {tensor.dtype for tensor in tensors} & set(ALLOWED)
-    return max(types, key=lambda dtype: torch.finfo(dtype).eps, default=torch.float32)
-
-
-def _convert(value: Any, dtype: torch.dtype) -> Any:
-    return _pytree.tree_map_only(
-        Tensor, lambda tensor: tensor.to(dtype) if tensor.is_floating_point() else tensor, value
-    )
+def in_double(value: Any) -> Any:
+    """A structure with its floating-point tensors in float64."""
+    return _pytree.tree_map_only(Tensor, lambda x: x.double() if x.is_floating_point() else x, value)

@@ -45,7 +45,9 @@ def test_family(name: str, grafted: bool) -> None:
         try:
             model, _ = edge_sk.graft(model)
         except edge_sk.InputError as refused:
-            if not any(words in str(refused) for words in ("nothing to graft", "nothing else to graft", "has no grouped")):
+            if not any(
+                words in str(refused) for words in ("nothing to graft", "nothing else to graft", "has no grouped")
+            ):
                 raise
             return
     example = _images(model)

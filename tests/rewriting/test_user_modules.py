@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -36,7 +37,7 @@ def _outcome(model: nn.Module, arguments: tuple[Any, ...]) -> Any:
 @pytest.mark.parametrize("name", MODULES)
 def test_a_users_module(name: str, dtype: torch.dtype, lived_in: Callable[[nn.Module], nn.Module]) -> None:
     if dtype is torch.bfloat16 and name in NOT_IN_HALF:
-        return
+        pytest.skip(NOT_IN_HALF[name])
     build, arguments = MODULES[name]
 
     def example() -> tuple[Any, ...]:
@@ -77,8 +78,15 @@ def test_what_is_rewritten_and_what_not(lived_in: Callable[[nn.Module], nn.Modul
     wrong = rewrites("an own fuse: wrong")
     assert "fuse_modules" in wrong.undone
     assert wrong == {"fold_batch_norm": 1}
-    noise = rewrites("control flow by shape")
-    assert "cannot be traced" in noise.left[""]
+    assert rewrites("two inputs to a unit and an own fuse") == {
+        "fuse_units": 1, "fuse_modules": 1, "remove_identities": 1
+    }  # fmt: skip
+    one = rewrites("a branch called by itself")
+    assert one["fuse_units"] == 1
+    assert list(one.undone) == ["fuse_units: a"]
+    assert rewrites("data parallel") == {"fold_batch_norm": 1}
+    assert "control flow" in rewrites("control flow by shape").untraced[""]
+    assert rewrites("a counter").untraced[""] == "it writes into its buffers"
 
 
 def test_arguments_that_were_not_there_are_refused() -> None:
@@ -108,10 +116,36 @@ def test_nothing_to_verify_with() -> None:
     assert "give an example" in form.reparameterized.left[""]
     assert form.reparameterized.difference is None
     assert isinstance(form[1], nn.BatchNorm2d)
-    with pytest.raises(edge_sk.InputError, match=r"does not run on the example \[\(2, 3, 8, 8\)\]"):
-        edge_sk.reparameterize(model, torch.zeros(2, 3, 8, 8))
-    with pytest.raises(edge_sk.InputError, match="example is str"):
-        edge_sk.reparameterize(model, "224")  # type: ignore[arg-type]
+    for wrong in (torch.zeros(2, 3, 8, 8), "224", ()):
+        with pytest.raises(edge_sk.InputError, match="does not run on the example"):
+            edge_sk.reparameterize(model, wrong)
+
+
+def test_what_is_no_python_module() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        scripted = torch.jit.script(nn.Conv2d(8, 8, 1))
+    for wrong in (scripted, "sk_shufflenetv2_1.0", None):
+        with pytest.raises(edge_sk.InputError, match="takes a Python module"):
+            edge_sk.reparameterize(wrong)  # type: ignore[arg-type]
+    model = nn.Sequential(nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8), scripted).eval()
+    x = torch.randn(2, 8, 5, 5)
+    torch.testing.assert_close(edge_sk.reparameterize(model, x)(x), model(x))
+
+
+def test_hooks_run_as_before() -> None:
+    """A hook that only looks changes no output; it must still be called."""
+    seen: list[str] = []
+    model = nn.Sequential(nn.Conv2d(8, 8, 1), edge_sk.SelectiveKernel(8, 8, groups=8), nn.BatchNorm2d(8)).eval()
+    for name, module in model.named_modules():
+        module.register_forward_hook(lambda module, inputs, output, name=name: seen.append(name or "root"))
+    x = torch.randn(2, 8, 5, 5)
+    model(x)
+    expected = list(seen)
+    form = edge_sk.reparameterize(model, x)
+    seen.clear()
+    form(x)
+    assert seen == expected
 
 
 def test_an_input_that_is_no_image_is_taken_from_the_default_cfg() -> None:

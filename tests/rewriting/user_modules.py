@@ -548,6 +548,40 @@ code(
 code("recurrence", lambda m, x: m.gru(x)[0].mean(1), 2, 6, 8, gru=lambda: nn.GRU(8, 4, batch_first=True))
 code("attention", lambda m, x: m.att(x, x, x)[0], 2, 6, 8, att=lambda: nn.MultiheadAttention(8, 2, batch_first=True))
 
+
+class _Slots(nn.Module):
+    """Returns objects that are compared by their fields, or not at all."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+        self.body = nn.Sequential(nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8))
+
+    def forward(self, x: Tensor) -> Any:
+        y = self.body(x)
+        return Slotted(y) if self.kind == "slots" else y.shape if self.kind == "shape" else [y, ...]
+
+
+@dataclasses.dataclass(slots=True)
+class Slotted:
+    logits: Tensor
+
+
+for kind in ("slots", "shape", "ellipsis"):
+    add(f"outputs of other kinds: {kind}", lambda kind=kind: _Slots(kind))
+add("a list of images", lambda: _ListOfImages(), lambda: ([torch.randn(8, 5, 5), torch.randn(8, 7, 6)],))
+add("data parallel", lambda: nn.DataParallel(nn.Sequential(nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8))))
+
+
+class _ListOfImages(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8))
+
+    def forward(self, images: list[Tensor]) -> list[Tensor]:
+        return [self.body(image[None]) for image in images]
+
+
 # Selective kernels
 
 
@@ -578,4 +612,30 @@ add("a branch of four modules", _changed_unit)
 add("a branch with another norm", _other_norm)
 add("a selective kernel behind a shuffle", _shuffled_units)
 add("PReLU per channel in branches behind a shuffle", lambda: _shuffled_units(act_layer=nn.PReLU))
+
+
+class _TwoInputs(nn.Module):
+    """A unit and a module with a fuse of its own, in a network of two inputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.unit, self.own = _unit(), _OwnFuse("in place")
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return self.unit(x) + self.own(y)
+
+
+class _ReadsABranch(nn.Module):
+    """One unit is called, of the other a branch is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = _unit(), _unit()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.a.branches[0](x) + self.b(x)
+
+
+add("two inputs to a unit and an own fuse", _TwoInputs, lambda: (torch.randn(2, 8, 5, 5), torch.randn(2, 8, 5, 5)))
+add("a branch called by itself", _ReadsABranch)
 code("one selective kernel twice", lambda m, x: m.unit(m.unit(x)), unit=_unit)
