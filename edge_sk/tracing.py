@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import operator
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -87,6 +88,46 @@ def activation_function(node: fx.Node) -> tuple[str, type[nn.Module] | None] | N
     return name.removesuffix("_"), table[node.target]
 
 
+class _Proxy(fx.Proxy):
+    """A symbolic value that writes in place where a tensor does, and that no dictionary or text can be made of."""
+
+    def __hash__(self) -> int:
+        raise fx.proxy.TraceError("symbolically traced variables cannot be looked up in a set or a dictionary")
+
+    def __str__(self) -> str:
+        raise fx.proxy.TraceError("symbolically traced variables cannot be written as text")
+
+
+class _TensorProxy(_Proxy):
+    """A symbolic tensor, which ``isinstance`` takes for one."""
+
+    __class__ = Tensor  # type: ignore[assignment]
+
+
+def _writes_in_place(function: Any) -> Any:
+    def method(self: fx.Proxy, other: Any) -> fx.Proxy:
+        return self.tracer.create_proxy("call_function", function, (self, other), {})
+
+    return method
+
+
+# fx itself turns `x += y` into `x = x + y`, which other names of the tensor do not see.
+_IN_PLACE = (
+    operator.iadd,
+    operator.isub,
+    operator.imul,
+    operator.itruediv,
+    operator.ifloordiv,
+    operator.imod,
+    operator.ipow,
+    operator.iand,
+    operator.ior,
+    operator.ixor,
+)
+for _function in _IN_PLACE:
+    setattr(_Proxy, f"__{_function.__name__}__", _writes_in_place(_function))
+
+
 class Tracer(fx.Tracer):
     """Keeps torch's layers whole, and what timm and torchvision mark or need as such.
 
@@ -96,11 +137,20 @@ class Tracer(fx.Tracer):
 
     def __init__(self, functions: Sequence[Any] = ()) -> None:
         timm = timm_layers()
+        self.given_tensors: set[str] = set()
         self.opaque: tuple[Any, ...] = tuple(timm.get_notrace_modules()) if timm else ()
         functions = (*functions, *(timm.get_notrace_functions() if timm else ()))
         # torchvision's own feature extraction keeps the functions of torchvision.ops whole, too.
         modules: Any = tuple(sys.modules[name] for name in ("math", "torchvision.ops") if name in sys.modules)
         super().__init__(autowrap_modules=modules, autowrap_functions=functions, param_shapes_constant=True)
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        """The symbolic value of a node."""
+        return (_TensorProxy if node.op == "placeholder" and node.target in self.given_tensors else _Proxy)(node, self)
+
+    def create_arg(self, a: Any) -> Any:
+        """The argument of a node, for a value met in tracing."""
+        return a.node if type(a) is _TensorProxy else super().create_arg(a)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Whether a module stays one node."""
@@ -111,11 +161,12 @@ class Tracer(fx.Tracer):
 
         Args:
             module: It may be left in disorder where its ``forward`` writes attributes: pass a copy.
-            arguments: Of a call. Those that hold no tensor are constants of the graph, as are the defaults of
-                arguments not given; the graph refuses other values. ``None``: the first argument alone is given.
+            arguments: Of a call. ``None``, booleans and texts among them are constants of the graph, as are the
+                defaults of arguments not given; the graph refuses other values. Without, the first argument is given.
 
         Raises:
             Exception: Whatever its Python code raises when it meets a symbolic value: it branches on its data.
+            TraceError: It writes into a tensor that it makes itself, which the graph would keep between calls.
         """
         parameters = [
             parameter
@@ -125,19 +176,32 @@ class Tracer(fx.Tracer):
         given = parameters[:1] if arguments is None else parameters[: len(arguments)]
         constants = {p.name: p.default for p in parameters if p not in given and p.default is not p.empty}
         for parameter, value in zip(given, arguments or (), strict=False):
-            if value is None or isinstance(value, bool | int | float | str):
+            if value is None or isinstance(value, bool | str):
                 constants[parameter.name] = value
+        self.given_tensors = {
+            p.name for p, value in zip(given, arguments or (), strict=False) if isinstance(value, Tensor)
+        }
         graph = self.trace(module, concrete_args=constants or None)
         # fx numbers constants' names; callers know them without.
         for node, parameter in zip(graph.find_nodes(op="placeholder"), parameters, strict=False):
             if parameter.name in constants:
                 node.target = parameter.name
+        for node in list(graph.find_nodes(op="call_function", target=fx._symbolic_trace._assert_is_none)):
+            # A graph with this function, saved and loaded, breaks torch.fx in the process (torch 2.14).
+            with graph.inserting_before(node):
+                graph.call_function(
+                    torch._assert, (graph.call_function(operator.eq, (node.args[0], None)), node.args[1])
+                )
+            graph.erase_node(node)
+        for node in graph.find_nodes(op="get_attr"):
+            if any(writes(user) for user in node.users):
+                raise fx.proxy.TraceError(f"it writes into {node.target}, which the graph would keep between calls")
         return graph
 
 
 def writes(node: fx.Node) -> bool:
     """Whether a node matters although nothing reads its result: it writes into a tensor, or checks a constant."""
-    if node.is_impure() or getattr(node.target, "__name__", "") in ("_assert_is_none", "setitem"):
+    if node.is_impure() or node.target in (*_IN_PLACE, operator.setitem) or node.kwargs.get("out") is not None:
         return True
     if node.op == "call_module" and node.graph.owning_module is not None:
         module = node.graph.owning_module.get_submodule(str(node.target))

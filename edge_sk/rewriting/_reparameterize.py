@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,7 +18,7 @@ from edge_sk.errors import InputError
 from edge_sk.rewriting import batchnorm, normalize, pooling, scalars, shuffle, slices
 from edge_sk.rewriting.graph import Tracer, annotate, carry_attributes, finish, trace
 from edge_sk.rewriting.own_form import module_forms, unit_forms
-from edge_sk.rewriting.verification import Behaviour, Rewrites, in_double
+from edge_sk.rewriting.verification import Behaviour, Rewrites, in_double, run, variations
 from edge_sk.running import Changed, first_line
 
 STEPS: tuple[Callable[[fx.GraphModule], int], ...] = (
@@ -52,7 +53,8 @@ def reparameterize(model: nn.Module, example: Any = None) -> nn.Module:
     Args:
         model: In any mode; it is not changed.
         example: A batch that the model takes, or a tuple of its arguments; the deploy form takes the same arguments.
-            ``None``: two images of noise, of the size that the model's ``default_cfg`` says or 3x224x224.
+            ``None``: an image of noise, of the size that the model's ``default_cfg`` says or 3x224x224. Variations of
+            it are compared too: other values, another batch and size where the model takes them.
 
     Returns:
         A copy in eval mode, without gradients, with the model's ``default_cfg``, ``num_classes`` and other plain
@@ -65,26 +67,27 @@ def reparameterize(model: nn.Module, example: Any = None) -> nn.Module:
     """
     if not isinstance(model, nn.Module) or isinstance(model, torch.jit.ScriptModule):
         raise InputError(f"reparameterize takes a Python module (nn.Module), got {type(model).__name__}")
-    if any(tensor.is_meta for tensor in model.parameters()):
+    if any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers())):
         raise InputError("the model has no weights (meta device); build or load it on a real device first")
     form = _frozen(running.copied(model))
     rewrites = Rewrites()
     if example is None:
-        arguments: tuple[Any, ...] = (running.random_images(model, (2, *running.input_shape(model)[1:])),)
+        arguments: tuple[Any, ...] = (running.random_images(model, running.input_shape(model)),)
     else:
         arguments = example if isinstance(example, tuple) else (example,)
     try:
-        whole = Behaviour(form, [arguments])
+        run(copy.deepcopy(form), arguments)
     except Exception as error:  # The model's own code: anything may be raised.
         if example is not None:
             raise InputError(f"{type(model).__name__} does not run on the example: {first_line(error)}") from error
         size = "x".join(map(str, arguments[0].shape))
         rewrites.left[""] = f"it does not run on noise of {size} ({first_line(error)}): give an example"
     else:
-        form, rewrites = _rewrite_whole(whole)
+        with torch.random.fork_rng(devices=[]):  # tracing runs code that may draw numbers
+            form, rewrites = _rewrite_whole(form, arguments)
     carry_attributes(model, form)
     form.reparameterized = rewrites  # type: ignore[assignment]
-    return _frozen(form)
+    return form
 
 
 def _frozen(model: nn.Module) -> nn.Module:
@@ -94,11 +97,11 @@ def _frozen(model: nn.Module) -> nn.Module:
     return model.eval()
 
 
-def _rewrite_whole(whole: Behaviour) -> tuple[nn.Module, Rewrites]:
-    untouched = copy.deepcopy(whole.module)
+def _rewrite_whole(untouched: nn.Module, arguments: Sequence[Any]) -> tuple[nn.Module, Rewrites]:
     left = Rewrites()
     try:
-        whole.check(whole.module)
+        whole = Behaviour(untouched, variations(untouched, arguments))
+        whole.check(copy.deepcopy(untouched))
     except Exception as error:
         left.left[""] = f"two runs on the same example differ, so nothing can be verified: {first_line(error)}"
         return untouched, left
@@ -122,7 +125,6 @@ def _rewritten(whole: Behaviour, *, exact: bool) -> tuple[nn.Module, Rewrites]:
         # One type, which the result is rounded to; unpacking raises where there are several.
         (dtype,) = {t.dtype for t in (*whole.module.parameters(), *whole.module.buffers()) if t.is_floating_point()}
         behaviour = Behaviour(copy.deepcopy(whole.module).double(), [in_double(call) for call in whole.calls])
-        behaviour.check(behaviour.module)
         form = _steps(behaviour, rewrites).to(dtype)
     else:
         form = _steps(whole, rewrites)
@@ -170,6 +172,8 @@ def _rewrite(module: nn.Module, behaviour: Behaviour, path: str, rewrites: Rewri
     try:
         if behaviour.writes_buffers:
             raise Changed("it writes into its buffers")
+        if any(part.training for part in module.modules()):
+            raise Changed("parts of it stay in training mode")
         graph = trace(module, behaviour.calls[0])
         behaviour.check(graph)
     except Exception as error:  # The model's own code runs under the tracer: anything may be raised.
@@ -184,6 +188,9 @@ def _rewrite_children(module: nn.Module, behaviour: Behaviour, path: str, rewrit
     for child, calls in _outermost_calls(module, behaviour).values():
         name = names[id(child)]
         where = f"{path}.{name}" if path else name
+        if not _only_called(module, name):
+            rewrites.left[where] = "its parent uses more of it than its call"
+            continue
         try:
             form = _rewrite(child, Behaviour(child, calls), where, rewrites)
         except Exception as error:
@@ -192,6 +199,23 @@ def _rewrite_children(module: nn.Module, behaviour: Behaviour, path: str, rewrit
         if form is not child:
             forms[name] = form
     return _with_forms(module, forms, behaviour, rewrites, f"children of {path}" if path else "children")
+
+
+def _only_called(parent: nn.Module, path: str) -> bool:
+    """Whether the source of a module only calls a child, or iterates over the list that holds it."""
+    name = path.partition(".")[0]
+    if isinstance(getattr(parent, name, None), nn.ModuleList | nn.ModuleDict):
+        return True
+    for kind in type(parent).__mro__:
+        if kind.__module__.startswith(("torch.", "builtins")):
+            continue
+        try:
+            source = inspect.getsource(kind)
+        except (OSError, TypeError):  # written at a prompt, or in C
+            continue
+        if re.search(rf"self\.{re.escape(name)}\b(?!\s*[(=:])", source):
+            return False
+    return True
 
 
 def _with_forms(

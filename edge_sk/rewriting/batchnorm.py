@@ -9,7 +9,7 @@ from torch import fx, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from edge_sk.rewriting.graph import Layers, argument, called_module, calls, replace_module, replace_node
+from edge_sk.rewriting.graph import Layers, add_module, argument, called_module, calls, replace_module, replace_node
 from edge_sk.tracing import hooks, is_norm_act
 
 
@@ -32,9 +32,10 @@ def split_norm_act(graph: fx.GraphModule) -> int:
             continue
         norm = nn.BatchNorm2d(both.num_features, both.eps, affine=both.affine).to(both.running_mean).eval()
         norm.load_state_dict(both.state_dict(), strict=False)
-        names = f"{node.target}_norm", f"{node.target}_act"
-        graph.add_submodule(names[0], norm)
-        graph.add_submodule(names[1], both.get_submodule("act"))
+        names = [
+            add_module(graph, f"{node.target}_{name}", part)
+            for name, part in (("norm", norm), ("act", both.get_submodule("act")))
+        ]
         with graph.graph.inserting_before(node):
             normalized = graph.graph.call_module(names[0], node.args)
             replace_node(node, graph.graph.call_module(names[1], (normalized,)))

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, fx, nn
 from torch.fx.immutable_collections import immutable_dict, immutable_list
+from torch.utils import _pytree
 
 from edge_sk import tracing
 
@@ -29,9 +30,14 @@ class TracedModule(fx.GraphModule):
 
 def carry_attributes(source: nn.Module, target: nn.Module) -> None:
     """Give a module the public plain attributes of another (``default_cfg``, ``num_classes``, ...) that it lacks."""
-    for name, value in vars(source).items():
+    named = {
+        name: getattr(source, name)
+        for name in ("default_cfg", "pretrained_cfg", "num_classes")
+        if hasattr(source, name)
+    }
+    for name, value in (named | vars(source)).items():
         if not name.startswith("_") and not hasattr(target, name):
-            setattr(target, name, value)
+            setattr(target, name, dict(value) if type(value) is dict else value)
 
 
 def shuffle_functions() -> tuple[Any, ...]:
@@ -62,12 +68,13 @@ def trace(module: nn.Module, arguments: Sequence[Any] | None = None) -> TracedMo
     Raises:
         Exception: Whatever its Python code raises when it meets a symbolic value.
     """
-    module = copy.deepcopy(module)
-    traced = TracedModule(module, Tracer().follow(module, arguments), class_name=type(module).__name__)
+    twin = copy.deepcopy(module)  # whose forward may keep symbolic values
+    traced = TracedModule(twin, Tracer().follow(twin, arguments), class_name=type(module).__name__)
     carry_attributes(module, traced)
     finish(traced)
     if arguments is not None:
-        annotate(traced, *arguments)
+        with torch.no_grad():
+            annotate(traced, *_pytree.tree_map_only(Tensor, torch.clone, tuple(arguments)))  # it may write into them
     return traced
 
 
@@ -84,6 +91,7 @@ class _Annotating(fx.Interpreter):
         result = super().run_node(n)
         if isinstance(result, Tensor):
             n.meta["known"] = Known(tuple(result.shape), result.dtype)
+        n.meta["is_number"] = isinstance(result, int)
         return result
 
     def output(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -157,6 +165,15 @@ class Layers:
         return None if hooked or self._sharing.ties(module) else module
 
 
+def add_module(graph: fx.GraphModule, name: str, module: nn.Module) -> str:
+    """Add a module under a name that is free, and return the name."""
+    taken = {path for path, _ in graph.named_modules()}
+    while name in taken:
+        name += "_"
+    graph.add_submodule(name, module)
+    return name
+
+
 def replace_module(graph: fx.GraphModule, node: fx.Node, module: nn.Module) -> None:
     """Put another module where a node calls one."""
     graph.set_submodule(str(node.target), module)
@@ -187,6 +204,7 @@ def is_elementwise(graph: fx.GraphModule, node: fx.Node) -> bool:
         return False
     module = called_module(graph, node)
     if module is not None:
-        return isinstance(module, (*tracing.ACTIVATIONS, nn.Identity, nn.Dropout)) and not isinstance(module, nn.PReLU)
+        alike = isinstance(module, (*tracing.ACTIVATIONS, nn.Identity, nn.Dropout)) and not isinstance(module, nn.PReLU)
+        return alike and not tracing.hooks(module)
     named = tracing.activation_function(node) is not None
     return named or calls(node, (torch.clamp,), ("clamp", "contiguous"))

@@ -21,9 +21,9 @@ def unit_forms(model: nn.Module) -> dict[str, nn.Module]:
     """The deploy form of every :class:`~edge_sk.SelectiveKernel`, by path."""
     forms: dict[str, nn.Module] = {}
     for name, unit in model.named_modules():
-        if isinstance(unit, SelectiveKernel) and not any(tracing.hooks(part) for part in unit.modules()):
+        if type(unit) is SelectiveKernel and not any(tracing.hooks(part) for part in unit.modules()):
             try:
-                forms[name] = unit.fuse()
+                forms[name] = unit.fuse().eval()
             except InputError:
                 continue  # a branch that has been changed
     return forms

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
-from edge_sk.rewriting.graph import Layers, argument, calls, is_map, replace_module, replace_node
+from edge_sk.rewriting.graph import Layers, add_module, argument, calls, is_map, replace_module, replace_node
+from edge_sk.tracing import writes
 
 
 def keep_pooled_dims(graph: fx.GraphModule) -> int:
@@ -126,8 +127,9 @@ def pool_instead_of_reducing(graph: fx.GraphModule) -> int:
             module = PoolOverChannels(maximum=maximum is not None)
         else:
             continue
-        name = f"{node.name}_as_pooling"
-        graph.add_submodule(name, module)
+        if any(writes(user) for user in node.users):
+            continue  # of a map of one pixel, or one channel, pooling gives the map itself
+        name = add_module(graph, f"{node.name}_as_pooling", module)
         with graph.graph.inserting_before(node):
             pooled = graph.graph.call_module(name, (x,))
         replace_node(node, pooled)

@@ -9,6 +9,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from edge_sk.rewriting.graph import argument, called_module, calls, known, replace_module
+from edge_sk.tracing import hooks
 
 _BINARY = (operator.add, operator.sub, operator.mul, operator.truediv, torch.add, torch.sub, torch.mul, torch.div)
 _BINARY_METHODS = ("add", "sub", "mul", "div", "add_", "sub_", "mul_", "div_")
@@ -53,6 +54,8 @@ def expand_hard_sigmoid(graph: fx.GraphModule) -> int:
     for node in graph.graph.nodes:
         module, x = called_module(graph, node), argument(node, 0, "input")
         if type(module) is not nn.Hardsigmoid and not calls(node, (F.hardsigmoid,)):
+            continue
+        if module is not None and hooks(module):
             continue
         in_place = module.inplace if isinstance(module, nn.Hardsigmoid) else argument(node, 1, "inplace", default=False)
         if in_place and len(x.users) > 1:

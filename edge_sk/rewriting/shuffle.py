@@ -28,7 +28,7 @@ from edge_sk.rewriting.graph import (
     shuffle_functions,
 )
 from edge_sk.rewriting.selective import DeploySelectiveKernel
-from edge_sk.tracing import writes
+from edge_sk.tracing import hooks, writes
 
 Channel = tuple[fx.Node, int]
 """A channel of a tensor that a node outside the routing computes."""
@@ -77,7 +77,7 @@ class _Router:
 
     def _shuffle_groups(self, node: fx.Node) -> int:
         module = called_module(self.graph, node)
-        groups = module.groups if isinstance(module, nn.ChannelShuffle) else None
+        groups = module.groups if isinstance(module, nn.ChannelShuffle) and not hooks(module) else None
         if calls(node, (*shuffle_functions(), torch.channel_shuffle)):
             groups = argument(node, 1, "groups")
         return groups if isinstance(groups, int) else 0

@@ -22,7 +22,12 @@ def use_slices(graph: fx.GraphModule) -> int:
         sizes = argument(node, 1, "chunks", "split_size_or_sections", "split_size")
         if known(tensor) is None or not all(_is_piece(user) for user in node.users):
             continue
-        piece = chunk_piece if chunks else split_piece
+        if isinstance(sizes, list | tuple):
+            piece = section_piece
+        elif isinstance(sizes, int) or (isinstance(sizes, fx.Node) and sizes.meta.get("is_number")):
+            piece = chunk_piece if chunks else split_piece
+        else:
+            continue
         for user in list(node.users):
             with graph.graph.inserting_before(user):
                 part = graph.graph.call_function(piece, (tensor, sizes, user.args[1], dim))
@@ -41,10 +46,17 @@ def chunk_piece(x: Tensor, chunks: int, piece: int, dim: int) -> Tensor:
     return split_piece(x, -(-x.shape[dim] // chunks), piece, dim)
 
 
-def split_piece(x: Tensor, sizes: int | Sequence[int], piece: int, dim: int) -> Tensor:
+def split_piece(x: Tensor, size: int, piece: int, dim: int) -> Tensor:
+    """``x.split(size, dim)[piece]`` as a slice."""
+    return _slice(x, size * piece, size * (piece + 1), dim)
+
+
+def section_piece(x: Tensor, sizes: Sequence[int], piece: int, dim: int) -> Tensor:
     """``x.split(sizes, dim)[piece]`` as a slice."""
-    whole = isinstance(sizes, Sequence)
-    start = sum(sizes[:piece]) if whole else sizes * piece
-    stop = start + (sizes[piece] if whole else sizes)
+    start = sum(sizes[:piece])
+    return _slice(x, start, start + sizes[piece], dim)
+
+
+def _slice(x: Tensor, start: int, stop: int, dim: int) -> Tensor:
     before = dim if dim >= 0 else x.ndim + dim
     return x[(slice(None),) * before + (slice(start, stop),)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -57,20 +58,19 @@ class Behaviour:
     """What a module does on example inputs.
 
     Args:
-        module: In eval mode; a copy is kept.
-        calls: Arguments of each call.
+        module: In eval mode; a copy is kept, which never runs.
+        calls: Arguments of each call, in order.
 
     Raises:
         Exception: Whatever the module raises.
     """
 
     def __init__(self, module: nn.Module, calls: Sequence[Sequence[Any]]) -> None:
-        self.module = copy.deepcopy(module)
+        self.module, runner = copy.deepcopy(module), copy.deepcopy(module)
         self.calls = calls
-        buffers = [buffer.clone() for buffer in self.module.buffers()]
-        self.expected = [run(self.module, arguments) for arguments in calls]
+        self.expected = [run(runner, arguments) for arguments in calls]
         self.writes_buffers = any(
-            not torch.equal(old, new) for old, new in zip(buffers, self.module.buffers(), strict=True)
+            not torch.equal(old, new) for old, new in zip(self.module.buffers(), runner.buffers(), strict=True)
         )
         tensors = [*self.module.parameters(), *tracing.tensors(calls), *tracing.tensors(self.expected)]
         types = {tensor.dtype for tensor in tensors} & set(ALLOWED)
@@ -109,6 +109,44 @@ class Behaviour:
             )
         except Exception:  # Code that names a type does not run in another: anything may be raised.
             return 0.0
+
+
+def variations(module: nn.Module, arguments: Sequence[Any]) -> list[Sequence[Any]]:
+    """Calls that show what one example does not: the example, other values, other sizes, and the example again.
+
+    Code that looks at a value, a size or the last call's features can be right on one example and wrong on the next.
+    Variations that the module refuses are left out.
+    """
+    calls = [arguments]
+    for vary in (_other_values, _other_sizes):
+        for batch in (True, False):
+            varied = [_pytree.tree_map_only(Tensor, functools.partial(vary, batch=batch), a) for a in arguments]
+            try:
+                run(copy.deepcopy(module), varied)
+            except Exception:  # the module's own code
+                continue
+            calls.append(varied)
+            break
+    return [*calls, arguments]
+
+
+def _other_values(x: Tensor, *, batch: bool) -> Tensor:
+    if batch and x.ndim > 2:
+        x = x[:1] if len(x) > 1 else torch.cat((x, x))
+    # Halves end at 65504, which larger values would pass.
+    scale = -1 if x.dtype is torch.float16 else -8
+    return x.flip(-1) * scale if x.is_floating_point() else x
+
+
+def _other_sizes(x: Tensor, *, batch: bool) -> Tensor:
+    if x.ndim < 3 or not x.is_floating_point():
+        return x
+    if batch:
+        x = x[:1]
+    for dim in (-1, -2)[: x.ndim - 2]:
+        size = x.shape[dim]
+        x = x.narrow(dim, 0, size // 2) if size >= 64 else torch.cat((x, x.narrow(dim, 0, min(size, 2 - dim))), dim)
+    return x
 
 
 def run(form: Callable[..., Any], arguments: Sequence[Any]) -> tuple[Any, list[Any]]:

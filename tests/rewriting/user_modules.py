@@ -511,6 +511,84 @@ class _Branches(nn.Module):
         return self.inner(x) if x.sum() > 0 else -self.inner(-x)
 
 
+class _LargeMaps(nn.Module):
+    """Takes a child apart on larger maps than the example's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.unit = nn.Sequential(nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.unit(x)
+        return y + self.unit[0](x) if x.shape[-1] > 100 else y
+
+
+class _Accumulating(nn.Module):
+    """Keeps features between calls, without a buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8))
+        self.kept: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.body(x).mean((0, 2, 3))
+        y = y if self.kept is None else 0.5 * self.kept + 0.5 * y
+        self.kept = y
+        return y
+
+
+class _StaysInTraining(nn.Module):
+    """Monte Carlo dropout: eval mode leaves it on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.bn, self.drop = nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8), nn.Dropout(0.5)
+
+    def train(self, mode: bool = True) -> _StaysInTraining:
+        super().train(mode)
+        self.drop.train()
+        return self
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.drop(self.bn(self.conv(x)))
+
+
+def _through_a_view(self: Any, x: Tensor) -> Tensor:
+    y = self.conv(x)
+    v = y[:, :4]
+    v -= (v - 3).clamp(min=0)
+    torch.clamp(y, max=5, out=y)
+    return y
+
+
+def _masked(self: Any, x: Tensor) -> Tensor:
+    keep = torch.ones(8)
+    keep.index_fill_(0, x.mean((0, 2, 3)).topk(2).indices, 0.0)
+    return self.bn(self.conv(x)) * keep.view(1, -1, 1, 1).to(x)
+
+
+def _by_kind(self: Any, x: Tensor) -> Tensor:
+    if isinstance(x, Tensor) and x.abs().max() > 12:
+        x = x / 255
+    return self.bn(self.conv(x))
+
+
+def _wide_gate(self: Any, x: Tensor) -> Tensor:
+    g = x.amax((2, 3), keepdim=True)
+    return x + F.relu(g, inplace=True)
+
+
+add("another branch takes a child apart", _LargeMaps)
+add("features kept between calls", _Accumulating)
+add("dropout that eval leaves on", _StaysInTraining)
+code("writing through a view", _through_a_view, conv=conv())
+code("writing into a tensor made on the way", _masked, conv=conv(), bn=norm())
+code("large values scaled", _by_kind, conv=conv(), bn=norm())
+code("sizes in a set", lambda m, x: m.bn(m.conv(x)) * (2 if x.shape[-1] in {14, 16} else 1), conv=conv(), bn=norm())
+code("a maximum that is written into", _wide_gate)
+code("names that a step would use", lambda m, x: m.bn_act(m.bn(m.conv(x))), conv=conv(), bn=lambda: BatchNormAct2d(8),
+     bn_act=nn.ReLU6)  # fmt: skip
 code(
     "control flow by shape",
     lambda m, x: m.bn(m.conv(x)) if x.shape[0] > 1 else -m.bn(m.conv(x)),
