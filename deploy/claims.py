@@ -29,6 +29,7 @@ import edge_sk
 from edge_sk.errors import InputError, script
 from edge_sk.export import delegation, executorch_tools, latency, to_pte
 from edge_sk.export.network import from_arch
+from edge_sk.export.quiet import quiet
 from edge_sk.export.record import Precision
 from edge_sk.files import artifact_path, atomic_write, check_output, write_text
 from edge_sk.manifest import manifest
@@ -72,7 +73,7 @@ def lower_ordinarily(
     partitioner = executorch_tools.executorch("backends.xnnpack.partition.xnnpack_partitioner").XnnpackPartitioner
     model = make().eval()
     started = time.perf_counter()
-    with executorch_tools.quiet(), around():
+    with quiet(), around():
         exported = torch.export.export(model, (torch.zeros(1, 3, 224, 224),))
         edge = exir.to_edge_transform_and_lower(exported, partitioner=[partitioner()])
         found = delegation.inspect(edge.exported_program().graph_module)

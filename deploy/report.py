@@ -46,6 +46,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--runs", type=int, default=50, help="timed forwards per file and round (default: 50)")
     p.add_argument("--input-size", type=int, metavar="PIXELS", help="side of the image (default: the network's own)")
     p.add_argument("--data", help="images for parity and calibration (default: the training's; digits with --arch)")
+    p.add_argument("--unfinished", action="store_true", help="take runs whose training is not finished, too")
     return p
 
 
@@ -90,7 +91,7 @@ def _check(args: argparse.Namespace) -> None:
 def _networks(args: argparse.Namespace) -> list[networks.Network]:
     # resolve(): the last part of the path names the run, and "." is no name.
     chosen = [
-        networks.from_run(Path(run).resolve(), data=args.data, unfinished=True)
+        networks.from_run(Path(run).resolve(), data=args.data, unfinished=args.unfinished)
         for run in dict.fromkeys(args.checkpoint)
     ]
     chosen += [networks.from_arch(arch, data=args.data) for arch in dict.fromkeys(args.arch)]

@@ -47,15 +47,16 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 def file_digest(path: str | os.PathLike[str]) -> str:
     """SHA-256 of a file; of a folder (``.mlpackage``), that of its files' names and contents.
 
-    Hidden files do not count: macOS leaves its own in folders that are looked at.
+    Hidden files and folders do not count: macOS leaves its own in folders that are looked at.
     """
     path = Path(path)
     if not path.is_dir():
         return hashlib.sha256(path.read_bytes()).hexdigest()
     digest = hashlib.sha256()
-    for file in sorted(path.rglob("[!.]*")):
-        if file.is_file():
-            digest.update(f"{file.relative_to(path).as_posix()}\0{file_digest(file)}\n".encode())
+    for file in sorted(path.rglob("*")):
+        inside = file.relative_to(path)
+        if file.is_file() and not any(part.startswith(".") for part in inside.parts):
+            digest.update(f"{inside.as_posix()}\0{file_digest(file)}\n".encode())
     return digest.hexdigest()
 
 

@@ -17,7 +17,7 @@ from torch.utils import _pytree
 from edge_sk.errors import InputError, whole_number
 
 DEFAULT_INPUT = (3, 224, 224)
-_IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
 
 @contextlib.contextmanager
@@ -113,7 +113,7 @@ def photographs(model: nn.Module, shape: Sequence[int]) -> Tensor:
     side = min(images.shape[2:])
     left = (images.shape[3] - side) // 2
     images = F.interpolate(images[..., left : left + side], (height, width), mode="bilinear", antialias=True)
-    mean, std = (torch.tensor(cfg.get(key, default)).view(1, -1, 1, 1) for key, default in _IMAGENET.items())
+    mean, std = (torch.tensor(cfg.get(key, default)).view(1, -1, 1, 1) for key, default in IMAGENET.items())
     if len(mean.flatten()) in (1, 3):
         images = (images - mean) / std
     if channels != 3:

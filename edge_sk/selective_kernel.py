@@ -7,6 +7,7 @@ Letters are the paper's: ``M`` branches, ``G`` groups, ``r`` reduction, ``L`` mi
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -270,15 +271,19 @@ def make_activation(act_layer: str | Callable[..., nn.Module]) -> nn.Module:
             layer = None
     else:
         layer = act_layer
-    if isinstance(layer, nn.Module) or not callable(layer):
+    activation = None
+    if callable(layer) and not isinstance(layer, nn.Module):
+        with contextlib.suppress(TypeError):  # a function, or a class that needs arguments
+            try:
+                activation = layer(inplace=True)
+            except TypeError:
+                activation = layer()
+    if not isinstance(activation, nn.Module):
         raise InputError(
-            f"act_layer={act_layer!r} is neither the class of an activation nor timm's name of one, for instance "
-            "nn.ReLU, 'relu' or 'hard_swish'; 'identity' is none"
+            f"act_layer={act_layer!r} is neither the class of an activation that needs no arguments nor timm's name of "
+            "one, for instance nn.ReLU, 'relu' or 'hard_swish'; 'identity' is none"
         )
-    try:
-        return layer(inplace=True)
-    except TypeError:
-        return layer()
+    return activation
 
 
 def _branch(

@@ -78,6 +78,8 @@ def test_the_digest_of_a_folder_is_that_of_its_files(tmp_path: Path) -> None:
     (folder / "b").write_text("b")
     digest = file_digest(folder)
     (folder / ".hidden").write_text("of the system")
+    (folder / "part" / ".hidden").mkdir()
+    (folder / "part" / ".hidden" / "visible").write_text("of the system")
     folder.rename(tmp_path / "two")
     assert file_digest(tmp_path / "two") == digest
     (tmp_path / "two" / "b").rename(tmp_path / "two" / "part" / "b")

@@ -226,6 +226,9 @@ def test_kernels_read_and_write() -> None:
         (lambda: SelectiveKernel(32, 32, act_layer=""), "act_layer='' is neither"),
         (lambda: SelectiveKernel(32, 32, act_layer=None), "act_layer=None is neither"),  # type: ignore[arg-type]
         (lambda: SelectiveKernel(32, 32, act_layer=nn.ReLU()), r"act_layer=ReLU\(\) is neither"),
+        (lambda: SelectiveKernel(32, 32, act_layer=torch.relu), "act_layer=<.*relu.*> is neither"),
+        (lambda: SelectiveKernel(32, 32, act_layer=int), "act_layer=<class 'int'> is neither"),  # type: ignore[arg-type]
+        (lambda: SelectiveKernel(32, 32, act_layer=nn.Linear), "act_layer=<class .*Linear'> is neither"),
         (lambda: Kernel(True), "kernel size=True is not a whole number"),
         (lambda: Kernel(None), "kernel size=None is not a whole number"),  # type: ignore[arg-type]
         (lambda: Kernel(3, dilation=2.0), "kernel dilation=2.0 is not a whole number"),  # type: ignore[arg-type]

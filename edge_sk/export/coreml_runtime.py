@@ -13,6 +13,7 @@ from torch import Tensor
 from edge_sk.export.coreml_tools import coremltools
 from edge_sk.export.mil import MilProgram
 from edge_sk.export.quiet import quiet
+from edge_sk.export.record import CORE_ML
 
 INTERPRETER = "edge_sk.export.mil (torch float32)"
 INTERPRETER_NOTE = (
@@ -72,7 +73,7 @@ def _with_core_ml(program: MilProgram, pictures: np.ndarray) -> Run:
     with quiet():
         model: Any = coremltools().models.MLModel(str(program.path))
         answers = [model.predict({program.image.name: Image.fromarray(picture)}) for picture in pictures]
-    runtime = f"Core ML on macOS {platform.mac_ver()[0]}, all compute units"
+    runtime = f"{CORE_ML} {platform.mac_ver()[0]}, all compute units"
     if program.labels is None:
         (name,) = program.output_names
         outputs = torch.stack([torch.as_tensor(answer[name]).float().flatten() for answer in answers])

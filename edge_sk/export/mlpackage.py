@@ -30,6 +30,7 @@ from edge_sk.export.quiet import quiet
 from edge_sk.export.record import MLProgram, Precision, Record, record_path
 from edge_sk.files import artifact_path, atomic_write, check_output, file_digest
 from edge_sk.manifest import manifest
+from edge_sk.running import first_line
 
 PRECISIONS: tuple[Precision, ...] = ("fp16", "fp32", "int8", "palette6")
 TARGETS = ("iOS16", "iOS17", "iOS18", "iOS26")
@@ -173,7 +174,7 @@ def _export(form: torch.nn.Module, network: Network) -> torch.export.ExportedPro
         return graph
     except Exception as error:
         raise InputError(
-            f"{network.arch} cannot be exported: torch.export says {_first_line(error)}; "
+            f"{network.arch} cannot be exported: torch.export says {first_line(error)}; "
             "rewrite the module that branches on its data"
         ) from error
 
@@ -220,7 +221,7 @@ def _convert(
             traceback.clear_frames(error.__traceback__)
             culprit = _culprit(graph, network, error)
         raise InputError(
-            f"coremltools cannot convert {culprit} in {network.arch}: {_first_line(error)}; "
+            f"coremltools cannot convert {culprit} in {network.arch}: {first_line(error)}; "
             "replace that module by operators that Core ML has"
         ) from error
     with quiet():
@@ -229,7 +230,7 @@ def _convert(
 
 def _culprit(graph: torch.export.ExportedProgram, network: Network, error: Exception) -> str:
     """The operator that an error message names, and the module of the network that it comes from."""
-    words = set(_first_line(error).replace("'", " ").replace(",", " ").split())
+    words = set(first_line(error).replace("'", " ").replace(",", " ").split())
     targets = [node.target for node in graph.graph.nodes if node.op == "call_function" and node.name in words]
     if not targets:
         return "an operator"
@@ -332,8 +333,3 @@ def _make_repeatable(package: Path) -> None:
 def _num_classes(network: Network) -> int:
     with torch.no_grad():
         return network.model(network.example()).shape[1]
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__

@@ -33,6 +33,7 @@ from edge_sk.export.record import (
 )
 from edge_sk.files import artifact_path, atomic_write, check_output
 from edge_sk.manifest import manifest
+from edge_sk.running import first_line
 
 Backend = Literal["xnnpack", "coreml", "vulkan"]
 BACKENDS: dict[str, tuple[Precision, ...]] = {
@@ -100,6 +101,7 @@ def to_pte(
     notes = network.notes + form.reparameterized.notes()  # type: ignore[operator, union-attr]
     if backend == "xnnpack":
         evidence, accuracy = _prove(network, buffer, precision, softmax, images, name=path.name)
+        evidence.arithmetic = _arithmetic(precision, delegated)
     else:
         notes.append(f"lowered, not run: the {backend} delegate does not run on this host")
     record = _record(
@@ -176,7 +178,7 @@ def lower(
         raise
     except Exception as error:  # The delegates' own checks: assertions and errors of every kind.
         raise InputError(
-            f"{network.arch} cannot be lowered to {backend} {precision}: ExecuTorch says {_first_line(error)}; "
+            f"{network.arch} cannot be lowered to {backend} {precision}: ExecuTorch says {first_line(error)}; "
             "rewrite the module that has this operator, or take another backend"
         ) from error
     delegated.in_float = in_float
@@ -188,7 +190,7 @@ def _why_not_exported(arch: str, error: Exception) -> str:
     places = re.findall(r'File "(?!.*/torch/)([^"]+)", line (\d+), in (\w+)', str(error))
     where = f" at {places[-1][0]}:{places[-1][1]} ({places[-1][2]})" if places else ""
     return (
-        f"{arch} cannot be exported{where}: torch.export says {_first_line(error)}; "
+        f"{arch} cannot be exported{where}: torch.export says {first_line(error)}; "
         "rewrite the module that branches on its data"
     )
 
@@ -238,16 +240,15 @@ def run_pte(program: bytes, images: Tensor) -> Tensor:
     Raises:
         InputError: ExecuTorch cannot load it: truncated, or of another version.
     """
-    with quiet():
-        runtime = executorch("runtime").Runtime.get()
-        # The runtime reads memory in order, whatever a tensor's strides say.
-        try:
-            loaded = runtime.load_program(program)
+    try:
+        with quiet():
+            loaded = executorch("runtime").Runtime.get().load_program(program)
             method = loaded.load_method("forward")
             dtype = {5: torch.float16}.get(method.metadata.input_tensor_meta(0).dtype(), torch.float32)
+            # The runtime reads memory in order, whatever a tensor's strides say.
             outputs = [method.execute([image[None].to(dtype).contiguous()])[0].float().clone() for image in images]
-        except RuntimeError as error:
-            raise InputError(f"ExecuTorch cannot run the program: {_first_line(error)}") from error
+    except RuntimeError as error:
+        raise InputError(f"ExecuTorch cannot run the program: {first_line(error)}") from error
     return torch.cat(outputs)
 
 
@@ -276,16 +277,18 @@ def _prove(
             images=len(labels),
             data=network.data_set(),
         )
-    arithmetic = half_arithmetic() if precision == "fp16" else precision
-    evidence = ParityEvidence.of(
-        measured, limits, data=f"{network.data_set()} test", runtime=RUNTIME, arithmetic=arithmetic
-    )
-    return evidence, accuracy
+    return ParityEvidence.of(measured, limits, data=f"{network.data_set()} test", runtime=RUNTIME), accuracy
+
+
+def _arithmetic(precision: Precision, delegated: Delegation) -> str | None:
+    if precision == "int8" and delegated.in_float:
+        return "int8, in part fp32"
+    return half_arithmetic() if precision == "fp16" else precision
 
 
 @functools.cache
 def half_arithmetic() -> str | None:
-    """What XNNPACK computes fp16 files in on this host: ``fp16``, ``fp32, stored as fp16``, or ``None``: neither.
+    """What XNNPACK computes fp16 files in on this host: ``fp16``, ``fp32, stored as fp16``, or ``None``: unknown.
 
     XNNPACK chooses by the processor (its ``hardware-config.c``) and does not tell, so a convolution is asked to add 8
     ones to 2048. Between 2048 and 4096 halves are 2 apart: ones that are added one by one in half precision are lost.
@@ -295,10 +298,12 @@ def half_arithmetic() -> str | None:
     nn.init.constant_(convolution.bias, 2048.0)  # type: ignore[arg-type]
     ones = torch.ones(1, 8, 2, 2, dtype=torch.float16)
     with quiet():
-        exported = torch.export.export(convolution, (ones,))
-        edge = executorch("exir").to_edge_transform_and_lower(exported, partitioner=[_partitioner("xnnpack")])
-        program = edge.to_executorch()
-    answer = run_pte(bytes(program.buffer), ones).unique().tolist()
+        try:
+            exported = torch.export.export(convolution, (ones,))
+            edge = executorch("exir").to_edge_transform_and_lower(exported, partitioner=[_partitioner("xnnpack")])
+            answer = run_pte(bytes(edge.to_executorch().buffer), ones).unique().tolist()
+        except Exception:  # A note about the host must not cost the user a file that is already proven.
+            return None
     return "fp16" if answer == [2048.0] else "fp32, stored as fp16" if answer == [2056.0] else None
 
 
@@ -346,8 +351,3 @@ def _record(
 def _num_classes(network: Network) -> int:
     with torch.no_grad():
         return network.model(network.example()).shape[1]
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0]

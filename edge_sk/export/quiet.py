@@ -44,10 +44,12 @@ def quiet() -> Iterator[None]:
             sys.stderr.flush()
             os.dup2(terminal, 2)
             os.close(terminal)
-            os.unlink(held.name)
+            held.seek(0)
+            words = held.read()
+            held.close()
+            os.unlink(held.name)  # Windows does not remove open files
             if said:
-                held.seek(0)
-                sys.stderr.write(held.read() + "".join(map(_line, caught)))
+                sys.stderr.write(words + "".join(map(_line, caught)))
     for warning in caught:
         if issubclass(warning.category, RuntimeWarning):
             warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)

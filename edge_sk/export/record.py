@@ -21,6 +21,9 @@ from edge_sk.files import file_digest, write_text
 
 SCHEMA_VERSION = 1
 
+CORE_ML = "Core ML on macOS"
+"""How the runtime of a parity that Core ML itself computed begins."""
+
 LAYOUT = "NCHW, RGB, float in [0, 1]"
 
 Format = Literal["pte", "mlpackage"]
@@ -96,7 +99,8 @@ class ParityEvidence(_Part):
     runtime: str = Field(description="What executed the file")
     arithmetic: str | None = Field(
         default=None,
-        description="What the host computed in: fp32, int8, fp16 (sums too) or 'fp32, stored as fp16'; null: unknown",
+        description="What the host computed in: fp32, int8, 'int8, in part fp32', fp16 (sums too) or 'fp32, stored as "
+        "fp16'; null: unknown",
     )
     threshold_relative: float | None
     threshold_sqnr_db: float
@@ -233,8 +237,14 @@ class Record(_Part):
             older = read_record(record_path(artifact))
             if older.sha256 is not None and older.sha256 == self.sha256:
                 self.latency, self.traces = older.latency, older.traces
+                if _by_core_ml(older.parity) and not _by_core_ml(self.parity):
+                    self.parity, self.accuracy, self.notes = older.parity, older.accuracy, older.notes
                 if self.program is not None and older.program is not None:
                     self.program.compute_units = older.program.compute_units
+
+
+def _by_core_ml(proof: ParityEvidence | None) -> bool:
+    return proof is not None and proof.runtime.startswith(CORE_ML)
 
 
 def newest(measurements: Iterable[Measurement]) -> list[Measurement]:

@@ -234,7 +234,7 @@ def _find(model: nn.Module) -> tuple[str | None, list[Site], list[Left]]:
             break
         except Exception as error:
             # Tracing runs the model's own Python code, which can raise anything.
-            untraced = untraced or f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"[:200]
+            untraced = untraced or f"{type(error).__name__}: {running.first_line(error)}"[:200]
     else:
         return untraced, *structure.find(model)
     unseen = {item.name for item in left if item.reason == dataflow.UNSEEN}

@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import nn
 
+from edge_sk.running import IMAGENET
+
 # What timm calls a default_cfg: how to feed the network. Entries say where they differ.
 DEFAULT_CFG: dict[str, Any] = {
     "url": "",
@@ -16,8 +18,7 @@ DEFAULT_CFG: dict[str, Any] = {
     "pool_size": (7, 7),
     "crop_pct": 0.875,
     "interpolation": "bilinear",
-    "mean": (0.485, 0.456, 0.406),
-    "std": (0.229, 0.224, 0.225),
+    **IMAGENET,
 }
 # What timm's networks take; ours have no drop_path_rate.
 TIMM_OPTIONS = ("drop_rate", "drop_path_rate")

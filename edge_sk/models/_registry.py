@@ -225,8 +225,10 @@ def parse_name(name: str) -> tuple[str, dict[str, Any]]:
     """Split ``"NAME@option=value,..."``; numbers, true and false are read as such.
 
     Raises:
-        InputError: A part that is not ``option=value``.
+        InputError: No text, or a part that is not ``option=value``.
     """
+    if not isinstance(name, str):
+        raise InputError(f"{name!r} is no name of a model: give text; edge_sk.list_models() lists the names")
     name, _, rest = name.partition("@")
     options: dict[str, Any] = {}
     for part in filter(None, rest.split(",")):

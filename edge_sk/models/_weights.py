@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from edge_sk.errors import InputError
+from edge_sk.running import first_line
 
 _logger = logging.getLogger(__name__)
 
@@ -117,7 +118,7 @@ def _from_timm(name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
         model: Any = timm.create_model(name, pretrained=True)
     except Exception as error:
         # A download fails in as many ways as a network does.
-        raise InputError(f"the weights of timm:{name} could not be had: {_first_line(error)}") from error
+        raise InputError(f"the weights of timm:{name} could not be had: {first_line(error)}") from error
     return model.state_dict(), image_fields(model.pretrained_cfg)
 
 
@@ -133,7 +134,7 @@ def _from_torchvision(name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         state = torchvision.models.get_model(arch, weights=tag or "DEFAULT").state_dict()
     except Exception as error:
-        raise InputError(f"the weights of torchvision:{name} could not be had: {_first_line(error)}") from error
+        raise InputError(f"the weights of torchvision:{name} could not be had: {first_line(error)}") from error
     return state, torchvision_fields(weights[tag or "DEFAULT"])
 
 
@@ -150,10 +151,6 @@ def torchvision_fields(weights: Any) -> dict[str, Any]:
             "interpolation": transform.interpolation.value,
         }
     )
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 # timm's selective-kernel ResNets (skresnext50_32x4d, ...): names of the unit, and of what stands beside it in a block.

@@ -45,7 +45,7 @@ def trace(model: nn.Module, shape: tuple[int, ...]) -> tuple[Any, FeatureMap]:
             set_handles(analysis, largest)
             analysis.by_operator()
         except Exception as error:
-            failure: Exception | None = error
+            failure = error
         else:
             return analysis, largest[0]
     raise InputError(_why(model, shape, image, failure)) from failure
@@ -86,10 +86,10 @@ def _image(model: nn.Module, shape: tuple[int, ...]) -> Tensor:
     try:
         return torch.zeros(shape, dtype=reference.dtype, device=reference.device)
     except RuntimeError as error:
-        raise InputError(f"input {_times(shape)} cannot be made: {_one_line(error)}") from error
+        raise InputError(f"input {_times(shape)} cannot be made: {running.first_line(error)}") from error
 
 
-def _why(model: nn.Module, shape: tuple[int, ...], image: Tensor, failure: Exception | None) -> str:
+def _why(model: nn.Module, shape: tuple[int, ...], image: Tensor, failure: Exception) -> str:
     """Tell an input that does not fit from a network that cannot be traced, by running it without a trace."""
     with _restored(model), torch.no_grad():
         model.eval()
@@ -97,19 +97,14 @@ def _why(model: nn.Module, shape: tuple[int, ...], image: Tensor, failure: Excep
             model(image)
         except Exception as error:
             return (
-                f"{network_name(model)} does not run on an input of {_times(shape)}: {_one_line(error)}; "
+                f"{network_name(model)} does not run on an input of {_times(shape)}: {running.first_line(error)}; "
                 "try another input size"
             )
     return (
-        f"{network_name(model)} cannot be traced, so it cannot be counted: {_one_line(failure)}; "
+        f"{network_name(model)} cannot be traced, so it cannot be counted: {running.first_line(failure)}; "
         "profile a plain nn.Module that takes one tensor, not a scripted or compiled one"
     )
 
 
 def _times(shape: Sequence[int]) -> str:
     return "x".join(map(str, shape))
-
-
-def _one_line(error: BaseException | None) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:200] if lines else type(error).__name__

@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 from playwright.sync_api import expect
 
+import edge_sk
 from deploy.report import main
 from edge_sk.export.report import Report, read_report, render_html
+from tests.export.test_network import save_run
 
 SAMPLE = Path(__file__).parents[2] / "docs" / "report" / "report.json"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -83,6 +85,24 @@ def test_bad_input_is_one_line(
     assert message in said
     assert said.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_an_unfinished_run_is_taken_on_demand_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import deploy.report
+
+    state = edge_sk.create_model("shufflenetv2_0.5", num_classes=3).state_dict()
+    command = ["--checkpoint", str(save_run(tmp_path / "run", state, "digits", epochs=1)), "--output"]
+    assert main([*command, str(tmp_path / "out")]) == 2
+    said = capsys.readouterr().err
+    assert "run is not finished (1 of 2 epochs); continue it" in said
+    assert "--unfinished" in said
+    assert said.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+    monkeypatch.setattr(deploy.report, "_collect", lambda *_: None)
+    main([*command, str(tmp_path / "out"), "--unfinished"])
+    assert "warning: the training of run is not finished: 1 of 2 epochs\n" in capsys.readouterr().err
 
 
 def test_an_old_report_survives_a_failing_new_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,7 +30,7 @@ def state() -> dict[str, torch.Tensor]:
     return edge_sk.create_model("shufflenetv2_0.5", num_classes=3).state_dict()
 
 
-def _run(folder: Path, state: dict[str, torch.Tensor], data: str, *, epochs: int = 2, **options: Any) -> Path:
+def save_run(folder: Path, state: dict[str, torch.Tensor], data: str, *, epochs: int = 2, **options: Any) -> Path:
     """A run folder after so many of two epochs."""
     config = RunConfig(
         arch="shufflenetv2_0.5", num_classes=3, classes=None, in_chans=3, input_size=(3, 32, 32), mean=(0.5,) * 3,
@@ -65,7 +65,7 @@ def test_a_run_on_shards_is_read_as_it_was_trained(tmp_path: Path, state: dict[s
     """The splits have names that only the run's recipe knows."""
     pytest.importorskip("webdataset")
     _shards(tmp_path / "shards", {"a.tar": 20, "b.tar": 90})
-    run = _run(
+    run = save_run(
         tmp_path / "run", state, f"wds/{tmp_path / 'shards'}", num_classes=3, train_split="a.tar|20",
         val_split="b.tar|90",
     )  # fmt: skip
@@ -80,7 +80,7 @@ def test_a_run_on_shards_is_read_as_it_was_trained(tmp_path: Path, state: dict[s
 
 
 def test_embedded_data_need_no_recipe(tmp_path: Path, state: dict[str, torch.Tensor]) -> None:
-    run = _run(tmp_path / "run", state, "digits", root="elsewhere")
+    run = save_run(tmp_path / "run", state, "digits", root="elsewhere")
     (run / RECIPE).unlink()
     assert from_run(run).data_options == {}
     with pytest.raises(InputError, match=r"has no recipe\.yaml"):
@@ -90,18 +90,18 @@ def test_embedded_data_need_no_recipe(tmp_path: Path, state: dict[str, torch.Ten
 def test_a_run_called_untrained_is_trained(
     tmp_path: Path, state: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    network = from_run(_run(tmp_path / UNTRAINED, state, "digits"))
+    network = from_run(save_run(tmp_path / UNTRAINED, state, "digits"))
     assert network.trained
     assert network.weights != UNTRAINED
     assert tmp_path / network.weights == tmp_path / UNTRAINED
-    monkeypatch.chdir(_run(tmp_path / "named", state, "digits"))
+    monkeypatch.chdir(save_run(tmp_path / "named", state, "digits"))
     assert from_run(".").weights == "named"
     assert from_run(".").trained
 
 
 @pytest.mark.parametrize("epochs", [0, 1])
 def test_an_unfinished_run_is_taken_on_demand_only(tmp_path: Path, state: dict[str, torch.Tensor], epochs: int) -> None:
-    run = _run(tmp_path / "run", state, "digits", epochs=epochs)
+    run = save_run(tmp_path / "run", state, "digits", epochs=epochs)
     with pytest.raises(InputError, match=rf"run is not finished \({epochs} of 2 epochs\); continue .* --unfinished"):
         from_run(run)
     assert from_run(run, unfinished=True).training == f"not finished: {epochs} of 2 epochs"
@@ -110,7 +110,7 @@ def test_an_unfinished_run_is_taken_on_demand_only(tmp_path: Path, state: dict[s
 def test_a_run_is_finished_after_its_last_epoch_and_unknown_without_a_recipe(
     tmp_path: Path, state: dict[str, torch.Tensor]
 ) -> None:
-    run = _run(tmp_path / "run", state, "digits")
+    run = save_run(tmp_path / "run", state, "digits")
     assert from_run(run).training is None
     (run / RECIPE).unlink()
     assert from_run(run).training == "not known to be finished: the run folder has no recipe.yaml"
@@ -118,7 +118,7 @@ def test_a_run_is_finished_after_its_last_epoch_and_unknown_without_a_recipe(
 
 def test_trained_weights_need_images_of_their_own(tmp_path: Path, state: dict[str, torch.Tensor]) -> None:
     """Nobody's choice of digits must decide int8 ranges or parity of a network that never saw one."""
-    start = _run(tmp_path / "start", state, "digits")
+    start = save_run(tmp_path / "start", state, "digits")
     trained = from_arch("shufflenetv2_0.5", init_from=str(start))
     for ask in (
         lambda: trained.images(split="train", limit=1),
@@ -136,7 +136,7 @@ def test_trained_weights_need_images_of_their_own(tmp_path: Path, state: dict[st
 
 
 def test_a_run_whose_data_are_gone_takes_no_others(tmp_path: Path, state: dict[str, torch.Tensor]) -> None:
-    network = from_run(_run(tmp_path / "run", state, str(tmp_path / "gone")))
+    network = from_run(save_run(tmp_path / "run", state, str(tmp_path / "gone")))
     with pytest.raises(InputError, match=r"--data .*gone does not exist"):
         next(network.images(split="train", limit=1))
 

@@ -7,11 +7,13 @@ import copy
 import dataclasses
 import errno
 import hashlib
+import os
 import platform
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,7 +24,7 @@ import edge_sk
 from edge_sk.errors import InputError
 from edge_sk.export import delegation, parity, pte, to_pte
 from edge_sk.export.network import UNTRAINED, Network, from_arch
-from edge_sk.export.record import Delegation, Leftover, ParityEvidence, Record, read_record, record_path
+from edge_sk.export.record import Delegation, Leftover, ParityEvidence, Precision, Record, read_record, record_path
 
 pytest.importorskip("executorch")
 
@@ -69,6 +71,7 @@ def test_int8_keeps_the_accuracy(exported: Exported) -> None:
     path, record = exported["int8"]
     assert (record.delegation.delegates, record.delegation.left) == (1, [])
     assert record.delegation.in_float == ["sigmoid x13"]
+    assert record.parity.arithmetic == "int8, in part fp32"
     assert record.accuracy.top1 > record.accuracy.eager_top1 - 0.05  # of a network that is unsure
     # What the network learns depends on the processor: 86 to 89 % by its vector instructions. Chance is 10 %.
     assert record.parity.top1_agreement > 0.75
@@ -107,12 +110,29 @@ def test_truncated(exported: Exported) -> None:
             pte.run_pte(content[:length], torch.zeros(1, 3, 40, 40))
 
 
+def test_what_executorch_says_of_a_file_that_it_cannot_run_is_shown(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    class Runtime:
+        @classmethod
+        def get(cls) -> Any:
+            os.write(2, b"the program is damaged\n")
+            raise RuntimeError("error 0x23")
+
+    monkeypatch.setattr(pte, "executorch", lambda module: SimpleNamespace(Runtime=Runtime))
+    with pytest.raises(InputError, match="ExecuTorch cannot run the program: error 0x23"):
+        pte.run_pte(b"", torch.zeros(1, 3, 8, 8))
+    assert capfd.readouterr().err == "the program is damaged\n"
+
+
 def test_softmax_and_fp16(lived_in: Callable[[nn.Module], nn.Module], tmp_path: Path) -> None:
     network = _tiny(_small(lived_in), weights=UNTRAINED)  # probabilities of random weights hardly vary
     record = to_pte(network, tmp_path, precision="fp16", softmax=True)
     assert record.softmax
     assert record.delegation is not None
     assert record.delegation.whole
+    assert record.parity is not None
+    assert record.parity.arithmetic == pte.half_arithmetic() is not None
     got = pte.run_pte((tmp_path / record.file).read_bytes(), torch.rand(3, 3, 16, 16))
     torch.testing.assert_close(got.sum(1), torch.ones(3), atol=5e-3, rtol=0)
     # The model that was given is as it was.
@@ -130,7 +150,7 @@ def test_a_damaged_fp16_file_is_refused(weights: str, lived_in: Callable[[nn.Mod
         _, program, _ = pte.lower(dataclasses.replace(network, model=damaged), precision="fp16")
         return pte._prove(network, bytes(program.buffer), "fp16", False, 64, name="small.pte")[0]
 
-    assert evidence(lambda model: None).arithmetic == pte.half_arithmetic() is not None
+    evidence(lambda model: None)
     for damage in (lambda model: model[0].weight.zero_(), lambda model: model[1].reset_parameters()):
         with pytest.raises(InputError, match=r"SQNR .* dB is below"):
             evidence(damage)
@@ -142,6 +162,26 @@ def test_the_arithmetic_of_fp16_is_what_the_processor_has() -> None:
     if not flags or expected is None:
         pytest.skip("flags of Linux on x86-64 and Arm are known here")
     assert (pte.half_arithmetic() == "fp16") == (expected in flags)
+
+
+def test_the_arithmetic_is_unknown_where_the_probe_fails(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def failing(*_: object) -> Any:
+        raise AssertionError("no such kernel")
+
+    monkeypatch.setattr(pte, "_partitioner", failing)
+    assert pte.half_arithmetic.__wrapped__() is None
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("precision", "in_float", "expected"),
+    [("int8", [], "int8"), ("int8", ["sigmoid x13"], "int8, in part fp32"), ("fp32", [], "fp32")],
+)
+def test_the_arithmetic_names_what_computes_in_float(precision: Precision, in_float: list[str], expected: str) -> None:
+    delegated = Delegation(delegates=1, operators_delegated=1, left=[], in_float=in_float)
+    assert pte._arithmetic(precision, delegated) == expected
 
 
 class _Cumulative(nn.Module):

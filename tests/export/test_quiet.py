@@ -67,6 +67,23 @@ def test_a_crash_leaves_what_was_said(tmp_path: Path) -> None:
     assert left.read_text() == "last words"
 
 
+def test_the_log_is_closed_before_it_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows refuses to remove an open file, and its error would hide the real one."""
+    made, files, remove = tempfile.NamedTemporaryFile, [], os.unlink
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(tempfile, "NamedTemporaryFile", lambda *args, **kw: files.append(made(*args, **kw)) or files[0])
+
+    def unlink(path: str) -> None:
+        if not files[0].closed:
+            raise PermissionError(path)
+        remove(path)
+
+    monkeypatch.setattr(os, "unlink", unlink)
+    with pytest.raises(RuntimeError, match="the real error"), quiet():
+        raise RuntimeError("the real error")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_nothing_is_left_otherwise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     with quiet():

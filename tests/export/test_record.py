@@ -72,6 +72,31 @@ def test_measurements_stay_with_the_bytes_that_were_measured(tmp_path: Path) -> 
     assert record.latency == []
 
 
+@pytest.mark.parametrize(
+    ("older", "newer", "kept"),
+    [
+        ("Core ML on macOS 15.0, all compute units", "the interpreter", True),
+        ("Core ML on macOS 15.0, all compute units", "Core ML on macOS 26.0, all compute units", False),
+        ("the interpreter", "the interpreter", False),
+    ],
+)
+def test_what_a_device_computed_gives_way_to_a_device_alone(older: str, newer: str, kept: bool, tmp_path: Path) -> None:
+    logits = torch.randn(64, 4)
+
+    def record(runtime: str) -> Record:
+        proof = ParityEvidence.of(
+            parity.compare(logits, logits), parity.threshold("mlpackage", "fp32"), data="digits", runtime=runtime
+        )
+        return _record(sha256="a", parity=proof, notes=[f"by {runtime}"])
+
+    write_record(tmp_path / "net.mlpackage", record(older))
+    again = record(newer)
+    again.keep_measurements(tmp_path / "net.mlpackage")
+    assert again.parity is not None
+    assert again.parity.runtime == (older if kept else newer)
+    assert again.notes == [f"by {again.parity.runtime}"]
+
+
 def test_a_record_is_of_its_file(tmp_path: Path) -> None:
     artifact = tmp_path / "net.pte"
     artifact.write_bytes(b"program")

@@ -294,6 +294,7 @@ def test_bad_weights(tmp_path: Path) -> None:
     ("name", "options", "message"),
     [
         ("sk_shufflenetv2_1", {}, "unknown model 'sk_shufflenetv2_1'; did you mean sk_shufflenetv2_1.0"),
+        (None, {}, "None is no name of a model: give text"),
         ("xyzzy", {}, "unknown model 'xyzzy'; edge_sk.list_models"),
         ("timm:mobilenetv2_10", {}, "timm has no model 'mobilenetv2_10'; did you mean"),
         ("torchvision:shufflenet", {}, "torchvision has no classification model 'shufflenet'"),

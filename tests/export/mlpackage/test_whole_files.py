@@ -20,8 +20,9 @@ from deploy.mac.compute_plan import main as compute_plan
 from deploy.mac.latency import main as latency
 from edge_sk.errors import InputError, script
 from edge_sk.export import coreml_device, mlpackage, to_mlpackage
+from edge_sk.export.coreml_runtime import INTERPRETER, INTERPRETER_NOTE
 from edge_sk.export.coreml_tools import coremltools
-from edge_sk.export.record import Record, record_of, record_path, write_record
+from edge_sk.export.record import Accuracy, Record, record_of, record_path, write_record
 from edge_sk.files import file_digest
 from tests.export.mlpackage.networks import WEIGHTS, contents, make_network, tiny
 from tests.export.test_record import measured
@@ -137,11 +138,17 @@ def test_another_export_is_the_same_package_and_keeps_what_devices_measured(live
     record.add_latency(measured(5.0, "an iPhone", "2026-01-01"))
     assert record.program is not None
     record.program.compute_units = {"a Mac, all": {"CPU": 3}}
+    assert record.parity is not None
+    # What deploy/mac/check.py writes.
+    record.parity.runtime = "Core ML on macOS 15.0, all compute units"
+    record.accuracy = Accuracy(top1=0.5, eager_top1=0.5, images=64, data="digits")
+    record.notes.remove(INTERPRETER_NOTE)
     write_record(package, record)
     again = to_mlpackage(network, tmp_path, precision="fp32")
     assert contents(package) == before
     assert record_of(package) == again
     assert again.latency == record.latency
+    assert (again.parity, again.accuracy, again.notes) == (record.parity, record.accuracy, record.notes)
     assert again.program is not None
     assert again.program.compute_units == record.program.compute_units
     with torch.no_grad():
@@ -149,6 +156,9 @@ def test_another_export_is_the_same_package_and_keeps_what_devices_measured(live
     other = to_mlpackage(network, tmp_path, precision="fp32")
     assert other.sha256 != again.sha256
     assert other.latency == []
+    assert other.parity is not None
+    assert other.parity.runtime == INTERPRETER
+    assert INTERPRETER_NOTE in other.notes
     assert other.program is not None
     assert other.program.compute_units is None
 
