@@ -69,7 +69,7 @@ def reparameterize(model: nn.Module, example: Any = None) -> nn.Module:
         raise InputError(f"reparameterize takes a Python module (nn.Module), got {type(model).__name__}")
     if any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers())):
         raise InputError("the model has no weights (meta device); build or load it on a real device first")
-    form = _frozen(running.copied(model))
+    form = _frozen(running.copied(model)).eval()
     rewrites = Rewrites()
     if example is None:
         arguments: tuple[Any, ...] = (running.random_images(model, running.input_shape(model)),)
@@ -87,14 +87,14 @@ def reparameterize(model: nn.Module, example: Any = None) -> nn.Module:
             form, rewrites = _rewrite_whole(form, arguments)
     carry_attributes(model, form)
     form.reparameterized = rewrites  # type: ignore[assignment]
-    return form
+    return _frozen(form)
 
 
 def _frozen(model: nn.Module) -> nn.Module:
     for parameter in model.parameters():
         if parameter.is_leaf:  # those of a scripted child are not
             parameter.requires_grad_(False)
-    return model.eval()
+    return model
 
 
 def _rewrite_whole(untouched: nn.Module, arguments: Sequence[Any]) -> tuple[nn.Module, Rewrites]:
@@ -237,16 +237,14 @@ def _with_forms(
     try:
         together = _with(module, forms)
         behaviour.check(together)
-    except Exception:  # The parent may read an attribute that a form lacks, or a form may be wrong: find out which.
-        for name, form in forms.items():
-            try:
-                alone = _with(module, {name: form})
-                behaviour.check(alone)
-            except Exception as error:
-                rewrites.undone[f"{step}: {name}" if name else step] = first_line(error)
-            else:
-                module = alone
-                rewrites.add(step, fusing)
+    except Exception as error:  # The parent may read an attribute that a form lacks, or a form may be wrong.
+        if len(forms) == 1:
+            (name,) = forms
+            rewrites.undone[f"{step}: {name}" if name else step] = first_line(error)
+            return module
+        items = list(forms.items())
+        for part in (items[: len(items) // 2], items[len(items) // 2 :]):
+            module = _with_forms(module, dict(part), behaviour, rewrites, step)
         return module
     rewrites.add(step, len(forms) if fusing else 0)
     return together

@@ -12,7 +12,7 @@ from recipes.graft_table import look_trained
 
 TIMM = """
     mobilenetv1_100 mobilenetv2_050 mobilenetv3_small_050 mobilenetv4_conv_small lcnet_050 tf_efficientnet_lite0
-    fbnetv3_b mixnet_s ghostnet_100 ghostnetv3_100 repghostnet_100 rexnet_100 repvit_m0_9 fastvit_t8 mobileone_s0
+    fbnetv3_b mixnet_s ghostnet_100 ghostnetv2_100 repghostnet_100 rexnet_100 repvit_m0_9 fastvit_t8 mobileone_s0
     repvgg_a0 starnet_s1 hgnetv2_b0 ese_vovnet19b_dw efficientvit_b0 efficientvit_m0 efficientformer_l1
     efficientformerv2_s0 shvit_s1 swiftformer_xs nextvit_small edgenext_xx_small mobilevit_s tiny_vit_5m_224
     coatnet_rmlp_nano_rw_224 convnext_atto convmixer_768_32 pvt_v2_b0 regnety_002 regnetz_b16 resnet18
