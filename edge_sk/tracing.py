@@ -201,11 +201,12 @@ class Tracer(fx.Tracer):
 
 def writes(node: fx.Node) -> bool:
     """Whether a node matters although nothing reads its result: it writes into a tensor, or checks a constant."""
+    if node.op == "call_module":
+        owner = node.graph.owning_module
+        parts = owner.get_submodule(str(node.target)).modules() if owner is not None else ()
+        return any(getattr(part, "inplace", False) or getattr(part, "_is_impure", False) for part in parts)
     if node.is_impure() or node.target in (*_IN_PLACE, operator.setitem) or node.kwargs.get("out") is not None:
         return True
-    if node.op == "call_module" and node.graph.owning_module is not None:
-        module = node.graph.owning_module.get_submodule(str(node.target))
-        return any(getattr(part, "inplace", False) for part in module.modules())
     name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
     in_place = name.endswith("_") and not name.endswith("__")
     return node.op in ("call_method", "call_function") and (in_place or bool(node.kwargs.get("inplace")))

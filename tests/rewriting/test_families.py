@@ -65,5 +65,6 @@ def test_family(name: str, grafted: bool) -> None:
             assert difference <= 4 * running.compare(model.double()(images.double()), expected.double())
     rewrites = form.reparameterized
     assert not rewrites.undone
-    assert not rewrites.left
+    # Branches on sizes, and its source does more with its children than call them: they are left alone.
+    assert not rewrites.left or name in ("timm:visformer_tiny", "timm:csatv2")
     assert rewrites.difference is not None
