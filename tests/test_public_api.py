@@ -87,7 +87,10 @@ def test_the_wheel_holds_the_library_and_nothing_else(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     held = {name for name in names if ".dist-info/" not in name}
     assert held == set(tracked("edge_sk"))
-    assert {"edge_sk/py.typed", "edge_sk/export/report/page.html.jinja"} <= held
+    assert {
+        "edge_sk/py.typed",
+        *(f"edge_sk/export/report/page.{kind}" for kind in ("css", "html.jinja", "js", "md.jinja")),
+    } <= held
     assert len({name.split("/")[0] for name in names} - {"edge_sk"}) == 1
 
 

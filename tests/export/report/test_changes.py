@@ -6,8 +6,8 @@ import pytest
 
 from edge_sk.export.record import Leftover
 from edge_sk.export.report import Failure, Report, compare
-from edge_sk.export.report.settings import difference_noise_ms, noise_ms
-from edge_sk.export.report.verdicts import delegation_mark, parity_mark
+from edge_sk.export.report.latencies import difference_noise_ms, noise_ms
+from edge_sk.export.report.marks import delegation_mark, parity_mark
 from tests.export.report.samples import find, latency, trained
 
 
