@@ -1,4 +1,4 @@
-"""The selective kernel in the form that stays inside one delegate."""
+"""The selective kernel for inference, in operators that stay inside one delegate."""
 
 from __future__ import annotations
 
@@ -9,13 +9,21 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from edge_sk.errors import InputError
-from edge_sk.rewriting.batchnorm import folded
 from edge_sk.tracing import is_activation
 
 if TYPE_CHECKING:
     from edge_sk.selective_kernel import SelectiveKernel
+
+
+def folded(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
+    """A new convolution that computes ``norm(conv(x))``; rounded once, from float64."""
+    exact_conv, exact_norm = copy.deepcopy(conv), copy.deepcopy(norm)
+    for module in (exact_conv, exact_norm):
+        module.to("cpu", torch.float64)
+    return fuse_conv_bn_eval(exact_conv, exact_norm).to(conv.weight.device, conv.weight.dtype)
 
 
 class DeploySelectiveKernel(nn.Module):
