@@ -154,7 +154,7 @@ def commands() -> list[str]:
 def test_ci_runs_what_the_readme_promises() -> None:
     """Its commands, the same answers from both files, a wheel that holds the library, and the sweep over families."""
     script = (ROOT / ".ci" / "run").read_text(encoding="utf-8").replace("\\\n", " ")
-    (paths,) = re.findall(r"^pytest -m slow (.+)$", script, re.MULTILINE)
+    (paths,) = re.findall(r"^pytest -n 2 -m slow (.+)$", script, re.MULTILINE)
     promised = "tests/test_readme.py tests/recipes tests/test_public_api.py tests/deploy/test_same_answers.py"
     assert {*promised.split(), "tests/deploy/test_claims.py", "tests/rewriting/test_families.py"} <= set(paths.split())
 

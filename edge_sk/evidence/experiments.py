@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -76,12 +77,19 @@ class Comparison:
 
 # What SK is compared with, by how it is called on the page.
 ROLES = {
-    "plain": "{}",
-    "SE": "se_{}",
-    "one branch": "sk_{}@kernels=3,select=false",
-    "sum of the branches": "sk_{}@select=false",
-    "equal kernels": "sk_{}@kernels=3+3",
+    "plain": "{plain}",
+    "SE": "se_{plain}",
+    "one branch": "{sk},kernels=3,select=false",
+    "sum of the branches": "{sk},select=false",
+    "equal kernels": "{sk},kernels=3+3",
 }
+# What version 0.1 trained: an activation in every branch, and in MobileNet every site.
+FORMS = {"shufflenetv2": "act=relu", "mobilenetv2": "sk_units=all,act=relu6"}
+
+
+def selective(plain: str) -> str:
+    """The network with selective kernels that was trained beside a plain one."""
+    return f"sk_{plain}@{FORMS[plain.partition('_')[0]]}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -99,11 +107,11 @@ class Family(Comparison):
     @property
     def selective(self) -> str:
         """The network in question."""
-        return f"sk_{self.plain}"
+        return selective(self.plain)
 
     def other(self, role: str) -> str | None:
         """The network of a role, if it is in the comparison."""
-        arch = ROLES[role].format(self.plain)
+        arch = ROLES[role].format(plain=self.plain, sk=self.selective)
         return arch if arch in self.archs else None
 
 
@@ -114,7 +122,7 @@ def family(
     return Family(
         key=f"compare_{plain}{suffix}",
         title=f"`{plain}`{f', {occasion}' if occasion else ''}: {', '.join(roles)}, SK",
-        archs={ROLES[role].format(plain): role for role in roles} | {f"sk_{plain}": "SK"},
+        archs={ROLES[role].format(plain=plain, sk=selective(plain)): role for role in roles} | {selective(plain): "SK"},
         output=f"{RUNS}{suffix}",
         epochs=epochs,
         occasion=occasion,
@@ -126,10 +134,8 @@ def family(
 
 def kernels(spec: str, *, select: bool) -> str:
     """A row of Tables 6 and 7 on the small network."""
-    name = "sk_shufflenetv2_0.5"
-    if select:
-        return name if spec == "3+3d2" else f"{name}@kernels={spec}"
-    return f"{name}@select=false" if spec == "3+3d2" else f"{name}@kernels={spec},select=false"
+    name = selective("shufflenetv2_0.5") + ("" if spec == "3+3d2" else f",kernels={spec}")
+    return name if select else f"{name},select=false"
 
 
 SMALL = family("shufflenetv2_0.5", *ROLES)
@@ -159,7 +165,7 @@ FAMILIES = (SMALL, SMALL_FIRST, SMALL_LONGER, LARGER, MOBILENET)
 # Called as in Table 7.
 KERNELS = Comparison(
     key="compare_kernels",
-    title="The kernels of Tables 6 and 7, in `sk_shufflenetv2_0.5`",
+    title=f"The kernels of Tables 6 and 7, in `{selective('shufflenetv2_0.5')}`",
     archs={
         kernels("3", select=False): "K3",
         kernels("3d2", select=False): "K5",
@@ -203,7 +209,7 @@ class Watched:
     def key(self) -> str:
         """What its record and plot are called."""
         suffix = self.trained.output.removeprefix(RUNS)
-        return f"attention_{self.arch.replace('@', '_').replace('=', '_')}{suffix}"
+        return f"attention_{re.sub('[@=,]', '_', self.arch)}{suffix}"
 
     @property
     def title(self) -> str:
@@ -233,13 +239,13 @@ class Watched:
 
 
 WATCHED = (
-    Watched("sk_shufflenetv2_0.5", SMALL),
-    Watched("sk_shufflenetv2_0.5@kernels=3+3", SMALL, is_control=True),
-    Watched("sk_shufflenetv2_0.5", SMALL_LONGER),
-    Watched("sk_shufflenetv2_1.0", LARGER),
-    Watched("sk_shufflenetv2_1.0@kernels=3+3", LARGER, is_control=True),
-    Watched("sk_mobilenetv2_0.5", MOBILENET),
-    Watched("sk_mobilenetv2_0.5@kernels=3+3", MOBILENET, is_control=True),
+    Watched(SMALL.selective, SMALL),
+    Watched(f"{SMALL.selective},kernels=3+3", SMALL, is_control=True),
+    Watched(SMALL_LONGER.selective, SMALL_LONGER),
+    Watched(LARGER.selective, LARGER),
+    Watched(f"{LARGER.selective},kernels=3+3", LARGER, is_control=True),
+    Watched(MOBILENET.selective, MOBILENET),
+    Watched(f"{MOBILENET.selective},kernels=3+3", MOBILENET, is_control=True),
 )
 
 

@@ -180,7 +180,7 @@ def test_report_is_for_people_and_for_json(lived_in: LivedIn) -> None:
     assert "init=preserve: relative output difference" in text
     assert "two photographs" in text
     plain = json.loads(json.dumps(report.to_dict()))
-    assert plain["replaced"][0]["kernels"] == "3+5"
+    assert plain["replaced"][0]["kernels"] == "3+3d2"
     assert plain["exact"] is True
 
 

@@ -138,7 +138,8 @@ def test_silent_branches_train_at_once_in_every_precision(
     assert min(scales) > 0.05 * max(scales)
     assert min(full[3 * branches :]) > 0  # from the second step on the filters too
     for dtype in (torch.bfloat16, torch.float16):
-        assert gradients(dtype) == pytest.approx(full, rel=0.3, abs=0.02 * max(full))
+        # Rounding moves them; a branch that float16 cannot see would lose nine tenths.
+        assert gradients(dtype) == pytest.approx(full, rel=0.5, abs=0.02 * max(full))
 
 
 @pytest.mark.parametrize("groups", [(4, 2), (4, 1), (2, 2)])
