@@ -29,7 +29,8 @@ KNOWN = {
     "sk_shufflenetv2_0.5": (1_442_096, 41.77e6),
     "sk_shufflenetv2_1.0": (2_459_410, 148.04e6),
     "sk_shufflenetv2_1.0@sk_units=main": (2_503_044, 148.79e6),
-    "sk_mobilenetv2_1.0": (4_532_360, 322.4e6),
+    "sk_mobilenetv2_1.0": (4_357_152, 307.58e6),
+    "sk_mobilenetv2_1.0@sk_units=all": (4_532_360, 322.4e6),
 }
 
 

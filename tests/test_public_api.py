@@ -31,6 +31,7 @@ def test_public_names() -> None:
         "InputError",
         "Kernel",
         "SelectiveKernel",
+        "UnitSpec",
         "create_model",
         "graft",
         "grafting",

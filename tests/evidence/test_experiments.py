@@ -116,14 +116,23 @@ def test_a_record_of_something_else_is_refused(change: dict, message: str, tmp_p
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"arch": "sknet50"}, "has arch sknet50, not sk_shufflenetv2_0.5; make it again: python recipes/attention.py"),
+        (
+            {"arch": "sknet50"},
+            "has arch sknet50, not sk_shufflenetv2_0.5@act=relu; make it again: python recipes/attention.py",
+        ),
         ({"epochs": 15}, "has epochs 15, not 5"),
         ({"images": 10}, "has images 10, not 1440"),
         ({"scales": [0.25, 0.5]}, r"has scales \[0.25, 0.5\], not \[0.25, 0.5, 1.0\]"),
     ],
 )
 def test_a_record_of_other_attention_is_refused(change: dict, message: str, tmp_path: Path) -> None:
-    record = {"arch": "sk_shufflenetv2_0.5", "seeds": [0, 1, 2, 3, 4], "data": DATA, "recipe": DATA, "epochs": 5}
+    record = {
+        "arch": "sk_shufflenetv2_0.5@act=relu",
+        "seeds": [0, 1, 2, 3, 4],
+        "data": DATA,
+        "recipe": DATA,
+        "epochs": 5,
+    }
     record |= {"scales": [0.25, 0.5, 1.0], "images": 1440, "units": [], "by_map": [], "commit": "abc"}
     taken_and_refused(WATCHED[0], record, change, message, tmp_path)
 

@@ -54,7 +54,7 @@ def test_the_answers_follow_the_intervals(gain: float, shown: str, counted: str)
     text = page({SMALL.key: comparison(gains)})
     assert f"- against the plain network: {counted}\n" in text
     assert text.count(f": {counted}\n") == 5
-    row = next(line for line in text.splitlines() if line.startswith("| `sk_shufflenetv2_0.5` | 5 | 5 |"))
+    row = next(line for line in text.splitlines() if line.startswith("| `sk_shufflenetv2_0.5@act=relu` | 5 | 5 |"))
     cells = [cell.strip() for cell in row.strip("|").split("|")]
     assert len(cells) == 4 + 5
     assert all(cell.startswith(shown) for cell in cells[4:])
@@ -79,7 +79,7 @@ def test_what_was_trained_twice_is_held_against_itself_and_counted_once() -> Non
     assert "| plain | 82.00 | 82.00 | +0.00 [+0.00, +0.00] |" in text
     # Of 20 runs, 15 are the same; 3 points and the most of the noise.
     assert "Run by run they differ by 0.0 points in the median and by up to 3.2." in text
-    assert "| `sk_shufflenetv2_0.5`, trained before | 5 | 5 | 85.00 | **+3.00**" in text
+    assert "| `sk_shufflenetv2_0.5@act=relu`, trained before | 5 | 5 | 85.00 | **+3.00**" in text
     assert "- against the plain network: not shown in 1 of 1\n" in text
 
 
@@ -116,7 +116,8 @@ def attention(shift: float, *, equal: bool = False) -> dict[str, Any]:
     [
         (
             0.2,
-            "to the larger kernel in 1 (6x6 of `sk_shufflenetv2_0.5`), to the smaller kernel in 0, not shown in 0 of 1",
+            "to the larger kernel in 1 (6x6 of `sk_shufflenetv2_0.5@act=relu`), to the smaller kernel in 0, "
+            "not shown in 0 of 1",
             "**+0.200** [+0.100, +0.300] | 0.200 | larger 2",
         ),
         (
@@ -137,7 +138,7 @@ def test_where_the_attention_moved(shift: float, counted: str, cells: str) -> No
     text = page({sk.key: attention(shift), control.key: attention(0.3, equal=True)})
     assert f"By the mean shift over the units of one map size: {counted}. In the controls" in text
     assert "a shift to one of the two is shown in 1 of 1." in text
-    assert f"| `sk_shufflenetv2_0.5` | 6x6 | 2 | +0.000 | {shift:+.3f} | {cells} |" in text
+    assert f"| `sk_shufflenetv2_0.5@act=relu` | 6x6 | 2 | +0.000 | {shift:+.3f} | {cells} |" in text
     # Of two equal kernels none is larger.
     assert "control: equal kernels | 6x6 | 2 | +0.000 | +0.300 | **+0.300** [+0.200, +0.400] | 0.300 | last 2 |" in text
 

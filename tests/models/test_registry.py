@@ -171,7 +171,14 @@ def test_the_rest_runs_trains_and_exports(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "units"), [("sk_shufflenetv2_1.0", 13), ("sk_mobilenetv2_1.0", 9), ("sk_mobilenetv2_1.0@sk_units=all", 17), ("sknet26", 8), ("sknet29", 9)]
+    ("name", "units"),
+    [
+        ("sk_shufflenetv2_1.0", 13),
+        ("sk_mobilenetv2_1.0", 9),
+        ("sk_mobilenetv2_1.0@sk_units=all", 17),
+        ("sknet26", 8),
+        ("sknet29", 9),
+    ],
 )
 def test_number_of_units(name: str, units: int) -> None:
     with torch.device("meta"):
