@@ -19,8 +19,9 @@ from typing import Any
 
 import torch
 
+from deploy import sweeping
 from edge_sk.errors import InputError, script
-from edge_sk.export import parity, pte, zoo
+from edge_sk.export import parity, pte
 from edge_sk.export.network import Network
 from edge_sk.files import artifact_path, write_text
 from edge_sk.manifest import manifest
@@ -50,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.resume and key in rows and "error" not in rows[key]:
             continue
         try:
-            rows[key] = lower(zoo.small_network(name), precision)
+            rows[key] = lower(sweeping.small_network(name), precision)
         except InputError as error:
             rows[key] = {"error": str(error)}
         print(f"{key}: {_verdict(rows[key])}", flush=True)
@@ -75,10 +76,10 @@ def _is_equal(row: dict[str, Any]) -> bool:
 
 
 def _jobs(pattern: str, precisions: Sequence[str]) -> Iterator[tuple[str, str]]:
-    names = zoo.names(pattern)
+    names = sweeping.names(pattern)
     for precision in precisions:
         for name in names:
-            if precision == "fp32" or (not name.startswith(zoo.PREFIX) and any(word in name for word in MOBILE)):
+            if precision == "fp32" or (not name.startswith(sweeping.PREFIX) and any(word in name for word in MOBILE)):
                 yield name, precision
 
 

@@ -16,8 +16,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from deploy import sweeping
 from edge_sk.errors import InputError, script
-from edge_sk.export import to_mlpackage, zoo
+from edge_sk.export import to_mlpackage
 from edge_sk.files import artifact_path, write_text
 from edge_sk.manifest import manifest
 
@@ -42,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if old["precision"] != args.precision:
             raise InputError(f"{data} is of {old['precision']}, not {args.precision}; give another --output")
         rows = old["networks"]
-    for name in zoo.names(args.pattern):
+    for name in sweeping.names(args.pattern):
         if args.resume and name in rows and "error" not in rows[name]:
             continue
         rows[name] = row = convert(name, args.precision)
@@ -60,7 +61,7 @@ def convert(name: str, precision: str) -> dict[str, Any]:
     """What is known of one network's package, or the error that refused it."""
     try:
         with tempfile.TemporaryDirectory() as folder:
-            record = to_mlpackage(zoo.small_network(name), folder, precision=precision)  # type: ignore[arg-type]
+            record = to_mlpackage(sweeping.small_network(name), folder, precision=precision)  # type: ignore[arg-type]
     except InputError as error:
         return {"error": str(error)}
     assert record.parity is not None

@@ -12,10 +12,10 @@ from pathlib import Path
 
 from edge_sk import attention
 from edge_sk.errors import script
-from edge_sk.evidence.experiments import COMPARISONS, EXPERIMENTS, WATCHED, Comparison, read_records
-from edge_sk.evidence.page import as_text, page
 from edge_sk.files import write_text
-from edge_sk.training import comparison
+from recipes.experiments import comparison
+from recipes.experiments.page import as_text, page
+from recipes.experiments.plan import COMPARISONS, EXPERIMENTS, WATCHED, Comparison, read_records
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "recipes" / "results"

@@ -21,13 +21,13 @@ from typing import Any
 from edge_sk.errors import InputError, script
 from edge_sk.files import write_text
 from edge_sk.manifest import manifest
-from edge_sk.paper import cells
-from edge_sk.paper.count import compute, increments
-from edge_sk.paper.markdown import markdown
-from edge_sk.paper.model import Table
-from edge_sk.paper.plot import plot
-from edge_sk.paper.tables import TABLES
 from edge_sk.profiling import print_table
+from recipes.paper import cells
+from recipes.paper.count import compute, increments
+from recipes.paper.markdown import markdown
+from recipes.paper.model import Table
+from recipes.paper.plot import plot
+from recipes.paper.tables import TABLES
 
 HERE = Path(__file__).resolve().parent
 

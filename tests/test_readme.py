@@ -16,9 +16,9 @@ import pytest
 
 import edge_sk
 from edge_sk.attention import direction
-from edge_sk.evidence.experiments import KERNELS, SUMMED_AND_SELECTED, WATCHED, kernels, read_records, selective
 from edge_sk.export.parity import THRESHOLDS
-from edge_sk.training.comparison import paired, verdict
+from recipes.experiments.comparison import paired, verdict
+from recipes.experiments.plan import KERNELS, SUMMED_AND_SELECTED, WATCHED, kernels, read_records, selective
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")

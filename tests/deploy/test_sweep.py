@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 import edge_sk
+from deploy import sweeping
 from deploy.sweep import main, table
 from edge_sk.errors import InputError
-from edge_sk.export import zoo
 
 RESULTS = Path(__file__).resolve().parents[2] / "deploy" / "results"
 WHOLE = {"delegates": 1, "left": {}, "relative_difference": 1e-6, "seconds": 1.0}
@@ -49,7 +49,7 @@ def test_the_committed_table_is_that_of_the_committed_data() -> None:
 def test_every_network_is_one_delegate_with_the_same_outputs() -> None:
     found = json.loads((RESULTS / "delegation.json").read_text())["networks"]
     mobile = [name for name in edge_sk.list_models() if "shufflenet" in name or "mobilenet" in name]
-    assert set(found) == {f"{name} fp32" for name in zoo.names()} | {f"{name} int8" for name in mobile}
+    assert set(found) == {f"{name} fp32" for name in sweeping.names()} | {f"{name} int8" for name in mobile}
     assert [name for name, row in found.items() if row["delegates"] != 1 or row["left"]] == []
     differences = {name: row["relative_difference"] for name, row in found.items() if name.endswith("fp32")}
     assert max(differences.values()) <= 1e-4

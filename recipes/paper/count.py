@@ -9,9 +9,9 @@ from typing import Any
 from torch import nn
 
 from edge_sk.models import create_model
-from edge_sk.paper.model import Row, Table
-from edge_sk.paper.tables import TABLES
 from edge_sk.profiling import Profile, profile
+from recipes.paper.model import Row, Table
+from recipes.paper.tables import TABLES
 
 PARAMS_TOLERANCE = 1.0  # per cent; a larger difference needs a note
 MACS_TOLERANCE = 2.0

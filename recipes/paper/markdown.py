@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from edge_sk.paper import cells
-from edge_sk.paper.count import compute
-from edge_sk.paper.model import Table
+from recipes.paper import cells
+from recipes.paper.count import compute
+from recipes.paper.model import Table
 
 PREAMBLE = """\
 # The paper's tables, counted

@@ -8,7 +8,14 @@ import pytest
 import edge_sk
 from edge_sk.attention import gated_units
 from edge_sk.errors import InputError
-from edge_sk.evidence.experiments import (
+from edge_sk.training.recipe import load_recipe
+from edge_sk.training.scaled_digits import ScaledDigitsSource
+from recipes.attention import OBJECT_SCALES
+from recipes.attention import parse as parse_attention
+from recipes.compare import RECIPES
+from recipes.compare import main as run_compare
+from recipes.compare import parse as parse_compare
+from recipes.experiments.plan import (
     COMPARISONS,
     DATA,
     EXPERIMENTS,
@@ -23,13 +30,6 @@ from edge_sk.evidence.experiments import (
     Watched,
     read_records,
 )
-from edge_sk.training.recipe import load_recipe
-from edge_sk.training.scaled_digits import ScaledDigitsSource
-from recipes.attention import OBJECT_SCALES
-from recipes.attention import parse as parse_attention
-from recipes.compare import RECIPES
-from recipes.compare import main as run_compare
-from recipes.compare import parse as parse_compare
 
 
 @pytest.mark.parametrize("item", COMPARISONS, ids=lambda item: item.key)

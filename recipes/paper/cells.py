@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from edge_sk.paper.count import increments
-from edge_sk.paper.model import Row, Table
+from recipes.paper.count import increments
+from recipes.paper.model import Row, Table
 
 
 def _number(value: float | None) -> str:
@@ -74,7 +74,7 @@ INCREMENT_HEADER = (
 
 
 def increment_cells() -> list[list[str]]:
-    """The rows of :func:`edge_sk.paper.count.increments` as text."""
+    """The rows of :func:`recipes.paper.count.increments` as text."""
     return [
         [
             row["name"],

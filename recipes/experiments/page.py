@@ -9,7 +9,8 @@ from typing import Any
 
 from edge_sk import attention
 from edge_sk.confidence import mean
-from edge_sk.evidence.experiments import (
+from recipes.experiments import comparison
+from recipes.experiments.plan import (
     COMPARISONS,
     FAMILIES,
     IMAGES,
@@ -25,8 +26,7 @@ from edge_sk.evidence.experiments import (
     Watched,
     kernels,
 )
-from edge_sk.paper.tables import TABLES
-from edge_sk.training import comparison
+from recipes.paper.tables import TABLES
 
 INTRODUCTION = """\
 # Evidence: does SK pay, and does the kernel choice follow the object?

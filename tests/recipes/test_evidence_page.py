@@ -7,7 +7,11 @@ from typing import Any
 
 import pytest
 
-from edge_sk.evidence.experiments import (
+from edge_sk.training.digits import digits
+from edge_sk.training.scaled_digits import DRAWINGS
+from recipes.experiments.comparison import Finished, compare
+from recipes.experiments.page import METHOD, anchor, page
+from recipes.experiments.plan import (
     COMPARISONS,
     KERNELS,
     SMALL,
@@ -16,10 +20,6 @@ from edge_sk.evidence.experiments import (
     WATCHED,
     read_records,
 )
-from edge_sk.evidence.page import METHOD, anchor, page
-from edge_sk.training.comparison import Finished, compare
-from edge_sk.training.digits import digits
-from edge_sk.training.scaled_digits import DRAWINGS
 
 RESULTS = Path(__file__).parents[2] / "recipes" / "results"
 NOISE = [0.1, -0.1, 0.2, -0.2, 0.0]

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from edge_sk.files import atomic_write
-from edge_sk.paper.count import counted
-from edge_sk.paper.model import Row
-from edge_sk.paper.tables import TABLES
+from recipes.paper.count import counted
+from recipes.paper.model import Row
+from recipes.paper.tables import TABLES
 
 # Curves of the plot: family, colour, networks as (table, row).
 SK_COLOUR = "#c2410c"

@@ -6,7 +6,7 @@ import functools
 
 from torch import nn
 
-from edge_sk.paper.model import Row, Table
+from recipes.paper.model import Row, Table
 
 
 def _densenet(growth_rate: int, block_config: tuple[int, ...]) -> nn.Module:

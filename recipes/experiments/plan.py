@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_sk.errors import InputError
-from edge_sk.training.comparison import run_folder
+from recipes.experiments.comparison import run_folder
 
 DATA = "scaled_digits"  # the data set and its recipe
 EPOCHS = 5  # of the recipe
