@@ -1,8 +1,13 @@
-"""Every network that an export format must take: the zoo, and grafts of networks that are not ours."""
+"""What the sweeps share: the networks that an export format must take (the zoo, and grafts of others), and the loop."""
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -10,6 +15,10 @@ import edge_sk
 from edge_sk.errors import InputError
 from edge_sk.export.network import Network, from_arch
 from edge_sk.export.settle import settle
+from edge_sk.files import artifact_path, write_text
+from edge_sk.manifest import manifest
+
+RESULTS = Path(__file__).parent / "results"
 
 GRAFTS = (
     "timm:mobilenetv1_100",
@@ -56,3 +65,51 @@ def small_network(name: str, *, size: int = 64) -> Network:
     side = min(size, network.input_size[1])
     shape = (network.input_size[0], side, side)
     return settle(dataclasses.replace(network, arch=name, model=model, input_size=shape), vary=True)
+
+
+def command_line(stem: str, prog: str, description: str | None) -> argparse.ArgumentParser:
+    """The options of every sweep; ``stem`` names its record and its table."""
+    p = argparse.ArgumentParser(
+        prog=prog, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    p.add_argument("--pattern", default="*", help="names of the zoo; grafts are taken with '*' only")
+    p.add_argument("--resume", action="store_true", help="keep the rows that --output already has")
+    p.add_argument("--output", type=Path, default=RESULTS, help=f"folder of {stem}.json and {stem}.md")
+    return p
+
+
+def sweep(
+    jobs: Mapping[str, Callable[[], dict[str, Any]]],
+    args: argparse.Namespace,
+    stem: str,
+    *,
+    facts: Mapping[str, Any],
+    describe: Callable[[dict[str, Any]], str],
+    table: Callable[[dict[str, Any]], str],
+    command: Sequence[str],
+) -> dict[str, Any]:
+    """Run the jobs, print a line for each, write the record ``stem`` and its table after each, and return all rows.
+
+    Raises:
+        InputError: The record to be continued is of other ``facts``, which hold for all its rows.
+    """
+    data = artifact_path(args.output, stem, ".json")
+    rows: dict[str, Any] = {}
+    if data.exists() and (args.resume or args.pattern != "*"):
+        old = json.loads(data.read_text(encoding="utf-8"))
+        for name, value in facts.items():
+            if old[name] != value:
+                raise InputError(f"{data} is of {old[name]}, not {value}; give another --output")
+        rows = old["networks"]
+    for key, job in jobs.items():
+        if args.resume and key in rows and "error" not in rows[key]:
+            continue
+        try:
+            rows[key] = job()
+        except InputError as error:
+            rows[key] = {"error": str(error)}
+        print(f"{key}: {rows[key].get('error') or describe(rows[key])}", flush=True)
+        content = {"networks": rows, **facts, "manifest": manifest(command)}
+        write_text(data, json.dumps(content, indent=1) + "\n")
+        write_text(artifact_path(args.output, stem, ".md"), table(content))
+    return rows

@@ -12,6 +12,7 @@ from typing import Any
 from edge_sk.confidence import deviation, mean, mean_interval
 from edge_sk.errors import InputError
 from edge_sk.files import atomic_write
+from edge_sk.markdown import markdown_table
 from edge_sk.training.checkpoint import CONFIG, WEIGHTS, load_config
 from edge_sk.training.metrics import read_csv
 from edge_sk.training.recipe import Recipe
@@ -157,16 +158,11 @@ def markdown(entries: Sequence[Mapping[str, Any]], labels: Mapping[str, str] | N
         labels: Network to what it is called in a column of its own.
     """
     seeds = len(entries[0]["top1_by_seed"])
-    head = ["network", f"top-1 %, mean of {seeds} seeds", "std", "to the first, points", "95 % CI", "verdict", "params"]
-    head += ["MACs", "training s, median"]
-    rules = ["---", "---:", "---:", "---:", "---:", "---", "---:", "---:", "---:"]
-    if labels is not None:
-        head, rules = ["", *head], ["---", *rules]
-    lines = [f"| {' | '.join(head)} |", f"|{'|'.join(rules)}|"]
+    header = ["network", f"top-1 %, mean of {seeds} seeds", "std", "to the first, points", "95 % CI", "verdict"]
+    header += ["params", "MACs", "training s, median"]
+    rows = []
     for entry in entries:
-        cells = [] if labels is None else [labels[entry["arch"]]]
-        cells += [f"`{entry['arch']}`", f"{entry['top1']:.2f}"]
-        cells.append("-" if seeds == 1 else f"{entry['top1_deviation']:.2f}")
+        cells = [f"`{entry['arch']}`", f"{entry['top1']:.2f}", "-" if seeds == 1 else f"{entry['top1_deviation']:.2f}"]
         if "difference" in entry:
             interval = entry["difference_ci95"]
             shown = "-" if interval is None else f"[{interval[0]:+.2f}, {interval[1]:+.2f}]"
@@ -174,8 +170,12 @@ def markdown(entries: Sequence[Mapping[str, Any]], labels: Mapping[str, str] | N
         else:
             cells += ["-", "-", "-"]
         cells += [f"{entry['params'] / 1e6:.3f} M", f"{entry['macs'] / 1e6:.2f} M", f"{entry['seconds']:.0f}"]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+        rows.append(cells)
+    align = "lrrrrlrrr"
+    if labels is not None:
+        header, align = ["", *header], f"l{align}"
+        rows = [[labels[entry["arch"]], *cells] for entry, cells in zip(entries, rows, strict=True)]
+    return markdown_table(header, rows, align) + "\n"
 
 
 COLOURS = {"better": "C2", "worse": "C3", "not shown": "grey"}

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from edge_sk import attention
 from edge_sk.confidence import mean
+from edge_sk.markdown import markdown_table
 from recipes.experiments import comparison
 from recipes.experiments.plan import (
     COMPARISONS,
@@ -131,11 +132,6 @@ def as_points(found: Mapping[str, Any]) -> str:
     return f"{shown} [{interval[0]:+.2f}, {interval[1]:+.2f}]"
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """A table in Markdown."""
-    return [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows)]
-
-
 def comparison_section(item: Comparison, records: Mapping[str, Record]) -> list[str]:
     """One comparison of the page."""
     lines = [f"## {item.title}", ""]
@@ -170,7 +166,7 @@ def repeated(again: Record, before: Record) -> list[str]:
         for old, new in pairs
     ]
     return [
-        *table(["", "before, top-1 %", "above, top-1 %", "above minus before, points [95 % CI]"], rows),
+        markdown_table(["", "before, top-1 %", "above, top-1 %", "above minus before, points [95 % CI]"], rows),
         "",
         f"Run by run they differ by {statistics.median(runs):.1f} points in the median and by up to {max(runs):.1f}.",
         "",
@@ -189,7 +185,7 @@ def selected_against_summed(record: Record) -> list[str]:
     low, high = zip(*(entry["difference_ci95"] for entry in record["networks"][1:]), strict=True)
     half = statistics.median((b - a) / 2 for a, b in zip(low, high, strict=True))
     return [
-        *table(head, rows),
+        markdown_table(head, rows),
         "",
         "Three seeds only, and those of K3, the baseline of the first table, lie far apart: half of its intervals "
         f"reach {half:.1f} points or more to either side, so that smaller differences do not show.",
@@ -244,7 +240,7 @@ def attention_section(item: Watched, record: Record | None) -> list[str]:
     lines = [f"### {item.title}", ""]
     if record is None:
         return [*lines, "Not run yet.", "", as_code(item.command), ""]
-    lines += table(GROUPS, groups(record))
+    lines.append(markdown_table(GROUPS, groups(record)))
     lines += ["", attention.markdown(record), f"![Attention against scale](evidence/{item.key}.png)", ""]
     lines.append(
         f"{made_by(item.key, record)} To repeat it, once the command of "
@@ -295,7 +291,7 @@ def does_it_pay(records: Mapping[str, Record]) -> list[str]:
         "",
         *(f"- against {THAN[role]}: {count(found)}" for role, found in verdicts.items() if found),
         "",
-        *table(["network", "epochs", "seeds", "top-1 %", *(f"SK minus {role}" for role in ROLES)], rows),
+        markdown_table(["network", "epochs", "seeds", "top-1 %", *(f"SK minus {role}" for role in ROLES)], rows),
         "",
         "Differences in points of test accuracy, positive where SK is better, with 95 % intervals over seeds; bold "
         "where the interval leaves out zero; empty where there is no such network. The recipe was tuned on the plain "
@@ -335,7 +331,7 @@ def does_it_follow(records: Mapping[str, Record]) -> list[str]:
         "the controls, where no kernel is larger, a shift to one of the two is shown in "
         f"{len(control) - control.count('not shown')} of {len(control)}.",
         "",
-        *table(["network", *GROUPS], rows),
+        markdown_table(["network", *GROUPS], rows),
         "",
         "Attention for the larger kernel minus that for the smaller (controls: the last minus the first) lies between "
         "-1 and 1: above zero the larger is preferred. The shift is its change from the smallest digits to the "

@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
 from edge_sk.files import atomic_write
-from recipes.paper.count import counted
-from recipes.paper.model import Row
-from recipes.paper.tables import TABLES
+from recipes.paper.tables import TABLES, Row, count, number
 
-# Curves of the plot: family, colour, networks as (table, row).
-SK_COLOUR = "#c2410c"
-FAMILIES: tuple[tuple[str, str, tuple[tuple[str, str], ...]], ...] = (
-    ("SKNet", SK_COLOUR, (("S9", "SKNet-26"), ("S9", "SKNet-50"), ("S9", "SKNet-101"))),
-    ("SENet", "#0f766e", (("2", "SENet-50"), ("2", "SENet-101"))),
-    ("ResNeXt", "#1d4ed8", (("2", "ResNeXt-50"), ("2", "ResNeXt-101"))),
-    ("ResNeXt + BAM", "#7c3aed", (("2", "ResNeXt-50 + BAM"), ("2", "ResNeXt-101 + BAM"))),
-    ("ResNeXt + CBAM", "#a16207", (("2", "ResNeXt-50 + CBAM"), ("2", "ResNeXt-101 + CBAM"))),
-    ("DPN", "#64748b", (("S9", "DPN-68"), ("S9", "DPN-92"), ("S9", "DPN-98"))),
-    (
-        "DenseNet",
-        "#94a3b8",
-        (("S9", "DenseNet-169 (k = 32)"), ("S9", "DenseNet-201 (k = 32)"), ("S9", "DenseNet-264 (k = 32)")),
-    ),
-    ("ResNet", "#475569", (("S9", "ResNet-50"), ("S9", "ResNet-101"), ("S9", "ResNet-152"))),
+# Curves of the plot: family, colour, table of the paper, networks.
+FAMILIES = (
+    ("SKNet", "#c2410c", "S9", ("SKNet-26", "SKNet-50", "SKNet-101")),
+    ("SENet", "#0f766e", "2", ("SENet-50", "SENet-101")),
+    ("ResNeXt", "#1d4ed8", "2", ("ResNeXt-50", "ResNeXt-101")),
+    ("ResNeXt + BAM", "#7c3aed", "2", ("ResNeXt-50 + BAM", "ResNeXt-101 + BAM")),
+    ("ResNeXt + CBAM", "#a16207", "2", ("ResNeXt-50 + CBAM", "ResNeXt-101 + CBAM")),
+    ("DPN", "#64748b", "S9", ("DPN-68", "DPN-92", "DPN-98")),
+    ("DenseNet", "#94a3b8", "S9", tuple(f"DenseNet-{layers} (k = 32)" for layers in (169, 201, 264))),
+    ("ResNet", "#475569", "S9", ("ResNet-50", "ResNet-101", "ResNet-152")),
 )
 
 
@@ -54,29 +48,17 @@ def plot(folder: Path) -> list[Path]:
         figure = Figure(figsize=(11.5, 5.2), dpi=160, facecolor="white", layout="constrained")
         panels = figure.subplots(1, 2, sharey=True)
         for axes, quantity in zip(panels, ("macs", "params"), strict=True):
-            for family, colour, names in FAMILIES:
-                points = [_point(rows[name], quantity) for name in names]
+            for family, colour, key, names in FAMILIES:
+                points = [_point(rows[key, name], quantity) for name in names]
                 highlight = family == "SKNet"
-                axes.plot(
-                    *zip(*points, strict=True),
-                    color=colour,
-                    marker="o",
-                    markersize=7 if highlight else 5,
-                    linewidth=2.6 if highlight else 1.2,
-                    label=family,
-                    zorder=3 if highlight else 2,
-                )
+                thick = {"markersize": 7, "linewidth": 2.6, "zorder": 3}
+                thin = {"markersize": 5, "linewidth": 1.2, "zorder": 2}
+                look = thick if highlight else thin
+                axes.plot(*zip(*points, strict=True), color=colour, marker="o", label=family, **look)
                 if highlight:
-                    for (x, y), (_, name) in zip(points, names, strict=True):
-                        axes.annotate(
-                            name,
-                            (x, y),
-                            xytext=(-8, 5),
-                            textcoords="offset points",
-                            ha="right",
-                            color=colour,
-                            fontweight="bold",
-                        )
+                    for point, name in zip(points, names, strict=True):
+                        place = {"xytext": (-8, 5), "textcoords": "offset points", "ha": "right"}
+                        axes.annotate(name, point, **place, color=colour, fontweight="bold")
             axes.set_xlim(left=0)
             axes.set_ylim(75.9, 80.1)
             axes.grid(color="#e2e8f0", linewidth=0.8)
@@ -95,5 +77,5 @@ def plot(folder: Path) -> list[Path]:
 
 
 def _point(row: Row, quantity: str) -> tuple[float, float]:
-    ours = counted(row)
-    return (ours.macs / 1e9 if quantity == "macs" else ours.params / 1e6), 100 - float(row.errors[0] or "nan")
+    ours = count(row)
+    return (ours.macs / 1e9 if quantity == "macs" else ours.params / 1e6), 100 - (number(row.errors[0]) or math.nan)

@@ -75,5 +75,4 @@ def test_the_committed_table_has_every_network():
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sweeping.names())
 def test_every_network_converts_and_passes(name):
-    row = convert(name, "fp16")
-    assert "error" not in row, row
+    convert(name, "fp16")  # raises where the format or the proof refuses
