@@ -24,7 +24,8 @@ def markdown_table(header: Sequence[object], rows: Iterable[Sequence[object]], a
         ValueError: A row, or ``align``, has more or fewer columns than the header.
     """
     rules = [_RULES[letter] for letter in align or "l" * len(header)]
-    body = [[_PIPE.sub(r"\1\\|", " ".join(str(cell).splitlines())) for cell in row] for row in (header, *rows)]
-    if {len(row) for row in (rules, *body)} != {len(header)}:
+    cells = [[_PIPE.sub(r"\1\\|", " ".join(str(cell).splitlines())) for cell in row] for row in (header, *rows)]
+    if {len(row) for row in (rules, *cells)} != {len(header)}:
         raise ValueError(f"every row needs {len(header)} cells, as many as the header")
-    return "\n".join(f"| {' | '.join(row)} |" for row in (body[0], rules, *body[1:]))
+    title, *lines = (f"| {' | '.join(row)} |" for row in cells)
+    return "\n".join([title, f"|{'|'.join(rules)}|", *lines])
