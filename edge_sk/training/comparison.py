@@ -12,6 +12,7 @@ from typing import Any
 from edge_sk.confidence import deviation, mean, mean_interval
 from edge_sk.errors import InputError
 from edge_sk.files import atomic_write
+from edge_sk.markdown import markdown_table
 from edge_sk.training.checkpoint import CONFIG, WEIGHTS, load_config
 from edge_sk.training.metrics import read_csv
 from edge_sk.training.recipe import Recipe
@@ -159,10 +160,9 @@ def markdown(entries: Sequence[Mapping[str, Any]], labels: Mapping[str, str] | N
     seeds = len(entries[0]["top1_by_seed"])
     head = ["network", f"top-1 %, mean of {seeds} seeds", "std", "to the first, points", "95 % CI", "verdict", "params"]
     head += ["MACs", "training s, median"]
-    rules = ["---", "---:", "---:", "---:", "---:", "---", "---:", "---:", "---:"]
+    align, rows = "lrrrrlrrr", []
     if labels is not None:
-        head, rules = ["", *head], ["---", *rules]
-    lines = [f"| {' | '.join(head)} |", f"|{'|'.join(rules)}|"]
+        head, align = ["", *head], "l" + align
     for entry in entries:
         cells = [] if labels is None else [labels[entry["arch"]]]
         cells += [f"`{entry['arch']}`", f"{entry['top1']:.2f}"]
@@ -174,8 +174,8 @@ def markdown(entries: Sequence[Mapping[str, Any]], labels: Mapping[str, str] | N
         else:
             cells += ["-", "-", "-"]
         cells += [f"{entry['params'] / 1e6:.3f} M", f"{entry['macs'] / 1e6:.2f} M", f"{entry['seconds']:.0f}"]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+        rows.append(cells)
+    return markdown_table(head, rows, align) + "\n"
 
 
 COLOURS = {"better": "C2", "worse": "C3", "not shown": "grey"}
