@@ -64,9 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if one.training is not None:
             print(f"warning: the training of {one.weights} is {one.training}", file=sys.stderr)
     check_output(args.output)
-    report = Report(records=[], manifest=manifest(command))
-    if chosen:
-        _collect(chosen, args, command, report)
+    report = _collect(chosen, args, command) if chosen else Report(records=[], manifest=manifest(command))
     report.records = join([*report.records, *elsewhere])
     if not report.records:
         reasons = "; ".join(f"{file_name(one)}: {one.reason}" for one in report.failures)
@@ -102,19 +100,18 @@ def _networks(args: argparse.Namespace) -> list[networks.Network]:
     ]
 
 
-def _collect(chosen: list[networks.Network], args: argparse.Namespace, command: list[str], report: Report) -> None:
+def _collect(chosen: list[networks.Network], args: argparse.Namespace, command: list[str]) -> Report:
     from edge_sk.export.report.collect import Request, collect
 
     request = Request(
-        artifacts=tuple((form, precision) for form in args.formats for precision in PRECISIONS[form]),
+        artifacts=tuple((file_format, one) for file_format in args.formats for one in PRECISIONS[file_format]),
         threads=tuple(dict.fromkeys(args.threads)),
         rounds=args.rounds,
         runs=args.runs,
         argv=command,
     )
     with _progress(request.steps(len(chosen))) as step:
-        collected = collect(chosen, args.output, request, step)
-    report.records, report.costs, report.failures = collected.records, collected.costs, collected.failures
+        return collect(chosen, args.output, request, step)
 
 
 @contextlib.contextmanager

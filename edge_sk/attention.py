@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from edge_sk.confidence import mean_interval
 from edge_sk.errors import InputError
 from edge_sk.files import atomic_write
+from edge_sk.markdown import markdown_table
 from edge_sk.running import evaluating
 from edge_sk.selective_kernel import Kernel, SelectiveKernel
 
@@ -309,20 +310,22 @@ def markdown(summary: Mapping[str, Any]) -> str:
     """A table: mean difference per unit and scale, and the shift with its interval."""
     scales = summary["scales"]
     head = ["unit", "map", "kernels", *(f"scale {scale:g}" for scale in scales), "shift, 95 % CI", "moved to the"]
-    lines = ["| " + " | ".join(head) + " |", "|---|---|---|" + "---:|" * (len(scales) + 1) + "---|"]
+    rows: list[list[str]] = []
     for unit in summary["units"]:
         low, high = unit["shift_ci95"]
-        cells = [
-            f"`{unit['name']}`",
-            "x".join(map(str, unit["map"])),
-            f"{unit['larger']} - {unit['smaller']}",
-            *(f"{value:+.3f}" for value in unit["difference"]),
-            f"{unit['shift']:+.3f} [{low:+.3f}, {high:+.3f}]",
-            direction(unit),
-        ]
-        lines.append("| " + " | ".join(cells) + " |")
+        rows.append(
+            [
+                f"`{unit['name']}`",
+                "x".join(map(str, unit["map"])),
+                f"{unit['larger']} - {unit['smaller']}",
+                *(f"{value:+.3f}" for value in unit["difference"]),
+                f"{unit['shift']:+.3f} [{low:+.3f}, {high:+.3f}]",
+                direction(unit),
+            ]
+        )
+    table = markdown_table(head, rows, "lll" + "r" * (len(scales) + 1) + "l")
     over = f"{summary['runs']} networks" if summary["interval_over"] == "runs" else "the images of this one network"
-    return "\n".join(lines) + f"\n\nShift: from scale {scales[0]:g} to {scales[-1]:g}; intervals over {over}.\n"
+    return f"{table}\n\nShift: from scale {scales[0]:g} to {scales[-1]:g}; intervals over {over}.\n"
 
 
 def direction(unit: Mapping[str, Any]) -> str:

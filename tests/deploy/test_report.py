@@ -100,7 +100,7 @@ def test_an_unfinished_run_is_taken_on_demand_only(
     assert "--unfinished" in said
     assert said.count("\n") == 1
     assert not (tmp_path / "out").exists()
-    monkeypatch.setattr(deploy.report, "_collect", lambda *_: None)
+    monkeypatch.setattr(deploy.report, "_collect", lambda *_: Report(records=[], manifest={}))
     main([*command, str(tmp_path / "out"), "--unfinished"])
     assert "warning: the training of run is not finished: 1 of 2 epochs\n" in capsys.readouterr().err
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Sequence
 
 from edge_sk.export.network import UNTRAINED
@@ -26,8 +27,7 @@ class Answer:
 def answers(report: Report) -> list[Answer]:
     """Smallest, fastest, on the front, does SK pay, can the files be trusted."""
     records = report.records
-    known = settings(records)
-    setting = known[0] if known else None
+    setting = next(iter(settings(records)), None)
     metric = default_metric(records, setting)
     return [
         _smallest(records),
@@ -52,39 +52,31 @@ def _fastest(records: Sequence[Record], setting: Setting | None) -> Answer:
     )
     if not timed or setting is None:
         return Answer(question, "Not measured", "No record holds a latency.")
-    best, record = timed[0]
-    close = [other for one, other in timed[1:] if one.p50_ms - best.p50_ms <= difference_noise_ms(one, best)]
-    tied = f" Not told apart from it, within the noise: {', '.join(map(file_name, close))}." if close else ""
-    same = [
-        (one, other) for one, other in timed if (other.precision, other.format) == ("fp32", "pte") and other != record
-    ]
-    full = f" Fastest in fp32: {network_name(same[0][1])}, {same[0][0].p50_ms:.2f} ms." if same else ""
+    (best, record), *others = timed
     place = "this computer, not on a phone" if setting.is_host else setting.where
-    return Answer(
-        question,
-        f"{file_name(record)}: {best.p50_ms:.2f} ms",
-        f"Median on {place}, {setting.thread_text}.{full}{tied}",
-    )
+    because = f"Median on {place}, {setting.thread_text}."
+    full = next(((one, r) for one, r in others if (r.precision, r.format) == ("fp32", "pte")), None)
+    if full:
+        because += f" Fastest in fp32: {network_name(full[1])}, {full[0].p50_ms:.2f} ms."
+    close = [file_name(r) for one, r in others if one.p50_ms - best.p50_ms <= difference_noise_ms(one, best)]
+    if close:
+        because += f" Not told apart from it, within the noise: {', '.join(close)}."
+    return Answer(question, f"{file_name(record)}: {best.p50_ms:.2f} ms", because)
 
 
 def _on_front(records: Sequence[Record], setting: Setting | None, metric: Metric) -> Answer:
     question = "Which are on the Pareto front?"
-    found = front(records, setting, metric)
-    if not found:
+    names = ", ".join(file_name(records[index]) for index in front(records, setting, metric))
+    if not names:
         return Answer(question, "Not measured", "A front needs latencies.")
-    names = ", ".join(file_name(records[index]) for index in found)
     if metric.more_is_better:
-        return Answer(
-            question,
-            names,
-            "No other file is both faster and more accurate, as measured: differences within the noise count too.",
+        because = "No other file is both faster and more accurate, as measured: differences within the noise count too."
+    else:
+        because = (
+            "No other file is both faster and leaner in MACs. Cost only: not two files have both a latency and an "
+            "accuracy, so this does not say which network recognises better."
         )
-    return Answer(
-        question,
-        names,
-        "No other file is both faster and leaner in MACs. Cost only: not two files have both a latency and an "
-        "accuracy, so this does not say which network recognises better.",
-    )
+    return Answer(question, names, because)
 
 
 def _sk_pays(records: Sequence[Record], setting: Setting | None, metric: Metric) -> Answer:
@@ -98,64 +90,62 @@ def _sk_pays(records: Sequence[Record], setting: Setting | None, metric: Metric)
         f"{network_name(pair.changed)} against {network_name(pair.plain)} ({pair.changed.precision} "
         f".{pair.changed.format}): parameters {pair.params:+.1%}, MACs {pair.macs:+.1%}, {_latency_text(pair)}"
     )
-    if pair.accuracy is None or pair.accuracy_noise is None:
+    if pair.accuracy is None:
         return Answer(
             question,
             "Its cost is known, its gain was not measured",
             f"{costs}. Accuracy decides, and these files have none: give trained run folders with --checkpoint.",
         )
-    gain = f"{costs}, accuracy {pair.accuracy:+.2f} points (noise {pair.accuracy_noise:.2f})"
-    if pair.accuracy <= pair.accuracy_noise:
-        return Answer(question, "Not shown: its gain is within the noise", f"{gain}.")
-    on_front = {id(records[index]) for index in front(records, setting, metric)}
-    if pair.latency is not None and id(pair.changed) not in on_front:
-        return Answer(
-            question,
-            "It gains, and another network gives more for the time",
-            f"{gain}. It is not on the front of latency against accuracy.",
-        )
-    return Answer(question, "Yes: it gains accuracy beyond the noise", f"{gain}. One training of each, no repeats.")
+    gain = f"{costs}, accuracy {pair.accuracy.value:+.2f} points (noise {pair.accuracy.noise:.2f})."
+    if pair.accuracy.value <= pair.accuracy.noise:
+        return Answer(question, "Not shown: its gain is within the noise", gain)
+    if pair.latency is not None and not any(pair.changed is records[i] for i in front(records, setting, metric)):
+        off = "It is not on the front of latency against accuracy."
+        return Answer(question, "It gains, and another network gives more for the time", f"{gain} {off}")
+    return Answer(question, "Yes: it gains accuracy beyond the noise", f"{gain} One training of each, no repeats.")
 
 
 def _latency_text(pair: Pair) -> str:
-    if pair.latency is None or pair.latency_ms is None or pair.latency_noise_ms is None:
+    growth = pair.latency_ms
+    if pair.latency is None or growth is None:
         return "latency not measured"
-    within = "within" if abs(pair.latency_ms) <= pair.latency_noise_ms else "noise"
-    noise = (
-        f"{within} the noise of {pair.latency_noise_ms:.2f}"
-        if within == "within"
-        else (f"noise {pair.latency_noise_ms:.2f}")
-    )
-    return f"latency {pair.latency:+.1%} ({pair.latency_ms:+.2f} ms, {noise})"
+    noise = "within the noise of" if abs(growth.value) <= growth.noise else "noise"
+    return f"latency {pair.latency:+.1%} ({growth.value:+.2f} ms, {noise} {growth.noise:.2f})"
 
 
 def _trust(report: Report) -> Answer:
     records = report.records
-    marks = [parity_mark(record) for record in records]
-    counts = {level: sum(mark.level == level for mark in marks) for level in ("good", "partial", "bad", "unknown")}
-    total = len(records)
-    said = [f"{counts['good']} of {total} reach the full demands"]
-    said += [f"{counts['partial']} only weak ones (untrained weights)"] if counts["partial"] else []
-    said += [f"{counts['unknown']} were not run"] if counts["unknown"] else []
-    said += [f"{counts['bad']} differ"] if counts["bad"] else []
+    counts = Counter(parity_mark(record).level for record in records)
+    said = [f"{counts['good']} of {len(records)} reach the full demands"]
+    said += [
+        f"{counts[level]} {what}"
+        for level, what in (
+            ("partial", "only weak ones (untrained weights)"),
+            ("unknown", "were not run"),
+            ("bad", "differ"),
+        )
+        if counts[level]
+    ]
     because = f"Each file was run on real images and held against the network in PyTorch: {', '.join(said)}."
     if report.failures:
         because += f" {len(report.failures)} wanted could not be made or measured: see below."
     if any(record.weights == UNTRAINED for record in records):
         because += " Untrained networks are here for their cost; do not ship them."
     if counts["bad"]:
-        return Answer("Can I trust the files?", "No: some files compute something else", because)
-    if counts["unknown"]:
-        return Answer("Can I trust the files?", "Those that were run", because)
-    if counts["partial"]:
-        return Answer("Can I trust the files?", "Conversion yes; int8 needs trained weights to tell", because)
-    if any(record.precision in ("int8", "palette6") for record in records):
+        answer = "No: some files compute something else"
+    elif counts["unknown"]:
+        answer = "Those that were run"
+    elif counts["partial"]:
+        answer = "Conversion yes; int8 needs trained weights to tell"
+    elif any(record.precision in ("int8", "palette6") for record in records):
+        answer = "Yes, as far as each precision goes"
         because += (
             " Rounded files (int8, palette6) need not give equal numbers: they are held to a least SQNR and to the "
             "same class on 95% of the images."
         )
-        return Answer("Can I trust the files?", "Yes, as far as each precision goes", because)
-    return Answer("Can I trust the files?", "Yes: all compute what the networks compute", because)
+    else:
+        answer = "Yes: all compute what the networks compute"
+    return Answer("Can I trust the files?", answer, because)
 
 
 def not_measured(report: Report) -> list[str]:
@@ -163,28 +153,23 @@ def not_measured(report: Report) -> list[str]:
     records, found = report.records, []
     without = [record for record in records if record.accuracy is None]
     if without:
-        why = (
-            "their weights are untrained"
-            if all(r.weights == UNTRAINED for r in without)
-            else ("their weights are untrained or were trained on other classes than the images here")
-        )
-        found.append(f"Accuracy of {len(without)} of {len(records)} files: {why}.")
-    unfinished = {
-        f"{network_name(r)} at the end of its training, which is {r.training}." for r in records if r.training
-    }
-    found += sorted(unfinished)
-    if not any(not setting.is_host for setting in settings(records)):
+        trained = any(record.weights != UNTRAINED for record in without)
+        other = " or were trained on other classes than the images here" if trained else ""
+        found.append(f"Accuracy of {len(without)} of {len(records)} files: their weights are untrained{other}.")
+    found += sorted(
+        {f"{network_name(r)} at the end of its training, which is {r.training}." for r in records if r.training}
+    )
+    if all(setting.is_host for setting in settings(records)):
         found.append("Anything on a phone: every latency is this computer's. Measure there and join with --records.")
-    for form, why in (
+    for file_format, why in (
         ("mlpackage", "Core ML runs on Apple's systems only; measure on a Mac or an iPhone and join with --records"),
         ("pte", "no record of theirs holds one"),
     ):
-        untimed = [record for record in records if record.format == form and not record.latency]
-        if untimed:
-            found.append(f"Latency, load time and memory of {len(untimed)} .{form} files: {why}.")
-    if untraced := [record for record in records if record.format == "pte" and not record.traces]:
-        found.append(f"Time per operator of {len(untraced)} .pte files.")
-    if unproven := [record for record in records if record.parity is None]:
-        found.append(f"Outputs of {len(unproven)} files: {', '.join(map(file_name, unproven))}.")
+        if untimed := sum(record.format == file_format and not record.latency for record in records):
+            found.append(f"Latency, load time and memory of {untimed} .{file_format} files: {why}.")
+    if untraced := sum(record.format == "pte" and not record.traces for record in records):
+        found.append(f"Time per operator of {untraced} .pte files.")
+    if unproven := [file_name(record) for record in records if record.parity is None]:
+        found.append(f"Outputs of {len(unproven)} files: {', '.join(unproven)}.")
     found.append("Energy, heat and throttling, GPUs, NPUs and the Neural Engine.")
     return found

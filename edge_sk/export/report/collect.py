@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import edge_sk
 from edge_sk.errors import InputError
 from edge_sk.export import latency, to_mlpackage, to_pte
 from edge_sk.export.network import UNTRAINED, Network
-from edge_sk.export.record import Format, Precision, Record, Trace, read_record, record_path, write_record
-from edge_sk.export.report.model import Failure, NetworkCost
-from edge_sk.files import file_digest, write_text
+from edge_sk.export.record import Format, Precision, Record, Trace, record_of, write_record
+from edge_sk.export.report.model import Failure, NetworkCost, Report
+from edge_sk.files import write_text
 from edge_sk.manifest import manifest
 
-STATE = "artifacts.json"
-TRACE_THREADS = 1
+BUILDS = "artifacts.json"
+"""In the output folder: what each file there was made from."""
 
-# The code that decides what is in a file and in its record; a change of it makes older files stale.
-_MAKERS = ("*.py", "models/*.py", "grafting/*.py", "profiling/*.py", "rewriting/*.py", "export/*.py")
+TRACE_THREADS = 1
 
 Artifact = tuple[Format, Precision]
 
@@ -47,20 +47,11 @@ class Request:
 
     def steps(self, networks: int) -> int:
         """How often :func:`collect` will call ``step``."""
-        traced = sum(form == "pte" for form, _ in self.artifacts)
+        traced = sum(file_format == "pte" for file_format, _ in self.artifacts)
         return networks * (1 + len(self.artifacts) + traced) + (len(self.threads) if traced else 0)
 
 
-@dataclasses.dataclass
-class Collected:
-    """What was made, and what could not be."""
-
-    records: list[Record] = dataclasses.field(default_factory=list)
-    costs: list[NetworkCost] = dataclasses.field(default_factory=list)
-    failures: list[Failure] = dataclasses.field(default_factory=list)
-
-
-def collect(networks: Sequence[Network], output: Path, request: Request, step: Callable[[str], None]) -> Collected:
+def collect(networks: Sequence[Network], output: Path, request: Request, step: Callable[[str], None]) -> Report:
     """Profile, export, verify and measure networks; the files and their records go to ``output``.
 
     A file is kept when its weights, the code and the packages that made it, and the file itself are unchanged. The
@@ -78,81 +69,57 @@ def collect(networks: Sequence[Network], output: Path, request: Request, step: C
     """
     folders = [output if network.weights == UNTRAINED else output / network.weights for network in networks]
     places = [(folder, network.stem) for folder, network in zip(folders, networks, strict=True)]
-    for index, place in enumerate(places):
-        if place in places[:index]:
-            raise InputError(
-                f"two networks would write {networks[index].stem} into {place[0]}; give each once, and run folders "
-                "with different names"
-            )
-    collected = Collected()
+    if twice := next((place for index, place in enumerate(places) if place in places[:index]), None):
+        raise InputError(
+            f"two networks would write {twice[1]} into {twice[0]}; give each once, and run folders with different names"
+        )
+    report = Report(records=[], manifest=manifest(request.argv))
     made: dict[Path, Record] = {}
-    state = _State(output / STATE)
     for network, folder in zip(networks, folders, strict=True):
         step(f"profile {network.arch}")
-        collected.costs.append(NetworkCost.of(network))
+        report.costs.append(NetworkCost.of(network))
         weights = _weights_digest(network)
-        for form, precision in request.artifacts:
-            step(f"export {network.arch} {precision} .{form}")
+        for artifact in request.artifacts:
+            step(f"export {network.arch} {artifact[1]} .{artifact[0]}")
+            made_from = _inputs_digest(network, weights, artifact)
             try:
-                path, record = _export(network, weights, folder, form, precision, state, request)
+                record = _kept(output, made_from) or _export(network, folder, artifact, request.argv)
             except InputError as error:
-                collected.failures.append(_failure(network, form, precision, "export", error))
-            else:
-                made[path] = record
+                report.failures.append(_failure(network, artifact, "export", error))
+                continue
+            made[folder / record.file] = record
+            _remember(output, folder / record.file, made_from)
     programs = {path: record for path, record in made.items() if record.format == "pte"}
     if programs:
         for threads in request.threads:
             step(f"latency of {len(programs)} files, {threads} thread{'s' if threads > 1 else ''}")
-            collected.failures += _measure(programs, threads, request)
+            report.failures += _measure(programs, threads, request)
     for path, record in programs.items():
         step(f"trace {path.name}")
         _trace(path, record)
-    collected.records = list(made.values())
-    return collected
+    report.records = list(made.values())
+    return report
 
 
-def _export(
-    network: Network,
-    weights: str,
-    folder: Path,
-    form: Format,
-    precision: Precision,
-    state: _State,
-    request: Request,
-) -> tuple[Path, Record]:
-    """The file's record: the one that is there if nothing changed, otherwise a new one."""
-    key = f"{network.weights}/{network.stem}/{precision}.{form}"
-    inputs = _inputs_digest(network, weights, form, precision)
-    kept = state.get(key)
-    if kept is not None:
-        path = folder / kept["file"]
-        if kept["inputs"] == inputs and path.exists() and kept["sha256"] == file_digest(path):
-            try:
-                return path, read_record(record_path(path))
-            except InputError:
-                # Damaged or gone: the file without its record proves nothing.
-                pass
-    if form == "pte":
-        # What stays outside the delegate is a result here, and the report names it.
-        record = to_pte(network, folder, precision=precision, allow_fallback=True, argv=request.argv)
-    else:
-        record = to_mlpackage(network, folder, precision=precision, argv=request.argv)
-    path = folder / record.file
-    state.set(key, {"file": record.file, "inputs": inputs, "sha256": file_digest(path)})
-    return path, record
+def _export(network: Network, folder: Path, artifact: Artifact, argv: Sequence[str]) -> Record:
+    file_format, precision = artifact
+    if file_format == "mlpackage":
+        return to_mlpackage(network, folder, precision=precision, argv=argv)
+    # What stays outside the delegate is a result here, and the report names it.
+    return to_pte(network, folder, precision=precision, allow_fallback=True, argv=argv)
 
 
 def _measure(programs: dict[Path, Record], threads: int, request: Request) -> Iterator[Failure]:
+    """Add the latency of every program to its record, and yield those that cannot be measured."""
     here = latency.this_host()
-
-    def has_measurement(record: Record) -> bool:
-        return any(
+    if all(
+        any(
             (one.threads, one.where, one.rounds) == (threads, here, request.rounds)
             and one.runs >= request.rounds * request.runs
             for one in record.latency
         )
-
-    if all(map(has_measurement, programs.values())):
+        for record in programs.values()
+    ):
         return
     options: dict[str, Any] = {"threads": threads, "rounds": request.rounds, "runs": request.runs}
     try:
@@ -164,54 +131,59 @@ def _measure(programs: dict[Path, Record], threads: int, request: Request) -> It
             try:
                 measured[path] = latency.measure([path], **options)[0]
             except InputError as error:
-                yield _failure(record, record.format, record.precision, "latency", error)
+                yield _failure(record, (record.format, record.precision), "latency", error)
     for path, one in measured.items():
-        record = programs[path]
-        record.add_latency(one)
-        write_record(path, record)
+        programs[path].add_latency(one)
+        write_record(path, programs[path])
 
 
 def _trace(path: Path, record: Record) -> None:
     here = latency.this_host()
     if any((one.threads, one.where) == (TRACE_THREADS, here) for one in record.traces):
         return
-    try:
+    # A file that cannot be traced could not be measured before, and was reported then.
+    with contextlib.suppress(InputError):
         operators = latency.operator_times(path, threads=TRACE_THREADS)
-    except InputError:
-        # The latency of the same file failed before and was reported; a trace is not worth a second line.
-        return
-    traced = Trace(
-        threads=TRACE_THREADS, operators=operators, where=here, runtime=latency.RUNTIME, date=manifest()["date"]
-    )
-    record.traces = [*(old for old in record.traces if old.where != here), traced]
-    write_record(path, record)
+        traced = Trace(
+            threads=TRACE_THREADS, operators=operators, where=here, runtime=latency.RUNTIME, date=manifest()["date"]
+        )
+        record.traces = [*(old for old in record.traces if old.where != here), traced]
+        write_record(path, record)
 
 
-def _failure(network: Network | Record, form: Format, precision: Precision, stage: Any, error: InputError) -> Failure:
+def _failure(
+    network: Network | Record, artifact: Artifact, stage: Literal["export", "latency"], error: InputError
+) -> Failure:
     return Failure(
-        arch=network.arch, weights=network.weights, format=form, precision=precision, stage=stage, reason=str(error)
+        arch=network.arch,
+        weights=network.weights,
+        format=artifact[0],
+        precision=artifact[1],
+        stage=stage,
+        reason=str(error),
     )
 
 
-class _State:
-    """Which inputs each file was made from, so that an interrupted report goes on where it stopped."""
+def _builds(output: Path) -> dict[str, str]:
+    # A damaged list costs time, not correctness: everything is made again.
+    with contextlib.suppress(FileNotFoundError, ValueError):
+        content = json.loads((output / BUILDS).read_text(encoding="utf-8"))
+        return content if isinstance(content, dict) else {}
+    return {}
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except (FileNotFoundError, UnicodeDecodeError, json.JSONDecodeError):
-            # A damaged state costs time, not correctness: everything is made again.
-            content = {}
-        self._content: dict[str, dict[str, str]] = content if isinstance(content, dict) else {}
 
-    def get(self, key: str) -> dict[str, str] | None:
-        kept = self._content.get(key)
-        return kept if isinstance(kept, dict) and kept.keys() == {"file", "inputs", "sha256"} else None
+def _kept(output: Path, made_from: str) -> Record | None:
+    """The record of a file that was made from the same inputs and has not changed since."""
+    for name, inputs in _builds(output).items():
+        if inputs == made_from:
+            with contextlib.suppress(InputError, OSError):
+                return record_of(output / name)
+    return None
 
-    def set(self, key: str, value: dict[str, str]) -> None:
-        self._content[key] = value
-        write_text(self._path, json.dumps(self._content, indent=1) + "\n")
+
+def _remember(output: Path, file: Path, made_from: str) -> None:
+    builds = _builds(output) | {str(file.relative_to(output)): made_from}
+    write_text(output / BUILDS, json.dumps(builds, indent=1) + "\n")
 
 
 def _weights_digest(network: Network) -> str:
@@ -222,14 +194,13 @@ def _weights_digest(network: Network) -> str:
     return digest.hexdigest()
 
 
-def _inputs_digest(network: Network, weights: str, form: Format, precision: Precision) -> str:
-    package = Path(edge_sk.__file__).parent
-    sources = sorted(file for pattern in _MAKERS for file in package.glob(pattern))
+def _inputs_digest(network: Network, weights: str, artifact: Artifact) -> str:
+    """A digest of all that decides what is in a file and its record: network, code and packages."""
     described = {
         "network": {f.name: getattr(network, f.name) for f in dataclasses.fields(network) if f.name != "model"},
         "weights": weights,
-        "artifact": [form, precision],
+        "artifact": artifact,
         "versions": manifest()["versions"],
-        "code": [hashlib.sha256(file.read_bytes()).hexdigest() for file in sources],
+        "code": [file.read_text(encoding="utf-8") for file in sorted(Path(edge_sk.__file__).parent.rglob("*.py"))],
     }
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()

@@ -8,16 +8,17 @@ from typing import Literal
 
 from edge_sk.export.record import Record
 from edge_sk.export.report.model import Report, file_name, identity
-from edge_sk.export.report.pairs import accuracy_noise
+from edge_sk.export.report.pairs import accuracy_difference
 from edge_sk.export.report.settings import Setting, latency_in, noise_ms
 from edge_sk.export.report.verdicts import delegation_mark, parity_mark
 
-Verdict = Literal["worse", "better", "not comparable"]
+Verdict = Literal["worse", "not comparable", "better"]
 
 # Names and versions inside a file change its size by some bytes.
 SIZE_NOISE = 0.01
 
-_ORDER = {"good": 0, "partial": 1, "unknown": 2, "bad": 3}
+_VERDICTS = ("worse", "not comparable", "better")
+_LEVELS = ("good", "partial", "unknown", "bad")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,73 +47,56 @@ def compare(old: Report, new: Report) -> list[Change]:
     - A file that was there, is wanted, and could not be made.
     """
     before = {identity(record): record for record in old.records}
-    changes: list[Change] = []
-    for record in new.records:
-        if (past := before.get(identity(record))) is not None:
-            changes += _changes(past, record)
+    changes = [
+        Change(verdict, file_name(record), what)
+        for record in new.records
+        if (past := before.get(identity(record)))
+        for verdict, what in _changes(past, record)
+    ]
     names = {file_name(record) for record in old.records}
-    for failure in new.failures:
-        if failure.stage == "export" and file_name(failure) in names:
-            changes.append(Change("worse", file_name(failure), f"could not be made any more: {failure.reason}"))
-    order = ("worse", "not comparable", "better")
-    return sorted(changes, key=lambda change: order.index(change.verdict))
+    changes += [
+        Change("worse", file_name(failure), f"could not be made any more: {failure.reason}")
+        for failure in new.failures
+        if failure.stage == "export" and file_name(failure) in names
+    ]
+    return sorted(changes, key=lambda change: _VERDICTS.index(change.verdict))
 
 
-def _changes(old: Record, new: Record) -> Iterator[Change]:
-    name = file_name(new)
-
-    def change(worse: bool, what: str) -> Change:
-        return Change("worse" if worse else "better", name, what)
-
+def _changes(old: Record, new: Record) -> Iterator[tuple[Verdict, str]]:
     for title, unit, was, now, noise in (
-        ("parameters", "million", old.params / 1e6, new.params / 1e6, 0.0),
-        ("MACs", "million", old.macs / 1e6, new.macs / 1e6, 0.0),
-        ("size", "MB", old.size_bytes / 1e6, new.size_bytes / 1e6, SIZE_NOISE * old.size_bytes / 1e6),
+        ("parameters", "million", old.params, new.params, 0.0),
+        ("MACs", "million", old.macs, new.macs, 0.0),
+        ("size", "MB", old.size_bytes, new.size_bytes, SIZE_NOISE * old.size_bytes),
     ):
         if abs(now - was) > noise:
-            allowed = f" (noise {noise:.3f})" if noise else ""
-            yield change(now > was, f"{title} {was:.3f} → {now:.3f} {unit}{allowed}")
-    yield from _latency_changes(name, old, new)
-    if (
-        old.accuracy
-        and new.accuracy
-        and (old.accuracy.data, old.accuracy.images)
-        == (
-            new.accuracy.data,
-            new.accuracy.images,
-        )
-    ):
+            allowed = f" (noise {noise / 1e6:.3f})" if noise else ""
+            yield _verdict(now > was), f"{title} {was / 1e6:.3f} → {now / 1e6:.3f} {unit}{allowed}"
+    yield from _latency_changes(old, new)
+    gain = accuracy_difference(old.accuracy, new.accuracy)
+    if old.accuracy and new.accuracy and gain and abs(gain.value) > gain.noise:
         was, now = 100 * old.accuracy.top1, 100 * new.accuracy.top1
-        noise = accuracy_noise(old.accuracy.top1, new.accuracy.top1, new.accuracy.images)
-        if abs(now - was) > noise:
-            yield change(now < was, f"accuracy {was:.2f} → {now:.2f} % (noise {noise:.2f})")
-    for title, was, now in (
-        ("parity", parity_mark(old), parity_mark(new)),
-        ("delegation", delegation_mark(old), delegation_mark(new)),
-    ):
-        if _ORDER[was.level] != _ORDER[now.level]:
-            yield change(_ORDER[now.level] > _ORDER[was.level], f"{title} {was.word} → {now.word}: {now.reason}")
+        yield _verdict(now < was), f"accuracy {was:.2f} → {now:.2f} % (noise {gain.noise:.2f})"
+    for title, mark in (("parity", parity_mark), ("delegation", delegation_mark)):
+        was, now = mark(old), mark(new)
+        if was.level != now.level:
+            fell = _LEVELS.index(now.level) > _LEVELS.index(was.level)
+            yield _verdict(fell), f"{title} {was.word} → {now.word}: {now.reason}"
 
 
-def _latency_changes(name: str, old: Record, new: Record) -> Iterator[Change]:
-    compared = False
-    for one in new.latency:
-        setting = Setting.of(one)
-        past = latency_in(old, setting)
-        if past is None:
-            continue
-        compared = True
+def _latency_changes(old: Record, new: Record) -> Iterator[tuple[Verdict, str]]:
+    shared = [(past, one) for one in new.latency if (past := latency_in(old, Setting.of(one)))]
+    for past, one in shared:
         noise = noise_ms(past) + noise_ms(one)
         if abs(one.p50_ms - past.p50_ms) > noise:
-            yield Change(
-                "worse" if one.p50_ms > past.p50_ms else "better",
-                name,
-                f"latency, {setting.thread_text}: {past.p50_ms:.2f} → {one.p50_ms:.2f} ms "
+            yield (
+                _verdict(one.p50_ms > past.p50_ms),
+                f"latency, {Setting.of(one).thread_text}: {past.p50_ms:.2f} → {one.p50_ms:.2f} ms "
                 f"({one.p50_ms / past.p50_ms - 1:+.0%}, noise {noise:.2f} ms)",
             )
-    if old.latency and new.latency and not compared:
-        yield Change(
-            "not comparable",
-            name,
-            f"latency: then on {Setting.of(old.latency[0])}, now on {Setting.of(new.latency[0])}",
-        )
+    if old.latency and new.latency and not shared:
+        then, now = Setting.of(old.latency[0]), Setting.of(new.latency[0])
+        yield "not comparable", f"latency: then on {then}, now on {now}"
+
+
+def _verdict(worse: bool) -> Verdict:
+    return "worse" if worse else "better"

@@ -43,17 +43,13 @@ class NetworkCost(_Part):
     def of(cls, network: Network) -> NetworkCost:
         """Count a network at its input size."""
         cost = edge_sk.profile(network.model, (1, *network.input_size))
+        counted = ("params", "macs", "gate_macs", "activations", "elementwise", "unsupported")
         return cls(
             arch=network.arch,
             weights=network.weights,
             input_size=list(cost.input_size),
-            params=cost.params,
-            macs=cost.macs,
-            gate_macs=cost.gate_macs,
-            activations=cost.activations,
-            elementwise=cost.elementwise,
             largest_feature_map=cost.largest_feature_map.elements,
-            unsupported=cost.unsupported,
+            **{name: getattr(cost, name) for name in counted},
         )
 
 
@@ -111,19 +107,7 @@ def read_records(paths: Sequence[str | os.PathLike[str]]) -> list[Record]:
     Raises:
         InputError: A path is none of these, or a folder holds none.
     """
-    records: list[Record] = []
-    for given in map(Path, paths):
-        if not given.is_dir():
-            records += _records_of(given)
-            continue
-        found = sorted(given.glob("*.pte.json")) + sorted(given.glob("*.mlpackage.json"))
-        if not found:
-            raise InputError(
-                f"--records {given} holds no record, which ends in .pte.json or .mlpackage.json; "
-                "deploy/export.py writes one beside each file"
-            )
-        records += [record for path in found for record in _records_of(path)]
-    return records
+    return [record for path in map(Path, paths) for file in _files_of(path) for record in _records_of(file)]
 
 
 def join(records: Sequence[Record]) -> list[Record]:
@@ -151,6 +135,18 @@ def join(records: Sequence[Record]) -> list[Record]:
 def identity(record: Record) -> tuple[Any, ...]:
     """What makes two records speak of the same file, in this report or in an older one."""
     return (record.arch, record.weights, record.format, record.backend, record.precision, *record.input.shape)
+
+
+def _files_of(path: Path) -> list[Path]:
+    if not path.is_dir():
+        return [path]
+    found = sorted(path.glob("*.pte.json")) + sorted(path.glob("*.mlpackage.json"))
+    if not found:
+        raise InputError(
+            f"--records {path} holds no record, which ends in .pte.json or .mlpackage.json; "
+            "deploy/export.py writes one beside each file"
+        )
+    return found
 
 
 def _records_of(path: Path) -> list[Record]:

@@ -33,7 +33,7 @@ class Setting:
     @property
     def thread_text(self) -> str:
         """``1 thread``."""
-        return "threads chosen by the system" if not self.threads else _plural(self.threads, "thread")
+        return f"{self.threads} thread{'s' * (self.threads != 1)}" if self.threads else "threads chosen by the system"
 
     def __str__(self) -> str:
         """Place, runtime and threads."""
@@ -64,17 +64,11 @@ def noise_ms(one: Latency) -> float:
 def difference_noise_ms(first: Latency, second: Latency) -> float:
     """How far the difference of two medians may be off.
 
-    Files that took turns in the same rounds met the same changes of the machine's speed: there, the spread between
-    rounds of the difference counts (at least 3 % of the larger median), otherwise the noise of both.
+    Files that took turns in the same rounds met the same changes of the machine's speed. For them it is the spread
+    between rounds of the difference, at least 3 % of the larger median; for others the sum of both noises.
     """
-    together = (first.threads, first.where, first.runtime, first.date) == (
-        second.threads, second.where, second.runtime, second.date,
-    )  # fmt: skip
+    together = (Setting.of(first), first.date) == (Setting.of(second), second.date)
     if not together or not len(first.round_p50_ms) == len(second.round_p50_ms) > 1:
         return noise_ms(first) + noise_ms(second)
     differences = [a - b for a, b in zip(first.round_p50_ms, second.round_p50_ms, strict=True)]
     return max(max(differences) - min(differences), FLOOR * max(first.p50_ms, second.p50_ms))
-
-
-def _plural(count: int, noun: str) -> str:
-    return f"{count} {noun}{'s' if count != 1 else ''}"

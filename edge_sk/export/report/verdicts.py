@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Literal
 
 from edge_sk.export.record import ParityEvidence, Record
@@ -33,19 +34,41 @@ def parity_mark(record: Record) -> Mark:
     proof = record.parity
     if proof is None:
         return Mark("unknown", "not verified", "; ".join(record.notes) or "the record holds no comparison")
-    measured = f"{_measured(proof)}, on {proof.images} images ({proof.data}), run by: {proof.runtime}"
-    short = _short_of(proof)
-    if short:
-        return Mark("bad", "differs", f"{'; '.join(short)}. {measured}")
+    sqnr = "outputs not finite" if proof.sqnr_db is None else f"SQNR {proof.sqnr_db:.1f} dB"
+    relative = "" if proof.relative is None else f", largest difference {proof.relative:.1e} of the largest output"
+    measured = (
+        f"same first class on {proof.top1_agreement:.1%}, {sqnr}{relative}, on {proof.images} images ({proof.data}), "
+        f"run by: {proof.runtime}"
+    )
+    demands = list(_demands(proof))
+    missed = [how for _, how in demands if how]
+    if proof.sqnr_db is None or proof.relative is None:
+        missed = ["outputs are not finite"]
+    if missed:
+        return Mark("bad", "differs", f"{'; '.join(missed)}. {measured}")
     if proof.threshold_relative is None and proof.threshold_top1_agreement is None:
-        return Mark(
-            "partial",
-            "weakly tested",
-            f"untrained weights hardly tell images apart, so only {proof.threshold_sqnr_db:g} dB were demanded. "
-            f"{measured}",
+        why = f"untrained weights hardly tell images apart, so only {proof.threshold_sqnr_db:g} dB were demanded"
+        return Mark("partial", "weakly tested", f"{why}. {measured}")
+    demanded = ", ".join(demand for demand, _ in demands)
+    return Mark("good", "equal" if record.precision == "fp32" else "agrees", f"{measured}. Demanded: {demanded}")
+
+
+def _demands(proof: ParityEvidence) -> Iterator[tuple[str, str | None]]:
+    """What was demanded of the file, and how it fell short, if it did."""
+    least, agreement, most = proof.threshold_sqnr_db, proof.threshold_top1_agreement, proof.threshold_relative
+    sqnr, relative = proof.sqnr_db, proof.relative
+    missed = sqnr is not None and sqnr < least
+    yield f"SQNR at least {least:g} dB", f"SQNR {sqnr:.1f} dB is below {least:g} dB" if missed else None
+    if agreement is not None:
+        missed = proof.top1_agreement < agreement
+        short = f"the same class on {proof.top1_agreement:.1%} is below {agreement:.0%}"
+        yield f"the same class on {agreement:.0%}", short if missed else None
+    if most is not None:
+        missed = relative is not None and relative > most
+        yield (
+            f"a difference of at most {most:.0e}",
+            f"the difference {relative:.1e} is above {most:.0e}" if missed else None,
         )
-    word = "equal" if record.precision == "fp32" else "agrees"
-    return Mark("good", word, f"{measured}. Demanded: {_demanded(proof)}")
 
 
 def delegation_mark(record: Record) -> Mark:
@@ -53,48 +76,19 @@ def delegation_mark(record: Record) -> Mark:
     done = record.delegation
     if done is None:
         if record.program is not None and record.program.compute_units:
-            planned = [
+            planned = "; ".join(
                 f"{device}: {', '.join(f'{count} on {unit}' for unit, count in units.items())}"
                 for device, units in record.program.compute_units.items()
-            ]
-            return Mark("good", "planned", f"Operators by the unit that Core ML plans for them. {'; '.join(planned)}")
+            )
+            return Mark("good", "planned", f"Operators by the unit that Core ML plans for them. {planned}")
         return Mark("unknown", "by the device", "Core ML chooses CPU, GPU or Neural Engine when it loads the file")
     floating = f" Computed in float inside the delegate: {', '.join(done.in_float)}." if done.in_float else ""
     if done.whole:
         return Mark("good", "whole", f"One delegate runs all {done.operators_delegated} operators.{floating}")
-    left = "; ".join(f"{one.count}x {one.operator}: {one.why} ({one.remedy})" for one in done.left)
-    count = sum(one.count for one in done.left)
+    outside = "; ".join(f"{one.count}x {one.operator}: {one.why} ({one.remedy})" for one in done.left) or "nothing"
     pieces = f"{done.delegates} delegate{'s' if done.delegates != 1 else ''}"
     return Mark(
         "partial" if done.delegates else "bad",
-        f"{pieces}, {count} left",
-        f"{pieces} with {done.operators_delegated} operators; outside: {left or 'nothing'}.{floating}",
+        f"{pieces}, {sum(one.count for one in done.left)} left",
+        f"{pieces} with {done.operators_delegated} operators; outside: {outside}.{floating}",
     )
-
-
-def _measured(proof: ParityEvidence) -> str:
-    sqnr = "outputs not finite" if proof.sqnr_db is None else f"SQNR {proof.sqnr_db:.1f} dB"
-    relative = "" if proof.relative is None else f", largest difference {proof.relative:.1e} of the largest output"
-    return f"same first class on {proof.top1_agreement:.1%}, {sqnr}{relative}"
-
-
-def _demanded(proof: ParityEvidence) -> str:
-    demanded = [f"SQNR at least {proof.threshold_sqnr_db:g} dB"]
-    if proof.threshold_top1_agreement is not None:
-        demanded.append(f"the same class on {proof.threshold_top1_agreement:.0%}")
-    if proof.threshold_relative is not None:
-        demanded.append(f"a difference of at most {proof.threshold_relative:.0e}")
-    return ", ".join(demanded)
-
-
-def _short_of(proof: ParityEvidence) -> list[str]:
-    if proof.sqnr_db is None or proof.relative is None:
-        return ["outputs are not finite"]
-    short = []
-    if proof.sqnr_db < proof.threshold_sqnr_db:
-        short.append(f"SQNR {proof.sqnr_db:.1f} dB is below {proof.threshold_sqnr_db:g} dB")
-    if proof.threshold_relative is not None and proof.relative > proof.threshold_relative:
-        short.append(f"the difference {proof.relative:.1e} is above {proof.threshold_relative:.0e}")
-    if proof.threshold_top1_agreement is not None and proof.top1_agreement < proof.threshold_top1_agreement:
-        short.append(f"the same class on {proof.top1_agreement:.1%} is below {proof.threshold_top1_agreement:.0%}")
-    return short

@@ -12,6 +12,7 @@ import torch
 from edge_sk.errors import InputError
 from edge_sk.export.record import Latency, Record, read_record
 from edge_sk.export.report import Report
+from edge_sk.files import file_digest
 from tests.export.report.samples import find, latency, variant
 
 
@@ -27,6 +28,7 @@ def fake_exports(monkeypatch: pytest.MonkeyPatch, report: Report, calls: list[st
             record = variant(find(report, "shufflenetv2_1.0", precision, form), latency=[], traces=[])
             folder.mkdir(parents=True, exist_ok=True)
             (folder / record.file).write_text(f"{form} {precision}")
+            record.sha256 = file_digest(folder / record.file)
             write_record(folder / record.file, record)
             return record
 

@@ -84,8 +84,8 @@ def test_accuracy_has_a_column_where_a_file_has_one(report: Report) -> None:
     for each, there in ((report, False), (some, True)):
         head, rows = _files(_own(render_html(each)))
         assert {len(re.findall("<t[hd][ >]", row)) for row in rows} == {head.count("<th ")}
-        header, rule, *rows = [line for line in render_markdown(each).splitlines() if line.startswith("| ")]
-        assert {line.count(" |") for line in (rule, *rows)} == {header.count(" |")}
+        header, rule, *rows = [line for line in render_markdown(each).splitlines() if line.startswith("|")]
+        assert {line.count("|") for line in (rule, *rows)} == {header.count("|")}
         assert (">Accuracy <" in head) is ("accuracy %" in header) is there
     assert "71.00" in render_markdown(some)
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from deploy import record_schema
 from edge_sk.errors import InputError
-from edge_sk.export.report import Report, read_report, schema, write_report
+from edge_sk.export.report import Report, read_report, write_report
 from edge_sk.export.report.model import join, read_records
 from edge_sk.export.report.settings import Setting, latency_in
 from edge_sk.export.report.verdicts import delegation_mark
@@ -65,8 +66,8 @@ def test_a_folder_without_records_is_named(tmp_path: Path) -> None:
 
 
 def test_the_documented_schema_is_the_schema() -> None:
-    assert (ROOT / "docs" / "record.md").read_text(encoding="utf-8") == schema.describe(), (
-        "run: python -m edge_sk.export.report.schema > docs/record.md"
+    assert (ROOT / "docs" / "record.md").read_text(encoding="utf-8") == record_schema.describe(), (
+        "run: python deploy/record_schema.py > docs/record.md"
     )
 
 

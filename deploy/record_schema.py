@@ -1,4 +1,4 @@
-"""The JSON of records and reports in words, from the models themselves: ``python -m edge_sk.export.report.schema``."""
+"""Print the JSON of records and reports in words, from the models themselves: docs/record.md."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from edge_sk.export.record import Record
 from edge_sk.export.report.model import Report
+from edge_sk.markdown import markdown_table
 
 INTRODUCTION = """\
 # The JSON of records and reports
@@ -20,7 +21,7 @@ adds latencies to it; `deploy/report.py` writes `report.json`, which holds many.
 missing field is an error that names it. A record made on a phone or a Mac has the same form, and
 `deploy/report.py --records` joins it: copy the record along with the file, and append to `latency`.
 
-`null` or an empty list means "not measured". This page is printed by `python -m edge_sk.export.report.schema`.
+`null` or an empty list means "not measured". This page is printed by `python deploy/record_schema.py`.
 """
 
 
@@ -50,12 +51,11 @@ def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
 
 def _table(model: type[BaseModel]) -> str:
     summary = (model.__doc__ or "").strip().splitlines()[0]
-    lines = [f"## {model.__name__}", "", summary, "", "| field | type | meaning |", "| --- | --- | --- |"]
-    lines += [
-        f"| `{name}` | {_type_text(field.annotation)} | {field.description or ''} |"
+    rows = [
+        (f"`{name}`", _type_text(field.annotation), field.description or "")
         for name, field in model.model_fields.items()
     ]
-    return "\n".join([*lines, ""])
+    return f"## {model.__name__}\n\n{summary}\n\n{markdown_table(('field', 'type', 'meaning'), rows)}\n"
 
 
 def _type_text(annotation: Any) -> str:
