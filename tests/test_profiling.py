@@ -262,6 +262,11 @@ def test_what_cannot_be_traced():
         scripted = torch.jit.script(nn.Conv2d(3, 4, 1))
     with pytest.raises(InputError, match=r"cannot be traced, so it cannot be counted"):
         profile(scripted, (1, 3, 8, 8))
+    in_place = nn.Conv2d(3, 4, 1)
+    in_place.compile()
+    for compiled in (in_place, torch.compile(nn.Conv2d(3, 4, 1))):
+        with pytest.raises(InputError, match=r"cannot be traced, so it cannot be counted"):
+            profile(compiled, (1, 3, 8, 8))
     with torch.device("meta"):
         empty = nn.Conv2d(3, 4, 1)
     with pytest.raises(InputError, match="has no weights"):

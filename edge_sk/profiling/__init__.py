@@ -83,7 +83,10 @@ def profile(model: nn.Module, input_size: int | Sequence[int] | None = None) -> 
 
 def _image(model: nn.Module, name: str, shape: tuple[int, ...]) -> Tensor:
     """An empty image for a model whose operators can be seen."""
-    if any(isinstance(module, torch.jit.ScriptModule) or hasattr(module, "_orig_mod") for module in model.modules()):
+    if any(
+        isinstance(module, torch.jit.ScriptModule) or hasattr(module, "_orig_mod") or module._compiled_call_impl
+        for module in model.modules()
+    ):
         raise InputError(
             f"{name} cannot be traced, so it cannot be counted: its code is scripted or compiled; "
             "profile a plain nn.Module that takes one tensor"
