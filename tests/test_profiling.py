@@ -18,8 +18,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import edge_sk
 from edge_sk import InputError, SelectiveKernel, create_model, profile
-from edge_sk.profiling import comparison, main
-from edge_sk.profiling._profile import GATES
+from edge_sk.profiling import comparison
+from edge_sk.profiling.__main__ import main
+from edge_sk.profiling.counting import GATES
 
 KNOWN = {
     # Issue 2's table, from the papers' descriptions and the authors' released networks.
@@ -109,7 +110,7 @@ def test_every_matrix_operator_agrees_with_torch(name):
 
 
 @pytest.mark.parametrize("name", ["shufflenetv2_0.5", "sk_mobilenetv2_0.5"])
-def test_fvcore_counts_the_same_and_its_total_is_kept(name):
+def test_fvcore_counts_the_same_and_its_total_is_kept(name, capsys):
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"`torch\.jit\.script` is deprecated", FutureWarning)
         from fvcore.nn import ActivationCountAnalysis, FlopCountAnalysis
@@ -122,7 +123,9 @@ def test_fvcore_counts_the_same_and_its_total_is_kept(name):
         activations.uncalled_modules_warnings(False)
         operators = flops.by_operator()
         assert counted.macs == operators["conv"] + operators["linear"]
-        assert counted.fvcore_total == flops.total() > counted.macs
+        assert main([name, "--json"]) == 0
+        (record,) = json.loads(capsys.readouterr().out)["networks"]
+        assert record["fvcore_total"] == flops.total() > counted.macs
         assert counted.activations == activations.total()
 
 
@@ -260,6 +263,11 @@ def test_what_cannot_be_traced():
         scripted = torch.jit.script(nn.Conv2d(3, 4, 1))
     with pytest.raises(InputError, match=r"cannot be traced, so it cannot be counted"):
         profile(scripted, (1, 3, 8, 8))
+    in_place = nn.Conv2d(3, 4, 1)
+    in_place.compile()
+    for compiled in (in_place, torch.compile(nn.Conv2d(3, 4, 1))):
+        with pytest.raises(InputError, match=r"cannot be traced, so it cannot be counted"):
+            profile(compiled, (1, 3, 8, 8))
     with torch.device("meta"):
         empty = nn.Conv2d(3, 4, 1)
     with pytest.raises(InputError, match="has no weights"):

@@ -279,7 +279,7 @@ def _macs(before: nn.Module, after: nn.Module, shape: Sequence[int]) -> tuple[in
     try:
         return profile(before, (1, *shape)).macs, profile(after, (1, *shape)).macs
     except InputError:
-        return None  # jit tracing refuses some networks that run; the graft itself does not depend on it
+        return None  # scripted parts cannot be counted; the graft itself does not depend on it
 
 
 def _same_choice(before: Sequence[Tensor], after: Sequence[Tensor]) -> float | None:
