@@ -33,8 +33,8 @@ from edge_sk.export.quiet import quiet
 from edge_sk.export.record import Precision
 from edge_sk.files import artifact_path, atomic_write, check_output, write_text
 from edge_sk.manifest import manifest
-from edge_sk.markdown import table
-from edge_sk.textbook import textbook
+from edge_sk.markdown import markdown_table
+from recipes.textbook import textbook
 
 RESULT = Path(__file__).parent / "results" / "latency.json"
 OURS: tuple[tuple[str, Precision], ...] = tuple(
@@ -212,8 +212,8 @@ def ratio_table(record: dict[str, Any]) -> str:
         [title(file), title(against), *(cells.get((file, against, count), "not measured") for count in threads)]
         for file, against, _ in CLAIMS
     ]
-    head = ["file", "against", *(f"{count} thread{'s' * (count > 1)}" for count in threads)]
-    return table(head, rows, "ll" + "r" * len(threads))
+    header = ["file", "against", *(f"{count} thread{'s' * (count > 1)}" for count in threads)]
+    return markdown_table(header, rows, "ll" + "r" * len(threads))
 
 
 def operator_table(record: dict[str, Any]) -> str:
@@ -225,7 +225,7 @@ def operator_table(record: dict[str, Any]) -> str:
         spent = file["operators_ms"]
         times = [*(spent.get(kind, 0.0) for kind in kinds), sum(spent.values()), file["latency"]["1"]["p50_ms"]]
         rows.append([title(stem), *(f"{ms:.2f}" for ms in times)])
-    return table(["file", *kinds, "sum", "median"], rows, "l" + "r" * (len(kinds) + 2))
+    return markdown_table(["file", *kinds, "sum", "median"], rows, "l" + "r" * (len(kinds) + 2))
 
 
 def title(stem: str) -> str:

@@ -14,10 +14,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
-from edge_sk import markdown
 from edge_sk.errors import script
 from edge_sk.export.record import Record
 from edge_sk.export.report import Report
+from edge_sk.markdown import markdown_table
 
 INTRODUCTION = """\
 # The JSON of records and reports
@@ -64,7 +64,7 @@ def _section(model: type[BaseModel]) -> str:
         (f"`{name}`", _type_text(field.annotation), field.description or "")
         for name, field in model.model_fields.items()
     ]
-    return f"## {model.__name__}\n\n{summary}\n\n{markdown.table(('field', 'type', 'meaning'), rows)}\n"
+    return f"## {model.__name__}\n\n{summary}\n\n{markdown_table(('field', 'type', 'meaning'), rows)}\n"
 
 
 def _type_text(annotation: Any) -> str:

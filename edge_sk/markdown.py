@@ -1,4 +1,4 @@
-"""Markdown from plain values: tables, and text that cannot become markup."""
+"""Print Markdown: tables, and text that cannot become markup."""
 
 from __future__ import annotations
 
@@ -6,21 +6,30 @@ import html
 import re
 from collections.abc import Iterable, Sequence
 
+_RULES = {"l": "---", "r": "---:", "c": ":---:"}
+# With an even number of backslashes before it; after an odd number it is escaped already.
+_PIPE = re.compile(r"(?<!\\)((?:\\\\)*)\|")
 
-def table(head: Sequence[str], rows: Iterable[Sequence[str]], align: str = "") -> str:
-    """A table in GitHub's Markdown, without a line feed at its end.
 
-    Cells are Markdown; pipes and line feeds in them are escaped.
+def markdown_table(header: Sequence[object], rows: Iterable[Sequence[object]], align: str = "") -> str:
+    """Return a table in GitHub's Markdown, without a line feed at its end.
+
+    Any text is safe in a cell: pipes are escaped and line breaks become spaces. Other markup is kept.
 
     Args:
-        head: Titles of the columns.
-        rows: As many cells each.
-        align: A letter per column, ``"l"`` or ``"r"``; further columns are aligned to the left.
+        header: One title per column.
+        rows: Cells of each row, one per column.
+        align: ``l``, ``r`` or ``c`` for each column; all are aligned left by default.
+
+    Raises:
+        ValueError: A row, or ``align``, has more or fewer columns than the header.
     """
-    rules = ["---:" if letter == "r" else "---" for letter in align.ljust(len(head), "l")]
-    lines = [" | ".join(" ".join(cell.splitlines()).replace("|", r"\|") for cell in row) for row in (head, *rows)]
-    first, *others = [f"| {line} |" for line in lines]
-    return "\n".join([first, f"|{'|'.join(rules)}|", *others])
+    rules = [_RULES[letter] for letter in align or "l" * len(header)]
+    cells = [[_PIPE.sub(r"\1\\|", " ".join(str(cell).splitlines())) for cell in row] for row in (header, *rows)]
+    if {len(row) for row in (rules, *cells)} != {len(header)}:
+        raise ValueError(f"every row needs {len(header)} cells, as many as the header")
+    title, *lines = (f"| {' | '.join(row)} |" for row in cells)
+    return "\n".join([title, f"|{'|'.join(rules)}|", *lines])
 
 
 def escape(text: object) -> str:

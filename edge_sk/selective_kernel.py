@@ -10,11 +10,13 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from edge_sk.deploy_unit import DeploySelectiveKernel
 from edge_sk.dilated import run_branch
 from edge_sk.errors import InputError, whole_number
 
@@ -64,7 +66,11 @@ class Kernel:
         return cls(int(size), int(dilation or 1), int(groups) if groups else None)
 
 
-def parse_kernels(kernels: Kernel | int | str | Iterable[Kernel | int | str]) -> tuple[Kernel, ...]:
+# What parse_kernels reads.
+Kernels = Kernel | int | str | Iterable[Kernel | int | str]
+
+
+def parse_kernels(kernels: Kernels) -> tuple[Kernel, ...]:
     """Read the branches of a unit.
 
     Args:
@@ -90,6 +96,30 @@ def parse_kernels(kernels: Kernel | int | str | Iterable[Kernel | int | str]) ->
 def gate_width(channels: int, *, reduction: int, min_width: int) -> int:
     """Width of the gate's hidden vector: ``d = max(C / r, L)`` (Eq. 4)."""
     return max(channels // reduction, min_width)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class UnitSpec:
+    """What a selective kernel is, apart from the place it stands in.
+
+    Args:
+        kernels: The branches, see :func:`parse_kernels`, or a function from a :class:`~edge_sk.grafting.Site` to them;
+            ``None``: the convolution's own kernel and a dilated 3x3 that sees two pixels more.
+        reduction: ``r``.
+        min_width: ``L``.
+        select: ``False``: sum the branches instead of selecting.
+        act: Activation in every branch; ``None`` or ``"none"``: linear branches.
+    """
+
+    kernels: Kernels | Callable[[Any], Kernels | None] | None = None
+    reduction: int = 16
+    min_width: int = 32
+    select: bool = True
+    act: str | Callable[..., nn.Module] | None = None
+
+    def __post_init__(self) -> None:
+        if self.act == "none":
+            object.__setattr__(self, "act", None)
 
 
 @torch.fx.wrap
@@ -152,7 +182,8 @@ class Gate(nn.Module):
 class SelectiveKernel(nn.Module):
     r"""Convolution whose receptive field is chosen per channel from the input (Sec. 3.1).
 
-    - Split: :math:`U_m = \delta(B(F_m(X)))`, one convolution, batch norm and activation per branch
+    - Split: :math:`U_m = \delta(B(F_m(X)))`, one convolution, batch norm and activation per branch; linear branches
+      leave :math:`\delta` out
     - Fuse: :math:`s = \mathrm{GAP}(\sum_m U_m)` (Eq. 1, 2), :math:`z = \delta(B(W s))`, of width ``d`` (Eq. 3, 4)
     - Select: :math:`V_c = \sum_m a_{m,c} U_{m,c}` with :math:`a` the softmax over branches (Eq. 5, 6)
 
@@ -169,7 +200,8 @@ class SelectiveKernel(nn.Module):
         reduction: ``r``.
         min_width: ``L``; 1 for no floor.
         select: ``False`` gives the plain sum of the branches, without a gate (rows without "SK" in Table 7).
-        act_layer: Activation of the branches and of the gate: a class, or timm's name of one (``"relu"``).
+        act_layer: Activation of the branches and of the gate: a class, or timm's name of one (``"relu"``). ``None``:
+            linear branches, and ReLU in the gate.
 
     Raises:
         InputError: Too few branches, channels that the groups do not divide, or a value that makes no sense.
@@ -191,13 +223,13 @@ class SelectiveKernel(nn.Module):
         in_channels: int,
         out_channels: int,
         *,
-        kernels: Kernel | int | str | Sequence[Kernel | int | str] = (Kernel(3), Kernel(3, dilation=2)),
+        kernels: Kernels = (Kernel(3), Kernel(3, dilation=2)),
         stride: int = 1,
         groups: int = 32,
         reduction: int = 16,
         min_width: int = 32,
         select: bool = True,
-        act_layer: str | Callable[..., nn.Module] = nn.ReLU,
+        act_layer: str | Callable[..., nn.Module] | None = nn.ReLU,
     ) -> None:
         super().__init__()
         if not isinstance(select, bool):
@@ -227,7 +259,7 @@ class SelectiveKernel(nn.Module):
             _branch(in_channels, out_channels, kernel, stride, kernel.groups or groups, act_layer) for kernel in kernels
         )
         width = gate_width(out_channels, reduction=reduction, min_width=min_width)
-        self.gate = Gate(out_channels, len(kernels), width, act_layer) if select else None
+        self.gate = Gate(out_channels, len(kernels), width, act_layer or nn.ReLU) if select else None
 
     def forward(self, x: Tensor) -> Tensor:
         """Mix the branches' outputs."""
@@ -244,8 +276,6 @@ class SelectiveKernel(nn.Module):
 
     def fuse(self) -> nn.Module:
         """The trained unit in its deploy form, a new module: what ``timm.utils.reparameterize_model`` asks for."""
-        from edge_sk.rewriting.selective import DeploySelectiveKernel
-
         return DeploySelectiveKernel(self)
 
     def extra_repr(self) -> str:
@@ -281,7 +311,7 @@ def make_activation(act_layer: str | Callable[..., nn.Module]) -> nn.Module:
     if not isinstance(activation, nn.Module):
         raise InputError(
             f"act_layer={act_layer!r} is neither the class of an activation that needs no arguments nor timm's name of "
-            "one, for instance nn.ReLU, 'relu' or 'hard_swish'; 'identity' is none"
+            "one, for instance nn.ReLU, 'relu' or 'hard_swish'"
         )
     return activation
 
@@ -292,7 +322,7 @@ def _branch(
     kernel: Kernel,
     stride: int,
     groups: int,
-    act_layer: str | Callable[..., nn.Module],
+    act_layer: str | Callable[..., nn.Module] | None,
 ) -> nn.Sequential:
     if in_channels % groups or out_channels % groups:
         raise InputError(
@@ -313,7 +343,8 @@ def _branch(
     nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
     branch.add_module("conv", conv)
     branch.add_module("bn", nn.BatchNorm2d(out_channels))
-    branch.add_module("act", make_activation(act_layer))
+    if act_layer is not None:
+        branch.add_module("act", make_activation(act_layer))
     return branch
 
 

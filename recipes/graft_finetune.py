@@ -31,7 +31,7 @@ RECORD = RECIPES / "results" / "graft_finetune.json"
 ARCH = "torchvision:shufflenet_v2_x0_5"
 ARMS = {
     "ungrafted": ARCH,
-    "preserve, k and k+2": f"{ARCH}@kernels=auto",
+    "preserve, k and k+2": f"{ARCH}@kernels=3+5",
     "preserve, k and 3x3 dilated": f"{ARCH}@kernels=3+3d2",
     "random, k and 3x3 dilated": f"{ARCH}@kernels=3+3d2,init=random",
 }

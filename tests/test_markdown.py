@@ -1,19 +1,29 @@
-"""Tables and text in Markdown."""
+"""Markdown: what any cell of a table may hold, what is refused, text that is no markup."""
 
 from __future__ import annotations
 
-from edge_sk.markdown import code, escape, table
+import pytest
+
+from edge_sk.markdown import code, escape, markdown_table
 
 
-def test_a_table_aligns_columns_and_keeps_cells_in_their_column() -> None:
-    text = table(["network", "params", "note"], [["a|b", "1", "two\nlines"], ["`c|d`", "2", ""]], "lr")
-    assert text.split("\n") == [
-        "| network | params | note |",
-        "|---|---:|---|",
-        r"| a\|b | 1 | two lines |",
-        r"| `c\|d` | 2 |  |",
-    ]
-    assert table(["a"], []) == "| a |\n|---|"
+def test_columns_are_aligned() -> None:
+    assert markdown_table(["a", "b", "c"], [("x", 1, "")], "lrc") == "| a | b | c |\n|---|---:|:---:|\n| x | 1 |  |"
+    assert markdown_table(["a"], []) == "| a |\n|---|"
+
+
+@pytest.mark.parametrize(
+    ("cell", "printed"),
+    [("a|b||", r"a\|b\|\|"), ("a\nb\r\nc", "a b c"), (r"a\|b", r"a\|b"), (r"a\\|b", r"a\\\|b"), ("`*x*`", "`*x*`")],
+)
+def test_a_cell_stays_one_cell(cell: str, printed: str) -> None:
+    assert markdown_table([cell], [[cell]]) == f"| {printed} |\n|---|\n| {printed} |"
+
+
+@pytest.mark.parametrize(("row", "align"), [((1,), ""), ((1, 2, 3), ""), ((1, 2), "l")])
+def test_columns_must_match(row: tuple[int, ...], align: str) -> None:
+    with pytest.raises(ValueError, match="every row needs 2 cells"):
+        markdown_table(["a", "b"], [row], align)
 
 
 def test_text_is_no_markup() -> None:

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from edge_sk import tracing
+from edge_sk.deploy_unit import DeploySelectiveKernel
 from edge_sk.errors import InputError
-from edge_sk.rewriting.selective import DeploySelectiveKernel
 from edge_sk.running import reference
 from edge_sk.selective_kernel import SelectiveKernel
 

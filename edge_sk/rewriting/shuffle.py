@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from edge_sk.deploy_unit import DeploySelectiveKernel
 from edge_sk.rewriting.graph import (
     IS_CALL,
     Layers,
@@ -27,7 +28,6 @@ from edge_sk.rewriting.graph import (
     known,
     shuffle_functions,
 )
-from edge_sk.rewriting.selective import DeploySelectiveKernel
 from edge_sk.tracing import hooks, writes
 
 Channel = tuple[fx.Node, int]

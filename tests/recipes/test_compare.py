@@ -15,7 +15,11 @@ import torch
 
 from edge_sk.errors import InputError
 from edge_sk.training.checkpoint import load_run
-from edge_sk.training.comparison import (
+from edge_sk.training.distributed import World
+from edge_sk.training.recipe import load_recipe
+from edge_sk.training.runs import make_plan, start
+from recipes.compare import RECIPES, Run, main, parse, train_command
+from recipes.experiments.comparison import (
     Finished,
     compare,
     independent_seeds,
@@ -24,10 +28,6 @@ from edge_sk.training.comparison import (
     read_finished,
     verdict,
 )
-from edge_sk.training.distributed import World
-from edge_sk.training.recipe import load_recipe
-from edge_sk.training.runs import make_plan, start
-from recipes.compare import RECIPES, Run, main, parse, train_command
 from recipes.train import main as train
 
 QUICK = ["schedule.epochs=1", "schedule.warmup_epochs=0", "data.batch_size=479", "data.input_size=32"]

@@ -19,7 +19,7 @@ from edge_sk.export.report.differences import Change, pairs
 from edge_sk.export.report.latencies import METRICS, default_metric, front, latency_in, noise_ms, settings
 from edge_sk.export.report.marks import delegation_mark, parity_mark
 from edge_sk.export.report.model import Report, file_title, network_title
-from edge_sk.markdown import code, escape, table
+from edge_sk.markdown import code, escape, markdown_table
 
 # GitHub takes 65,536 characters in a comment.
 LIMIT = 60_000
@@ -59,7 +59,7 @@ def render_markdown(report: Report, changes: Sequence[Change] | None = None) -> 
     head, align, rows = _table(facts)
 
     def page(shown: int) -> str:
-        files = Markup(table(head, rows[:shown], align))
+        files = Markup(markdown_table(head, rows[:shown], align))
         return template.render(facts, table=files, hidden=len(rows) - shown)
 
     fitting = bisect.bisect_left(range(len(rows)), True, key=lambda last: len(page(last + 1)) > LIMIT)
@@ -88,7 +88,7 @@ def _table(facts: dict[str, Any]) -> tuple[list[str], str, list[list[str]]]:
         marks = [escape(mark(record)) for mark in (parity_mark, delegation_mark)]
         in_front = "●" if index in facts["on_front"] else ""
         rows.append([code(file_title(record)), *counts, *measured, *marks, in_front])
-    return head, "l" + "r" * (len(head) - 4), rows
+    return head, "l" + "r" * (len(head) - 4) + "lll", rows
 
 
 def _facts(report: Report, changes: Sequence[Change] | None) -> dict[str, Any]:
