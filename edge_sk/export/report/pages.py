@@ -85,7 +85,7 @@ def _table(facts: dict[str, Any]) -> tuple[list[str], str, list[list[str]]]:
         if facts["accuracies"]:
             measured.append(f"{100 * record.accuracy.top1:.2f}" if record.accuracy else "not measured")
         counts = [f"{record.params / 1e6:.3f}", f"{record.macs / 1e6:.1f}", f"{record.size_bytes / 1e6:.2f}"]
-        marks = [escape(mark(record)) for mark in (parity_mark, delegation_mark)]
+        marks = [f"{mark.symbol} {escape(mark.word)}" for mark in (parity_mark(record), delegation_mark(record))]
         in_front = "●" if index in facts["on_front"] else ""
         rows.append([code(file_title(record)), *counts, *measured, *marks, in_front])
     return head, "l" + "r" * (len(head) - 4) + "lll", rows
