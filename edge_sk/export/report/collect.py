@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import edge_sk
 from edge_sk.errors import InputError
 from edge_sk.export import latency, to_mlpackage, to_pte
 from edge_sk.export.network import UNTRAINED, Network
@@ -201,6 +200,6 @@ def _inputs_digest(network: Network, weights: str, artifact: Artifact) -> str:
         "weights": weights,
         "artifact": artifact,
         "versions": manifest()["versions"],
-        "code": [file.read_text(encoding="utf-8") for file in sorted(Path(edge_sk.__file__).parent.rglob("*.py"))],
+        "code": [file.read_text(encoding="utf-8") for file in sorted(Path(__file__).parents[2].rglob("*.py"))],
     }
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()

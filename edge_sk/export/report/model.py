@@ -10,11 +10,11 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-import edge_sk
 from edge_sk.errors import InputError
 from edge_sk.export.network import UNTRAINED, Network
 from edge_sk.export.record import Format, Precision, Record, newest
 from edge_sk.files import write_text
+from edge_sk.profiling import profile
 
 SCHEMA_VERSION = 1
 
@@ -42,7 +42,7 @@ class NetworkCost(_Part):
     @classmethod
     def of(cls, network: Network) -> NetworkCost:
         """Count a network at its input size."""
-        cost = edge_sk.profile(network.model, (1, *network.input_size))
+        cost = profile(network.model, (1, *network.input_size))
         counted = ("params", "macs", "gate_macs", "activations", "elementwise", "unsupported")
         return cls(
             arch=network.arch,
