@@ -185,13 +185,13 @@ def from_arch(name: str, *, data: str | None = None, init_from: str | None = Non
     Raises:
         InputError: An unknown name.
     """
-    import edge_sk
     from edge_sk.export.settle import settle
+    from edge_sk.models import create_model
 
     # Untrained weights are random: two exports of one name must still be the same file.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = edge_sk.create_model(name, init_from=init_from).eval()
+        model = create_model(name, init_from=init_from).eval()
     cfg: dict[str, Any] = model.default_cfg  # type: ignore[assignment]
     network = Network(
         arch=name,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import fx, nn
 from torch.nn import functional as F
 
-from edge_sk.deploy_unit import folded
 from edge_sk.rewriting.graph import Layers, add_module, argument, called_module, calls, replace_module, replace_node
+from edge_sk.selective_kernel import folded
 from edge_sk.tracing import hooks, is_norm_act
 
 

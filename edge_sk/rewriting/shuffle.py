@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from edge_sk.deploy_unit import DeploySelectiveKernel
 from edge_sk.rewriting.graph import (
     IS_CALL,
     Layers,
@@ -28,6 +27,7 @@ from edge_sk.rewriting.graph import (
     known,
     shuffle_functions,
 )
+from edge_sk.selective_kernel import DeploySelectiveKernel
 from edge_sk.tracing import hooks, writes
 
 Channel = tuple[fx.Node, int]

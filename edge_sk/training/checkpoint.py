@@ -100,16 +100,14 @@ def load_run(path: str | Path) -> LoadedRun:
     Raises:
         InputError: Not a run folder, not finished, damaged, or its weights are another architecture's.
     """
-    import edge_sk
+    from edge_sk.models import create_model
 
     config = load_config(path)
     file = Path(path) / WEIGHTS
     if not file.is_file():
         raise InputError(f"{path} has no {WEIGHTS} yet: finish the run with recipes/train.py --resume")
     state = read_weights(file)
-    model = edge_sk.create_model(
-        config.arch, num_classes=config.num_classes, in_chans=config.in_chans, **config.options
-    )
+    model = create_model(config.arch, num_classes=config.num_classes, in_chans=config.in_chans, **config.options)
     check_same_weights(model, state, origin=str(file), arch=config.arch)
     model.load_state_dict(state)
     cfg: Any = model.default_cfg

@@ -12,10 +12,10 @@ from typing import Any
 
 from torch import nn
 
-import edge_sk
 from edge_sk.errors import InputError
 from edge_sk.files import check_output, write_text
-from edge_sk.manifest import manifest
+from edge_sk.manifest import __version__, manifest
+from edge_sk.models import create_model, default_recipe
 from edge_sk.models._weights import image_fields
 from edge_sk.training import checkpoint, snapshot
 from edge_sk.training.distributed import World
@@ -189,7 +189,7 @@ def unfinished(folder: str | Path) -> str | None:
 
 def recipe_name(arch: str, data: str) -> str:
     """The recipe that is meant when none is named: an embedded data set's own, else the architecture's family's."""
-    return data.partition("@")[0] if is_embedded(data) else edge_sk.models.default_recipe(arch)
+    return data.partition("@")[0] if is_embedded(data) else default_recipe(arch)
 
 
 def recipe_differences(a: Recipe, b: Recipe) -> list[str]:
@@ -219,7 +219,7 @@ def build_model(plan: Plan, num_classes: int) -> tuple[nn.Module, dict[str, Any]
     # A run that was stopped before its first checkpoint starts again from the given weights.
     resumed = plan.resume and any((plan.folder / name).exists() for name in (snapshot.CURRENT, snapshot.PREVIOUS))
     init_from = None if resumed else plan.recipe.checkpoint.init_from
-    model = edge_sk.create_model(plan.arch, num_classes=num_classes, init_from=init_from)
+    model = create_model(plan.arch, num_classes=num_classes, init_from=init_from)
     cfg: dict[str, Any] = dict(model.default_cfg)  # type: ignore[arg-type]
     if resumed and plan.recipe.checkpoint.init_from is not None:
         cfg |= image_fields(checkpoint.load_config(plan.folder).model_dump())
@@ -290,7 +290,7 @@ def start(plan: Plan, world: World, *, workers: int | None = None, argv: Sequenc
         crop_pct=form.crop_pct,
         recipe=plan.recipe_name,
         data=plan.data,
-        edge_sk_version=edge_sk.__version__,
+        edge_sk_version=__version__,
     )
     trainer = Trainer(
         model,

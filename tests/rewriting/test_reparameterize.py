@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 import edge_sk
-from edge_sk.deploy_unit import DeploySelectiveKernel
 from edge_sk.rewriting import STEPS, batchnorm, normalize, pooling, scalars, shuffle, slices
 from edge_sk.rewriting.graph import finish, trace
+from edge_sk.selective_kernel import DeploySelectiveKernel
 
 Rewrite = Callable[[nn.Module], nn.Module]
 

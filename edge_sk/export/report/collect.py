@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import edge_sk
 from edge_sk.errors import InputError
 from edge_sk.export import latency, to_mlpackage, to_pte
 from edge_sk.export.network import Network
@@ -92,7 +91,7 @@ def _origin(network: Network) -> str:
     for name, tensor in network.model.state_dict().items():
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\0".encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    for source in sorted(Path(edge_sk.__file__).parent.rglob("*.py")):
+    for source in sorted(Path(__file__).parents[2].rglob("*.py")):
         digest.update(source.read_bytes())
     return digest.hexdigest()
 

@@ -9,11 +9,11 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-import edge_sk
 from edge_sk.errors import InputError
 from edge_sk.export.network import UNTRAINED, Network
 from edge_sk.export.record import Format, Part, Precision, Record, newest, read_json, validated
 from edge_sk.files import write_text
+from edge_sk.profiling import profile
 
 SCHEMA_VERSION = 1
 MISSING = "there is no file {}; give a record or a report.json"
@@ -36,7 +36,7 @@ class NetworkCost(Part):
     @classmethod
     def of(cls, network: Network) -> NetworkCost:
         """Count a network at its input size."""
-        cost = edge_sk.profile(network.model, (1, *network.input_size))
+        cost = profile(network.model, (1, *network.input_size))
         same = ("params", "macs", "gate_macs", "activations", "elementwise", "unsupported")
         return cls(
             arch=network.arch,
