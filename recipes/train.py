@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Train; returns the exit code."""
     args = parse(argv)
     from edge_sk.training.distributed import join_world
-    from edge_sk.training.runs import dry_run, make_plan, start
+    from edge_sk.training.plan import dry_run, make_plan, start
 
     plan = make_plan(
         args.arch,

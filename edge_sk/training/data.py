@@ -1,140 +1,120 @@
-"""From images to batches: reading, augmenting and batching, repeatably and from any step on."""
+"""``--data`` opened: batches of an epoch from any step on for training, and the test images once."""
 
 from __future__ import annotations
 
-import signal
+import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset, Sampler
 
 from edge_sk.errors import InputError
-from edge_sk.training.digits import digits
+from edge_sk.training.batches import Batch, Sample, Shard, make_loader, part_size, steps_per_epoch
+from edge_sk.training.distributed import World
 from edge_sk.training.randomness import derive_seed, seed_sample
-from edge_sk.training.recipe import DataRecipe
-from edge_sk.training.sampler import Key, ShardSampler, StepSampler
-from edge_sk.training.sources import DECODE_ERRORS, Source, open_source
-from edge_sk.training.transforms import Transform, evaluation_transform
-
-__all__ = ["Batch", "Samples", "digits", "eval_batches", "evaluation_loader", "training_loader"]
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Images as they come from the loader."""
-
-    images: Tensor
-    """uint8, ``(N, C, H, W)``."""
-    labels: Tensor
-    """int64, ``(N,)``."""
-    unreadable: tuple[str, ...] = ()
-    """Names of the images that could not be read."""
-
-    def pin_memory(self) -> Batch:
-        """For the loader: page-locked copies, which transfer asynchronously."""
-        return Batch(self.images.pin_memory(), self.labels.pin_memory(), self.unreadable)
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One item of a batch to be."""
-
-    image: Tensor | None
-    label: int
-    unreadable: tuple[str, ...] = ()
-
-
-class Samples(Dataset[Sample]):
-    """A source's images transformed; what is random depends on seed, epoch and index alone.
-
-    Args:
-        source: The images.
-        transform: Image to uint8 tensor.
-        seed: Given for training: the transform is random, and an unreadable image is replaced by the next
-            readable one, so that batches stay whole. ``None`` for evaluation: an unreadable one is left out.
-    """
-
-    def __init__(self, source: Source, transform: Transform, *, seed: int | None = None) -> None:
-        self.source, self.transform, self.seed = source, transform, seed
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def __getitem__(self, key: Key) -> Sample:
-        epoch, index = key
-        unreadable: list[str] = []
-        for offset in range(len(self.source)):
-            candidate = (index + offset) % len(self.source)
-            try:
-                image, label = self.source.load(candidate)
-                if self.seed is not None:
-                    seed_sample(self.seed, "augment", epoch, index)
-                return Sample(self.transform(image), label, tuple(unreadable))
-            except DECODE_ERRORS as error:
-                unreadable.append(f"{self.source.name(candidate)} ({str(error) or type(error).__name__})")
-            if self.seed is None or len(unreadable) > MAX_NEIGHBOURS:
-                break
-        return Sample(None, -1, tuple(unreadable))
-
+from edge_sk.training.recipe import DataRecipe, Recipe
+from edge_sk.training.sources import DECODE_ERRORS, KNOWN, Source, Split, is_embedded, open_source
+from edge_sk.training.streaming import Streamed
+from edge_sk.training.transforms import Preprocessing, Transform, evaluation_transform, training_transform
 
 # So many unreadable images in a row are a broken data set, not a damaged file.
 MAX_NEIGHBOURS = 100
 
-
-def collate(samples: list[Sample]) -> Batch:
-    """Stack what could be read, collect the names of what could not."""
-    images = [sample.image for sample in samples if sample.image is not None]
-    return Batch(
-        images=torch.stack(images) if images else torch.empty(0, dtype=torch.uint8),
-        labels=torch.tensor([sample.label for sample in samples if sample.image is not None], dtype=torch.int64),
-        unreadable=tuple(name for sample in samples for name in sample.unreadable),
-    )
+# Epoch and index: the augmentation of a sample is seeded by both.
+Key = tuple[int, int]
 
 
-def start_worker(_: int) -> None:
-    """Leave signals to the main process (``worker_init_fn`` of every loader)."""
-    # The signals that stop a run are for the main process, which still needs batches to finish its step.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+def make_shard(data: str, world: World, workers: int | None = None) -> Shard:
+    """The part of ``data`` that this process reads; by default with a worker per core up to 8, embedded data with 0."""
+    if workers is None:
+        workers = 0 if is_embedded(data) else min(8, max(1, (os.cpu_count() or 1) // world.size))
+    return Shard(world.rank, world.size, workers, pin_memory=world.device.type == "cuda")
 
 
-def training_loader(samples: Samples, sampler: StepSampler, *, workers: int, pin_memory: bool = False) -> Any:
-    """Batches of ``sampler``, read ahead by ``workers`` processes (0: in this process)."""
-    return DataLoader(
-        samples,
-        batch_sampler=sampler,
-        num_workers=workers,
-        collate_fn=collate,
-        worker_init_fn=start_worker,
-        pin_memory=pin_memory,
-        persistent_workers=workers > 0,
-        # Its own generator: the loader draws from the global one otherwise.
-        generator=torch.Generator().manual_seed(derive_seed("loader")),
-    )
-
-
-def evaluation_loader(
-    samples: Samples,
+def open_split(
+    data: str,
+    split: Split,
+    options: DataRecipe,
     *,
-    batch_size: int,
-    workers: int,
-    rank: int = 0,
-    world_size: int = 1,
+    expected_classes: list[str] | None = None,
     limit: int | None = None,
-) -> Any:
-    """This process's share of the images, in order, none twice."""
-    return DataLoader(
-        samples,
-        batch_size=batch_size,
-        sampler=ShardSampler(samples, rank=rank, world_size=world_size, limit=limit),
-        num_workers=workers,
-        collate_fn=collate,
-        worker_init_fn=start_worker,
-        generator=torch.Generator().manual_seed(derive_seed("loader")),
+) -> Indexed | Streamed:
+    """Open one split of ``--data``.
+
+    Args:
+        data: ``digits``, a folder, ``torch/NAME``, ``hfds/NAME`` or ``wds/FOLDER``.
+        split: ``test`` is a folder's ``val``.
+        options: The recipe's ``data`` section.
+        expected_classes: A network's, which the data set's must equal; ``None`` when they are not known.
+        limit: Test on at most so many images, spread evenly over the data set; no limit for ``wds``.
+
+    Raises:
+        InputError: It cannot be opened, is empty, or its classes are not the network's.
+    """
+    if data.startswith("wds/"):
+        return Streamed(data, split, options)
+    return Indexed(open_source(data, split, options, expected_classes=expected_classes), options, limit=limit)
+
+
+def count_classes(data: str, classes: list[str] | None, options: DataRecipe) -> int:
+    """Number of outputs of a network for ``data``, whose classes have these names.
+
+    Raises:
+        InputError: Neither the data set nor the recipe says it, or they differ.
+    """
+    if classes is None:
+        if options.num_classes is None:
+            raise InputError(f"--data {data} does not say how many classes it has: --set data.num_classes=N")
+        return options.num_classes
+    if options.num_classes not in (None, len(classes)):
+        raise InputError(f"data.num_classes={options.num_classes}, but --data {data} has {len(classes)} classes")
+    return len(classes)
+
+
+def describe(data: str, options: DataRecipe) -> tuple[int, int]:
+    """Training images and classes of ``--data``, without a download where the data set's definition has them."""
+    name = data.removeprefix("torch/").lower()
+    if data.startswith("torch/") and name in KNOWN:
+        images, classes = KNOWN[name]
+        return images, options.num_classes or classes
+    train = open_split(data, "train", options)
+    return len(train), count_classes(data, train.classes, options)
+
+
+@dataclass(frozen=True)
+class Feed:
+    """What a run reads, for one process of several."""
+
+    steps_per_epoch: int
+    training: Callable[[int, int], Iterator[Batch]]
+    """This process's batches of an epoch from a step on, ``accumulation`` of them for each step."""
+    test: Iterable[Batch]
+    """This process's share of the test images, none twice; an unreadable one is named and left out."""
+
+
+def make_feed(
+    train: Indexed | Streamed,
+    test: Indexed | Streamed,
+    recipe: Recipe,
+    preprocessing: Preprocessing,
+    shard: Shard,
+    *,
+    seed: int,
+) -> Feed:
+    """Give two splits the transforms of a recipe and of a network.
+
+    Raises:
+        InputError: The training set is smaller than a batch, or a batch does not divide into parts.
+    """
+    augmented = training_transform(recipe.augment, preprocessing.input_size, preprocessing.interpolation)
+    return Feed(
+        steps_per_epoch(len(train), recipe.data.batch_size),
+        train.training(augmented, shard, seed=seed),
+        test.test(preprocessing.for_evaluation(), shard, batch_size=recipe.data.eval_batch_size),
     )
 
 
@@ -142,7 +122,7 @@ def eval_batches(
     config: Any,
     *,
     data: str = "digits",
-    split: Literal["train", "test"] = "test",
+    split: Split = "test",
     limit: int | None = None,
     batch_size: int = 64,
     workers: int = 0,
@@ -154,14 +134,14 @@ def eval_batches(
     Args:
         config: A ``RunConfig``, or a mapping such as ``model.default_cfg``: ``input_size`` (C, H, W),
             ``crop_pct`` and ``interpolation`` are read.
-        data: As ``--data``: ``digits``, a folder, ``torch/NAME``, ``hfds/NAME``, ``wds/FOLDER``.
+        data: As in :func:`open_split`, also the four below.
         split: ``test`` is a folder's ``val``.
-        limit: At most so many images, spread evenly over the data set; of shards, which are written shuffled, the
+        limit: At most so many images, spread evenly over the data set; of tar files, which are written shuffled, the
             first ones.
         batch_size: Images per batch; the last may be smaller.
         workers: Loader processes.
         options: The recipe's ``data`` section, for the data sets that need more than a name.
-        expected_classes: A network's, which the data set's must equal; ``None`` when they are not known.
+        expected_classes: A network's.
 
     Yields:
         Images, float32 RGB in [0, 1], ``(N, C, H, W)``; labels, int64 ``(N,)``.
@@ -173,20 +153,113 @@ def eval_batches(
     transform = evaluation_transform(
         tuple(cfg["input_size"]), cfg.get("crop_pct") or 0.875, cfg.get("interpolation") or "bilinear"
     )
-    options = options or DataRecipe()
-    batches: Iterable[Batch]
-    if data.startswith("wds/"):
-        from edge_sk.training.streaming import evaluation_batches
-
-        batches = evaluation_batches(data, split, options, transform, batch_size=batch_size, workers=workers)
-    else:
-        samples = Samples(open_source(data, split, options, expected_classes=expected_classes), transform)
-        batches = evaluation_loader(samples, batch_size=batch_size, workers=workers, limit=limit)
-    left = sys.maxsize if limit is None else limit
-    for batch in batches:
+    opened = open_split(data, split, options or DataRecipe(), expected_classes=expected_classes, limit=limit)
+    missing = sys.maxsize if limit is None else limit
+    for batch in opened.test(transform, Shard(workers=workers), batch_size=batch_size):
         if batch.unreadable:
             raise InputError(f"cannot read {batch.unreadable[0]}; repair or remove it")
-        yield batch.images[:left].float() / 255, batch.labels[:left]
-        left -= len(batch.labels)
-        if left <= 0:
+        yield batch.images[:missing].float() / 255, batch.labels[:missing]
+        missing -= len(batch.labels)
+        if missing <= 0:
             return
+
+
+class Indexed:
+    """One split of a data set with random access."""
+
+    def __init__(self, source: Source, options: DataRecipe, *, limit: int | None = None) -> None:
+        self.classes = source.classes
+        self._source, self._options, self._limit = source, options, limit
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def training(self, transform: Transform, shard: Shard, *, seed: int) -> Callable[[int, int], Iterator[Batch]]:
+        """A function from epoch and step to this process's batches from there to the end of the epoch."""
+        sampler = StepSampler(len(self), self._options, shard, seed=seed)
+        samples = _Samples(self._source, transform, seed=seed)
+        loader = make_loader(samples, shard, batch_sampler=sampler, persistent_workers=shard.workers > 0)
+
+        def batches(epoch: int, step: int) -> Iterator[Batch]:
+            sampler.epoch, sampler.start_step = epoch, step
+            return iter(loader)
+
+        return batches
+
+    def test(self, transform: Transform, shard: Shard, *, batch_size: int) -> Iterable[Batch]:
+        """This process's share of the images, in order, none twice."""
+        sampler = ShardSampler(self._source, shard, limit=self._limit)
+        return make_loader(_Samples(self._source, transform), shard, batch_size=batch_size, sampler=sampler)
+
+
+class _Samples(Dataset[Sample]):
+    """A source's images transformed; what is random depends on seed, epoch and index alone.
+
+    With a seed, for training, an unreadable image is replaced by the next readable one, so that batches stay whole;
+    without one, for evaluation, it is skipped.
+    """
+
+    def __init__(self, source: Source, transform: Transform, *, seed: int | None = None) -> None:
+        self._source, self._transform, self._seed = source, transform, seed
+
+    def __getitem__(self, key: Key) -> Sample:
+        epoch, index = key
+        unreadable: list[str] = []
+        for offset in range(1 if self._seed is None else MAX_NEIGHBOURS + 1):
+            candidate = (index + offset) % len(self._source)
+            try:
+                image, label = self._source.load(candidate)
+                if self._seed is not None:
+                    seed_sample(self._seed, "augment", epoch, index)
+                return Sample(self._transform(image), label, tuple(unreadable))
+            except DECODE_ERRORS as error:
+                unreadable.append(f"{self._source.name(candidate)} ({str(error) or type(error).__name__})")
+        return Sample(None, -1, tuple(unreadable))
+
+
+class StepSampler(Sampler[list[Key]]):
+    """Shuffled batches of one epoch from any step on, this process's part of each: nothing to save, nothing to lose.
+
+    Position ``p`` of a global batch belongs to part ``p // (B / A)`` (A accumulated parts) and within it to
+    process ``p % (B / A) // (B / A / W)`` (W processes): every step sees the same images whatever A and W are.
+    The images that remain after the last whole batch are dropped; the next epoch's shuffle brings them back.
+
+    Raises:
+        InputError: B does not divide into A * W parts, or is larger than the data set.
+    """
+
+    def __init__(self, images: int, data: DataRecipe, shard: Shard, *, seed: int = 0) -> None:
+        self._steps_per_epoch = steps_per_epoch(images, data.batch_size)
+        self._part = part_size(data, shard.size)
+        self._images, self._data, self._shard, self._seed = images, data, shard, seed
+        self.epoch, self.start_step = 0, 0
+
+    def __len__(self) -> int:
+        return (self._steps_per_epoch - self.start_step) * self._data.accumulation
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        epoch, size = self.epoch, self._data.batch_size
+        generator = torch.Generator().manual_seed(derive_seed(self._seed, "order", epoch))
+        order = torch.randperm(self._images, generator=generator)
+        first = self.start_step * size + self._shard.rank * self._part
+        for position in range(first, self._steps_per_epoch * size, self._part * self._shard.size):
+            yield [(epoch, index) for index in order[position : position + self._part].tolist()]
+
+
+class ShardSampler(Sampler[Key]):
+    """Every image of a process's share: no padding, so no image is counted twice.
+
+    ``limit`` images are spread evenly over the data set: folders are read class by class, and the first images would
+    all be of one class.
+    """
+
+    def __init__(self, source: Sized, shard: Shard, *, limit: int | None = None) -> None:
+        total = len(source)
+        chosen = total if limit is None else min(limit, total)
+        self._indices = [total * position // chosen for position in range(shard.rank, chosen, shard.size)]
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __iter__(self) -> Iterator[Key]:
+        return ((0, index) for index in self._indices)

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from edge_sk.errors import InputError
-from edge_sk.training.digits import CLASSES, digits
+from edge_sk.training.digits import digits
 from edge_sk.training.randomness import derive_seed
 
 CANVAS = 96
@@ -111,31 +111,3 @@ def _piece(picture: Image.Image, canvas: int, random: np.random.Generator) -> np
 
 def _resize(picture: Image.Image, side: int) -> np.ndarray:
     return np.asarray(picture.resize((side, side), Image.Resampling.BICUBIC), dtype=np.float32)
-
-
-class ScaledDigitsSource:
-    """``scaled_digits``, or ``scaled_digits@0.5`` for one scale, as a ``Source``.
-
-    Raises:
-        InputError: What follows the @ is not a scale.
-    """
-
-    def __init__(self, data: str, split: Literal["train", "test"]) -> None:
-        _, at, text = data.partition("@")
-        try:
-            scale = float(text) if at else None
-        except ValueError:
-            raise InputError(f"--data {data}: {text!r} is not a number; for example scaled_digits@0.5") from None
-        self.drawn = scaled_digits(split, scale=scale)
-        self.classes: list[str] | None = list(CLASSES)
-
-    def __len__(self) -> int:
-        return len(self.drawn.labels)
-
-    def load(self, index: int) -> tuple[Image.Image, int]:
-        """See ``Source``."""
-        return Image.fromarray(self.drawn.images[index]), int(self.drawn.labels[index])
-
-    def name(self, index: int) -> str:
-        """See ``Source``."""
-        return f"scaled digit {index}"

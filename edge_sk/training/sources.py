@@ -1,41 +1,39 @@
-"""Where images come from: digits, a folder, torchvision's and Hugging Face's data sets. One image at a time."""
+"""Where images come from, one at a time: digits, a folder, torchvision's and Hugging Face's data sets."""
 
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, BinaryIO, Literal, Protocol
 
+import numpy as np
 from PIL import Image
 
 from edge_sk.errors import InputError, require
 from edge_sk.training.digits import CLASSES, digits
 from edge_sk.training.recipe import DataRecipe
-from edge_sk.training.scaled_digits import ScaledDigitsSource
+from edge_sk.training.scaled_digits import scaled_digits
 
 Split = Literal["train", "test"]
 
-# What a damaged or foreign file makes Pillow raise, by experience with truncated and bit-flipped files.
-DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, IndexError, Image.DecompressionBombError)
-
 SPECS = "digits, scaled_digits, a folder with train and val in it, torch/NAME, hfds/NAME or wds/FOLDER"
 
-# Sizes that are part of a data set's definition, so that --dry-run needs no download.
-KNOWN_SIZES: dict[str, dict[Split, int]] = {
-    "cifar10": {"train": 50_000, "test": 10_000},
-    "cifar100": {"train": 50_000, "test": 10_000},
-    "mnist": {"train": 60_000, "test": 10_000},
-    "fashion_mnist": {"train": 60_000, "test": 10_000},
-    "kmnist": {"train": 60_000, "test": 10_000},
+# Training images and classes of torch/NAME, so that --dry-run needs no download.
+KNOWN = {
+    "cifar10": (50_000, 10),
+    "cifar100": (50_000, 100),
+    "mnist": (60_000, 10),
+    "fashion_mnist": (60_000, 10),
+    "kmnist": (60_000, 10),
 }
-KNOWN_CLASSES = {"cifar10": 10, "cifar100": 100, "mnist": 10, "fashion_mnist": 10, "kmnist": 10}
+
+# What Pillow raises for truncated and bit-flipped files, by experience.
+DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, IndexError, Image.DecompressionBombError)
 
 
 class Source(Protocol):
-    """Random access to labelled images."""
+    """Random access to the labelled images of one split."""
 
     classes: list[str] | None
     """Label names in the order of the labels."""
@@ -48,143 +46,7 @@ class Source(Protocol):
 
     def name(self, index: int) -> str:
         """What to call the image in a message."""
-        ...
-
-
-class DigitsSource:
-    """The embedded digits."""
-
-    def __init__(self, split: Split) -> None:
-        images, labels = digits(split)
-        self._images = [Image.fromarray(image) for image in images.numpy()]
-        self._labels = labels.tolist()
-        self.classes: list[str] | None = list(CLASSES)
-
-    def __len__(self) -> int:
-        return len(self._labels)
-
-    def load(self, index: int) -> tuple[Image.Image, int]:
-        """See ``Source``."""
-        return self._images[index], self._labels[index]
-
-    def name(self, index: int) -> str:
-        """See ``Source``."""
-        return f"digit {index}"
-
-
-class FolderSource:
-    """``root/<class>/*.jpg`` through timm's folder reader."""
-
-    def __init__(self, root: Path, class_to_idx: dict[str, int] | None = None) -> None:
-        from timm.data.readers.reader_image_folder import ReaderImageFolder
-
-        try:
-            self._reader = ReaderImageFolder(str(root), class_map=class_to_idx or "")  # type: ignore[arg-type]
-        except RuntimeError:
-            raise InputError(
-                f"{root} has no images in class folders: expected {root}/CLASS/IMAGE.jpg (or .png, .webp, ...)"
-            ) from None
-        self.class_to_idx: dict[str, int] = self._reader.class_to_idx
-        if "" in self.class_to_idx:
-            raise InputError(f"{root} holds images outside class folders: expected {root}/CLASS/IMAGE.jpg")
-        self.classes: list[str] | None = sorted(self.class_to_idx, key=self.class_to_idx.__getitem__)
-
-    def __len__(self) -> int:
-        return len(self._reader.samples)
-
-    def load(self, index: int) -> tuple[Image.Image, int]:
-        """See ``Source``."""
-        path, label = self._reader.samples[index]
-        with open(path, "rb") as file:
-            image = Image.open(file)
-            image.load()
-        return image, label
-
-    def name(self, index: int) -> str:
-        """See ``Source``."""
-        return self._reader.samples[index][0]
-
-
-class TorchvisionSource:
-    """A data set of torchvision, by timm's name for it."""
-
-    def __init__(self, name: str, split: Split, options: DataRecipe) -> None:
-        from timm.data import create_dataset
-
-        try:
-            # torchvision prints its download progress to stdout, which is for results.
-            with contextlib.redirect_stdout(None):
-                self._dataset: Any = create_dataset(
-                    f"torch/{name}",
-                    root=options.root,
-                    split="train" if split == "train" else "validation",
-                    download=options.download,
-                )
-        except AssertionError as error:
-            raise InputError(f"unknown data set torch/{name} ({error}); known: {_torch_names()}") from None
-        except (RuntimeError, OSError) as error:
-            reason = str(error).split("\n", 1)[0]
-            raise InputError(
-                f"torch/{name} is neither in {options.root!r} nor can it be downloaded ({reason}); "
-                "check the network, or point data.root at a copy"
-            ) from None
-        self.classes: list[str] | None = list(getattr(self._dataset, "classes", [])) or None
-
-    def __len__(self) -> int:
-        return len(self._dataset)
-
-    def load(self, index: int) -> tuple[Image.Image, int]:
-        """See ``Source``."""
-        image, label = self._dataset[index]
-        return image, int(label)
-
-    def name(self, index: int) -> str:
-        """See ``Source``."""
         return f"image {index}"
-
-
-class HuggingFaceSource:
-    """A Hugging Face data set through timm's reader."""
-
-    def __init__(self, name: str, split: Split, options: DataRecipe) -> None:
-        require("datasets", extra="train", needed_for=f"--data hfds/{name}")
-        import datasets
-        from timm.data.readers.reader_hfds import ReaderHfds
-
-        chosen = options.train_split if split == "train" else options.val_split
-        datasets.disable_progress_bars()
-        try:
-            self._reader = ReaderHfds(
-                name,
-                root=options.root,
-                split=chosen or ("train" if split == "train" else "validation"),
-                input_key=options.image_key or "image",
-                target_key=options.label_key or "label",
-            )
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
-            reason = " ".join(str(error).split())
-            raise InputError(
-                f"hfds/{name} cannot be opened ({reason}); "
-                "data.train_split, data.val_split, data.image_key and data.label_key say what to read"
-            ) from None
-        by_name: dict[str, int] = dict(self._reader.class_to_idx or {})
-        self.classes: list[str] | None = sorted(by_name, key=by_name.__getitem__) or None
-
-    def __len__(self) -> int:
-        return len(self._reader)
-
-    def load(self, index: int) -> tuple[Image.Image, int]:
-        """See ``Source``."""
-        reader: Any = self._reader
-        file, label = reader[index]
-        with file:
-            image = Image.open(file)
-            image.load()
-        return image, int(label)
-
-    def name(self, index: int) -> str:
-        """See ``Source``."""
-        return self._reader.filename(index) or f"image {index}"
 
 
 def is_embedded(data: str) -> bool:
@@ -198,7 +60,7 @@ def open_source(data: str, split: Split, options: DataRecipe, *, expected_classe
     Args:
         data: ``digits``, ``scaled_digits`` (``scaled_digits@0.5``: all at one scale), a folder, ``torch/NAME`` or
             ``hfds/NAME``.
-        split: ``test`` is the folder's ``val``.
+        split: ``test`` is a folder's ``val``.
         options: The recipe's ``data`` section.
         expected_classes: A network's, which the data set's must equal; ``None`` when they are not known.
 
@@ -216,32 +78,29 @@ def open_source(data: str, split: Split, options: DataRecipe, *, expected_classe
 
 def _open(data: str, split: Split, options: DataRecipe) -> Source:
     if data == "digits":
-        return DigitsSource(split)
+        images, labels = digits(split)
+        return _Arrays(images.numpy(), labels.numpy())
     if is_embedded(data):
-        return ScaledDigitsSource(data, split)
+        drawn = scaled_digits(split, scale=_scale(data))
+        return _Arrays(drawn.images, drawn.labels)
     kind, slash, name = data.partition("/")
     if slash and kind == "torch":
-        return TorchvisionSource(name, split, options)
+        return _Torchvision(name, split, options)
     if slash and kind == "hfds":
-        return HuggingFaceSource(name, split, options)
-    train = _find_split(Path(data), ("train", "training"))
-    source = FolderSource(train)
-    if split == "train":
-        return source
-    root = _find_split(Path(data), ("val", "valid", "validation"))
-    test = FolderSource(root)
-    strangers = sorted(set(test.class_to_idx) - set(source.class_to_idx))
-    if strangers:
-        raise InputError(f"{root} has classes that {train} has not: {', '.join(strangers[:5])}")
-    # Labels are the training classes' even when val lacks some of them.
-    return FolderSource(root, source.class_to_idx)
+        return _HuggingFace(name, split, options)
+    train = _Folder(_find_split(Path(data), "train", "training"))
+    return train if split == "train" else _Folder(_find_split(Path(data), "val", "valid", "validation"), like=train)
 
 
-def _shorten(classes: list[str]) -> str:
-    return f"{len(classes)}: {', '.join(classes[:3])}{', ...' if len(classes) > 3 else ''}"
+def _scale(data: str) -> float | None:
+    _, at, text = data.partition("@")
+    try:
+        return float(text) if at else None
+    except ValueError:
+        raise InputError(f"--data {data}: {text!r} is not a number; for example scaled_digits@0.5") from None
 
 
-def _find_split(root: Path, names: tuple[str, ...]) -> Path:
+def _find_split(root: Path, *names: str) -> Path:
     if not root.is_dir():
         what = "is not a folder" if root.exists() else "does not exist"
         raise InputError(f"--data {root} {what}; allowed: {SPECS}")
@@ -252,17 +111,134 @@ def _find_split(root: Path, names: tuple[str, ...]) -> Path:
     raise InputError(f"{root} has no folder {names[0]!r} (it holds {inside}); expected {root}/train and {root}/val")
 
 
-def _torch_names() -> str:
-    return ", ".join(f"torch/{name}" for name in KNOWN_SIZES) + ", torch/imagenet, torch/places365"
+def _shorten(classes: list[str]) -> str:
+    return f"{len(classes)}: {', '.join(classes[:3])}{', ...' if len(classes) > 3 else ''}"
 
 
-@contextlib.contextmanager
-def quiet_readers() -> Iterator[None]:
-    """Keep timm's readers from logging what we report ourselves."""
-    logger = logging.getLogger("timm.data")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
+class _Arrays(Source):
+    """Digits in memory."""
+
+    def __init__(self, images: np.ndarray, labels: np.ndarray) -> None:
+        self._images, self._labels = images, labels
+        self.classes = list(CLASSES)
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def load(self, index: int) -> tuple[Image.Image, int]:
+        return Image.fromarray(self._images[index]), int(self._labels[index])
+
+
+class _Folder(Source):
+    """``root/CLASS/*.jpg`` through timm's folder reader, which walks the whole folder.
+
+    Labels are those of ``like``, the training images, even when this split lacks some of its classes.
+    """
+
+    def __init__(self, root: Path, *, like: _Folder | None = None) -> None:
+        from timm.data.readers.reader_image_folder import ReaderImageFolder
+
+        try:
+            reader = ReaderImageFolder(str(root))
+        except RuntimeError:
+            raise InputError(
+                f"{root} has no images in class folders: expected {root}/CLASS/IMAGE.jpg (or .png, .webp, ...)"
+            ) from None
+        own: dict[str, int] = reader.class_to_idx
+        if "" in own:
+            raise InputError(f"{root} holds images outside class folders: expected {root}/CLASS/IMAGE.jpg")
+        self.root = root
+        self.labels = own if like is None else like.labels
+        if like is not None and (strangers := sorted(own.keys() - like.labels.keys())):
+            raise InputError(f"{root} has classes that {like.root} has not: {', '.join(strangers[:5])}")
+        self.classes = sorted(self.labels, key=self.labels.__getitem__)
+        label_of = {index: self.labels[name] for name, index in own.items()}
+        self._samples = [(path, label_of[index]) for path, index in reader.samples]
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def load(self, index: int) -> tuple[Image.Image, int]:
+        path, label = self._samples[index]
+        return _decode(open(path, "rb")), label
+
+    def name(self, index: int) -> str:
+        return self._samples[index][0]
+
+
+class _Torchvision(Source):
+    """A data set of torchvision, by timm's name for it."""
+
+    def __init__(self, name: str, split: Split, options: DataRecipe) -> None:
+        from timm.data import create_dataset
+
+        try:
+            # torchvision prints its download progress to stdout, which is for results.
+            with contextlib.redirect_stdout(None):
+                self._dataset: Any = create_dataset(
+                    f"torch/{name}",
+                    root=options.root,
+                    split="train" if split == "train" else "validation",
+                    download=options.download,
+                )
+        except AssertionError as error:
+            known = ", ".join(f"torch/{name}" for name in (*KNOWN, "imagenet", "places365"))
+            raise InputError(f"unknown data set torch/{name} ({error}); known: {known}") from None
+        except (RuntimeError, OSError) as error:
+            reason = str(error).split("\n", 1)[0]
+            raise InputError(
+                f"torch/{name} is neither in {options.root!r} nor can it be downloaded ({reason}); "
+                "check the network, or point data.root at a copy"
+            ) from None
+        self.classes = list(getattr(self._dataset, "classes", [])) or None
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def load(self, index: int) -> tuple[Image.Image, int]:
+        image, label = self._dataset[index]
+        return image, int(label)
+
+
+class _HuggingFace(Source):
+    """A Hugging Face data set through timm's reader."""
+
+    def __init__(self, name: str, split: Split, options: DataRecipe) -> None:
+        datasets = require("datasets", extra="train", needed_for=f"--data hfds/{name}")
+        from timm.data.readers.reader_hfds import ReaderHfds
+
+        chosen = options.train_split if split == "train" else options.val_split
+        datasets.disable_progress_bars()
+        try:
+            self._reader: Any = ReaderHfds(
+                name,
+                root=options.root,
+                split=chosen or ("train" if split == "train" else "validation"),
+                input_key=options.image_key or "image",
+                target_key=options.label_key or "label",
+            )
+        except (OSError, ValueError, KeyError, RuntimeError) as error:
+            reason = " ".join(str(error).split())
+            raise InputError(
+                f"hfds/{name} cannot be opened ({reason}); "
+                "data.train_split, data.val_split, data.image_key and data.label_key say what to read"
+            ) from None
+        by_name: dict[str, int] = dict(self._reader.class_to_idx or {})
+        self.classes = sorted(by_name, key=by_name.__getitem__) or None
+
+    def __len__(self) -> int:
+        return len(self._reader)
+
+    def load(self, index: int) -> tuple[Image.Image, int]:
+        file, label = self._reader[index]
+        return _decode(file), int(label)
+
+    def name(self, index: int) -> str:
+        return self._reader.filename(index) or super().name(index)
+
+
+def _decode(file: BinaryIO) -> Image.Image:
+    with file:
+        image = Image.open(file)
+        image.load()
+    return image
