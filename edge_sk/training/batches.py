@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,16 +20,12 @@ class Shard:
     """The part of a data set that one process of several reads, and how it reads."""
 
     rank: int = 0
-    size: int = 1
-    """Processes."""
-    workers: int = 0
-    """Loader processes; 0: the process reads itself."""
-    pin_memory: bool = False
-    """Page-locked batches, which go to a GPU faster."""
+    size: int = 1  # processes
+    workers: int = 0  # loader processes; 0: the process reads itself
+    pin_memory: bool = False  # page-locked batches, which go to a GPU faster
 
 
-@dataclass(frozen=True)
-class Sample:
+class Sample(NamedTuple):
     """One item of a batch to be; without an image where none could be read."""
 
     image: Tensor | None
@@ -37,24 +33,16 @@ class Sample:
     unreadable: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class Batch:
+class Batch(NamedTuple):
     """Images as they come from the loader."""
 
-    images: Tensor
-    """uint8, ``(N, C, H, W)``."""
-    labels: Tensor
-    """int64, ``(N,)``."""
-    unreadable: tuple[str, ...] = ()
-    """Names of the images that could not be read."""
-
-    def pin_memory(self) -> Batch:
-        """Called by the loader."""
-        return Batch(self.images.pin_memory(), self.labels.pin_memory(), self.unreadable)
+    images: Tensor  # uint8, (N, C, H, W)
+    labels: Tensor  # int64, (N,)
+    unreadable: list[str]  # names of the images that could not be read
 
 
-def make_loader(dataset: Dataset[Sample], shard: Shard, *, seed: int | None = None, **options: Any) -> Any:
-    """A ``DataLoader`` of batches; ``seed``, from which its workers are seeded, is a constant by default."""
+def make_loader(dataset: Dataset[Sample], shard: Shard, *, seed: int = derive_seed("loader"), **options: Any) -> Any:
+    """A ``DataLoader`` of a process's batches; its workers are seeded from ``seed``."""
     return DataLoader(
         dataset,
         num_workers=shard.workers,
@@ -62,17 +50,17 @@ def make_loader(dataset: Dataset[Sample], shard: Shard, *, seed: int | None = No
         collate_fn=_collate,
         worker_init_fn=_ignore_interrupts,
         # Its own generator: the loader draws from the global one otherwise.
-        generator=torch.Generator().manual_seed(derive_seed("loader") if seed is None else seed),
+        generator=torch.Generator().manual_seed(seed),
         **options,
     )
 
 
 def _collate(samples: list[Sample]) -> Batch:
-    images = [sample.image for sample in samples if sample.image is not None]
+    read = [(sample.image, sample.label) for sample in samples if sample.image is not None]
     return Batch(
-        images=torch.stack(images) if images else torch.empty(0, dtype=torch.uint8),
-        labels=torch.tensor([sample.label for sample in samples if sample.image is not None], dtype=torch.int64),
-        unreadable=tuple(name for sample in samples for name in sample.unreadable),
+        torch.stack([image for image, _ in read]) if read else torch.empty(0, dtype=torch.uint8),
+        torch.tensor([label for _, label in read], dtype=torch.int64),
+        [name for sample in samples for name in sample.unreadable],
     )
 
 
@@ -83,11 +71,7 @@ def _ignore_interrupts(_: int) -> None:
 
 
 def steps_per_epoch(images: int, batch_size: int) -> int:
-    """Whole batches in the training set.
-
-    Raises:
-        InputError: There is none.
-    """
+    """Whole batches in a training set; an ``InputError`` where it has none."""
     if batch_size > images:
         raise InputError(
             f"the training set has {images} images, fewer than one batch of data.batch_size={batch_size}; "
@@ -97,11 +81,7 @@ def steps_per_epoch(images: int, batch_size: int) -> int:
 
 
 def part_size(data: DataRecipe, processes: int) -> int:
-    """Images per forward pass of one process.
-
-    Raises:
-        InputError: The batch does not divide into equal parts.
-    """
+    """Images per forward pass of one process; an ``InputError`` where the batch does not divide into equal parts."""
     parts = processes * data.accumulation
     if data.batch_size % parts:
         raise InputError(

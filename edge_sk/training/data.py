@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,10 +16,10 @@ from edge_sk.errors import InputError
 from edge_sk.training.batches import Batch, Sample, Shard, make_loader, part_size, steps_per_epoch
 from edge_sk.training.distributed import World
 from edge_sk.training.randomness import derive_seed, seed_sample
-from edge_sk.training.recipe import DataRecipe, Recipe
+from edge_sk.training.recipe import DataRecipe
 from edge_sk.training.sources import DECODE_ERRORS, KNOWN, Source, Split, is_embedded, open_source
 from edge_sk.training.streaming import Streamed
-from edge_sk.training.transforms import Preprocessing, Transform, evaluation_transform, training_transform
+from edge_sk.training.transforms import Transform, evaluation_transform
 
 # So many unreadable images in a row are a broken data set, not a damaged file.
 MAX_NEIGHBOURS = 100
@@ -36,12 +36,7 @@ def make_shard(data: str, world: World, workers: int | None = None) -> Shard:
 
 
 def open_split(
-    data: str,
-    split: Split,
-    options: DataRecipe,
-    *,
-    expected_classes: list[str] | None = None,
-    limit: int | None = None,
+    data: str, split: Split, options: DataRecipe, *, expected_classes: list[str] | None = None, limit: int | None = None
 ) -> Indexed | Streamed:
     """Open one split of ``--data``.
 
@@ -53,26 +48,18 @@ def open_split(
         limit: Test on at most so many images, spread evenly over the data set; no limit for ``wds``.
 
     Raises:
-        InputError: It cannot be opened, is empty, or its classes are not the network's.
+        InputError: It is not there, is empty, cannot be opened, or has other classes; the message says which.
     """
     if data.startswith("wds/"):
         return Streamed(data, split, options)
-    return Indexed(open_source(data, split, options, expected_classes=expected_classes), options, limit=limit)
-
-
-def count_classes(data: str, classes: list[str] | None, options: DataRecipe) -> int:
-    """Number of outputs of a network for ``data``, whose classes have these names.
-
-    Raises:
-        InputError: Neither the data set nor the recipe says it, or they differ.
-    """
-    if classes is None:
-        if options.num_classes is None:
-            raise InputError(f"--data {data} does not say how many classes it has: --set data.num_classes=N")
-        return options.num_classes
-    if options.num_classes not in (None, len(classes)):
-        raise InputError(f"data.num_classes={options.num_classes}, but --data {data} has {len(classes)} classes")
-    return len(classes)
+    source = open_source(data, split, options)
+    if expected_classes and source.classes and source.classes != expected_classes:
+        here, there = (
+            f"{len(names)}: {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}"
+            for names in (source.classes, expected_classes)
+        )
+        raise InputError(f"--data {data} has other classes ({here}) than the network ({there})")
+    return Indexed(source, options, limit=limit)
 
 
 def describe(data: str, options: DataRecipe) -> tuple[int, int]:
@@ -85,37 +72,13 @@ def describe(data: str, options: DataRecipe) -> tuple[int, int]:
     return len(train), count_classes(data, train.classes, options)
 
 
-@dataclass(frozen=True)
-class Feed:
-    """What a run reads, for one process of several."""
-
-    steps_per_epoch: int
-    training: Callable[[int, int], Iterator[Batch]]
-    """This process's batches of an epoch from a step on, ``accumulation`` of them for each step."""
-    test: Iterable[Batch]
-    """This process's share of the test images, none twice; an unreadable one is named and left out."""
-
-
-def make_feed(
-    train: Indexed | Streamed,
-    test: Indexed | Streamed,
-    recipe: Recipe,
-    preprocessing: Preprocessing,
-    shard: Shard,
-    *,
-    seed: int,
-) -> Feed:
-    """Give two splits the transforms of a recipe and of a network.
-
-    Raises:
-        InputError: The training set is smaller than a batch, or a batch does not divide into parts.
-    """
-    augmented = training_transform(recipe.augment, preprocessing.input_size, preprocessing.interpolation)
-    return Feed(
-        steps_per_epoch(len(train), recipe.data.batch_size),
-        train.training(augmented, shard, seed=seed),
-        test.test(preprocessing.for_evaluation(), shard, batch_size=recipe.data.eval_batch_size),
-    )
+def count_classes(data: str, classes: list[str] | None, options: DataRecipe) -> int:
+    """Number of classes; an ``InputError`` where the data set's names and the recipe do not tell it, or differ."""
+    if classes is None and options.num_classes is None:
+        raise InputError(f"--data {data} does not say how many classes it has: --set data.num_classes=N")
+    if classes and options.num_classes not in (None, len(classes)):
+        raise InputError(f"data.num_classes={options.num_classes}, but --data {data} has {len(classes)} classes")
+    return options.num_classes or len(classes or ())
 
 
 def eval_batches(
@@ -134,14 +97,14 @@ def eval_batches(
     Args:
         config: A ``RunConfig``, or a mapping such as ``model.default_cfg``: ``input_size`` (C, H, W),
             ``crop_pct`` and ``interpolation`` are read.
-        data: As in :func:`open_split`, also the four below.
+        data: And ``split``, ``options``, ``expected_classes``: as for :func:`open_split`.
         split: ``test`` is a folder's ``val``.
         limit: At most so many images, spread evenly over the data set; of tar files, which are written shuffled, the
             first ones.
         batch_size: Images per batch; the last may be smaller.
         workers: Loader processes.
-        options: The recipe's ``data`` section, for the data sets that need more than a name.
-        expected_classes: A network's.
+        options: By default those of a recipe that sets none.
+        expected_classes: By default any.
 
     Yields:
         Images, float32 RGB in [0, 1], ``(N, C, H, W)``; labels, int64 ``(N,)``.
@@ -155,11 +118,11 @@ def eval_batches(
     )
     opened = open_split(data, split, options or DataRecipe(), expected_classes=expected_classes, limit=limit)
     missing = sys.maxsize if limit is None else limit
-    for batch in opened.test(transform, Shard(workers=workers), batch_size=batch_size):
-        if batch.unreadable:
-            raise InputError(f"cannot read {batch.unreadable[0]}; repair or remove it")
-        yield batch.images[:missing].float() / 255, batch.labels[:missing]
-        missing -= len(batch.labels)
+    for images, labels, unreadable in opened.test(transform, Shard(workers=workers), batch_size=batch_size):
+        if unreadable:
+            raise InputError(f"cannot read {unreadable[0]}; repair or remove it")
+        yield images[:missing].float() / 255, labels[:missing]
+        missing -= len(labels)
         if missing <= 0:
             return
 
@@ -177,7 +140,7 @@ class Indexed:
     def training(self, transform: Transform, shard: Shard, *, seed: int) -> Callable[[int, int], Iterator[Batch]]:
         """A function from epoch and step to this process's batches from there to the end of the epoch."""
         sampler = StepSampler(len(self), self._options, shard, seed=seed)
-        samples = _Samples(self._source, transform, seed=seed)
+        samples = _Samples(self._source, transform, seed)
         loader = make_loader(samples, shard, batch_sampler=sampler, persistent_workers=shard.workers > 0)
 
         def batches(epoch: int, step: int) -> Iterator[Batch]:
@@ -188,10 +151,11 @@ class Indexed:
 
     def test(self, transform: Transform, shard: Shard, *, batch_size: int) -> Iterable[Batch]:
         """This process's share of the images, in order, none twice."""
-        sampler = ShardSampler(self._source, shard, limit=self._limit)
-        return make_loader(_Samples(self._source, transform), shard, batch_size=batch_size, sampler=sampler)
+        keys = [(0, index) for index in share(len(self), shard, limit=self._limit)]
+        return make_loader(_Samples(self._source, transform), shard, batch_size=batch_size, sampler=keys)
 
 
+@dataclass(frozen=True)
 class _Samples(Dataset[Sample]):
     """A source's images transformed; what is random depends on seed, epoch and index alone.
 
@@ -199,21 +163,22 @@ class _Samples(Dataset[Sample]):
     without one, for evaluation, it is skipped.
     """
 
-    def __init__(self, source: Source, transform: Transform, *, seed: int | None = None) -> None:
-        self._source, self._transform, self._seed = source, transform, seed
+    source: Source
+    transform: Transform
+    seed: int | None = None
 
     def __getitem__(self, key: Key) -> Sample:
         epoch, index = key
         unreadable: list[str] = []
-        for offset in range(1 if self._seed is None else MAX_NEIGHBOURS + 1):
-            candidate = (index + offset) % len(self._source)
+        for offset in range(1 if self.seed is None else MAX_NEIGHBOURS + 1):
+            candidate = (index + offset) % len(self.source)
             try:
-                image, label = self._source.load(candidate)
-                if self._seed is not None:
-                    seed_sample(self._seed, "augment", epoch, index)
-                return Sample(self._transform(image), label, tuple(unreadable))
+                image, label = self.source.load(candidate)
+                if self.seed is not None:
+                    seed_sample(self.seed, "augment", epoch, index)
+                return Sample(self.transform(image), label, tuple(unreadable))
             except DECODE_ERRORS as error:
-                unreadable.append(f"{self._source.name(candidate)} ({str(error) or type(error).__name__})")
+                unreadable.append(f"{self.source.name(candidate)} ({str(error) or type(error).__name__})")
         return Sample(None, -1, tuple(unreadable))
 
 
@@ -223,43 +188,27 @@ class StepSampler(Sampler[list[Key]]):
     Position ``p`` of a global batch belongs to part ``p // (B / A)`` (A accumulated parts) and within it to
     process ``p % (B / A) // (B / A / W)`` (W processes): every step sees the same images whatever A and W are.
     The images that remain after the last whole batch are dropped; the next epoch's shuffle brings them back.
-
-    Raises:
-        InputError: B does not divide into A * W parts, or is larger than the data set.
     """
 
     def __init__(self, images: int, data: DataRecipe, shard: Shard, *, seed: int = 0) -> None:
-        self._steps_per_epoch = steps_per_epoch(images, data.batch_size)
         self._part = part_size(data, shard.size)
-        self._images, self._data, self._shard, self._seed = images, data, shard, seed
+        self._end = steps_per_epoch(images, data.batch_size) * data.batch_size
+        self._images, self._batch_size, self._shard, self._seed = images, data.batch_size, shard, seed
         self.epoch, self.start_step = 0, 0
 
-    def __len__(self) -> int:
-        return (self._steps_per_epoch - self.start_step) * self._data.accumulation
-
     def __iter__(self) -> Iterator[list[Key]]:
-        epoch, size = self.epoch, self._data.batch_size
+        epoch, first = self.epoch, self.start_step * self._batch_size + self._shard.rank * self._part
         generator = torch.Generator().manual_seed(derive_seed(self._seed, "order", epoch))
         order = torch.randperm(self._images, generator=generator)
-        first = self.start_step * size + self._shard.rank * self._part
-        for position in range(first, self._steps_per_epoch * size, self._part * self._shard.size):
+        for position in range(first, self._end, self._part * self._shard.size):
             yield [(epoch, index) for index in order[position : position + self._part].tolist()]
 
 
-class ShardSampler(Sampler[Key]):
-    """Every image of a process's share: no padding, so no image is counted twice.
+def share(images: int, shard: Shard, *, limit: int | None = None) -> list[int]:
+    """The images that a process tests on: no padding, so no image is counted twice.
 
     ``limit`` images are spread evenly over the data set: folders are read class by class, and the first images would
     all be of one class.
     """
-
-    def __init__(self, source: Sized, shard: Shard, *, limit: int | None = None) -> None:
-        total = len(source)
-        chosen = total if limit is None else min(limit, total)
-        self._indices = [total * position // chosen for position in range(shard.rank, chosen, shard.size)]
-
-    def __len__(self) -> int:
-        return len(self._indices)
-
-    def __iter__(self) -> Iterator[Key]:
-        return ((0, index) for index in self._indices)
+    chosen = images if limit is None else min(limit, images)
+    return [images * position // chosen for position in range(shard.rank, chosen, shard.size)]

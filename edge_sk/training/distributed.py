@@ -42,14 +42,7 @@ class World:
 
 @contextlib.contextmanager
 def join_world(device: str | None = None) -> Iterator[World]:
-    """Join the processes that torchrun started; alone when it was not used.
-
-    Args:
-        device: ``cpu``, ``cuda``, ``cuda:1``, ``mps``; ``None`` takes a GPU if there is one.
-
-    Raises:
-        InputError: No such device.
-    """
+    """Join the processes that torchrun started; alone when it was not used. The device is as for ``pick_device``."""
     size = int(os.environ.get("WORLD_SIZE", "1"))
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     chosen = pick_device(device, local_rank=local_rank if size > 1 else 0)
@@ -69,10 +62,9 @@ def join_world(device: str | None = None) -> Iterator[World]:
 
 
 def pick_device(name: str | None, *, local_rank: int = 0) -> torch.device:
-    """The device to compute on; under torchrun, a bare ``cuda`` is this process's GPU.
+    """The device to compute on: ``cpu``, ``cuda`` (under torchrun this process's GPU), ``cuda:1``, ``mps``.
 
-    Raises:
-        InputError: There is no such device here.
+    ``None`` takes a GPU if there is one. An ``InputError`` where there is no such device.
     """
     if name is None:
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"

@@ -20,15 +20,17 @@ from edge_sk.training.transforms import Normalizer
 class Metrics:
     """Result of an evaluation."""
 
-    top1: float
-    """Per cent."""
-    top5: float
-    """Per cent; 100 with five classes or fewer."""
-    loss: float
-    """Mean cross-entropy, without label smoothing."""
+    top1: float  # per cent
+    top5: float  # per cent; 100 with five classes or fewer
+    loss: float  # mean cross-entropy, without label smoothing
     images: int
-    unreadable: tuple[str, ...] = ()
-    """Images of this process's share that could not be read and are not in the numbers."""
+    unreadable: tuple[str, ...] = ()  # images of this process's share, which are not in the numbers
+
+
+def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager:
+    """The context of a forward pass in ``fp32``, ``bf16`` or ``fp16``."""
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
+    return torch.autocast(device.type, dtype=dtype) if dtype else contextlib.nullcontext()
 
 
 @torch.inference_mode()
@@ -38,23 +40,13 @@ def evaluate(
     normalizer: Normalizer,
     world: World,
     *,
-    autocast: contextlib.AbstractContextManager | None = None,
-    channels_last: bool = False,
+    precision: str = "fp32",
     after_batch: Callable[[], None] = lambda: None,
 ) -> Metrics:
     """Evaluate ``model``, in evaluation mode, over this process's ``batches`` and sum over the processes.
 
-    Args:
-        model: A plain module, not wrapped for distribution: shares may differ in length.
-        batches: This process's share.
-        normalizer: Of the images.
-        world: All processes; every one must call.
-        autocast: Context of the forward pass.
-        channels_last: Memory format of the images.
-        after_batch: Called after each batch.
-
-    Raises:
-        InputError: No image could be read.
+    Every process must call it, with a plain module that is not wrapped for distribution: shares may differ in length.
+    ``after_batch`` is called after each batch. An ``InputError`` where no image could be read.
     """
     was_training = model.training
     model.eval()
@@ -64,13 +56,9 @@ def evaluate(
         unreadable += batch.unreadable
         if not len(batch.labels):
             continue
-        images = normalizer(batch.images)
-        if channels_last:
-            images = images.contiguous(memory_format=torch.channels_last)
         labels = batch.labels.to(world.device, non_blocking=True)
-        with autocast or contextlib.nullcontext():
-            logits = model(images)
-        logits = logits.float()
+        with autocast(world.device, precision):
+            logits = model(normalizer(batch.images)).float()
         hits = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
         loss = F.cross_entropy(logits, labels, reduction="sum")
         totals += torch.stack([hits[:, 0].sum(), hits.sum(), loss, loss.new_tensor(len(labels))]).to(totals)

@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -26,9 +26,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from edge_sk.errors import InputError
 from edge_sk.training.batches import Batch
-from edge_sk.training.data import Feed
 from edge_sk.training.distributed import World
-from edge_sk.training.evaluation import Metrics, evaluate
+from edge_sk.training.evaluation import Metrics, autocast, evaluate
 from edge_sk.training.metrics import Boards, Row, plot_curves, write_csv
 from edge_sk.training.optimization import make_optimizer, make_scheduler
 from edge_sk.training.randomness import seed_everything
@@ -43,17 +42,23 @@ STEPS_BETWEEN_CHECKS = {"cpu": 1, "cuda": 10, "mps": 10}
 SLOW_LOADER = 0.3
 
 
+@dataclass(frozen=True)
+class Feed:
+    """What a run reads, for one process of several."""
+
+    steps_per_epoch: int
+    training: Callable[[int, int], Iterator[Batch]]  # of an epoch from a step on, ``accumulation`` batches for a step
+    test: Iterable[Batch]
+
+
 @dataclass
 class State:
     """How far a run has come; with the tensors of model and optimizer this is its checkpoint."""
 
     step: int = 0
-    history: list[Row] = field(default_factory=list)
-    """A row per epoch."""
-    unreadable: list[str] = field(default_factory=list)
-    """Images that could not be read."""
-    seconds: float = 0.0
-    """Training time of the finished epochs."""
+    history: list[Row] = field(default_factory=list)  # a row per epoch
+    unreadable: list[str] = field(default_factory=list)  # images
+    seconds: float = 0.0  # training time of the finished epochs
     # Of the epoch under way:
     loss_sum: float = 0.0
     loss_steps: int = 0
@@ -72,27 +77,17 @@ class State:
 class Outcome:
     """How a run ended."""
 
-    metrics: Metrics | None
-    """The last epoch's; ``None`` when the run was stopped before its end."""
+    metrics: Metrics | None  # the last epoch's; None when the run was stopped before its end
     step: int
-    signal: int | None = None
-    """The signal that stopped it."""
+    signal: int | None = None  # the one that stopped it
 
 
 class Trainer:
     """Trains one model by one recipe into one run folder.
 
     All randomness is a function of seed, epoch, step and sample (``randomness.py``), so that tensors and ``State`` of
-    any step are enough to continue as if nothing had happened.
-
-    Args:
-        model: The network, on the CPU; it is moved and trained in place.
-        recipe: The recipe.
-        feed: The data.
-        folder: The run folder, which exists before :meth:`run`.
-        config: The run's ``config.json``.
-        world: The processes.
-        identity: What a checkpoint must agree with to be resumed here: ``seed``, architecture, recipe, ...
+    any step are enough to continue as if nothing had happened. The model comes on the CPU; it is moved and trained in
+    place. ``identity`` is what a checkpoint must agree with to be resumed here: seed, architecture, recipe, ...
     """
 
     def __init__(
@@ -122,7 +117,7 @@ class Trainer:
         self.ema = (
             ModelEmaV3(model, decay=recipe.ema.decay, use_warmup=recipe.ema.warmup) if recipe.ema.enabled else None
         )
-        self.normalizer = Normalizer(config.mean, config.std, world.device)
+        self.normalizer = Normalizer(config.mean, config.std, world.device, channels_last=runtime.channels_last)
         self.mixup = None
         if augment.mixup or augment.cutmix:
             self.mixup = Mixup(
@@ -138,8 +133,7 @@ class Trainer:
         if runtime.compile:
             self._forward = torch.compile(self._forward)  # type: ignore[assignment]
         self.state = State()
-        self._saved: tuple[int, int] | None = None
-        """Step and epochs of the newest checkpoint."""
+        self._saved: tuple[int, int] | None = None  # step and epochs of the newest checkpoint
         self._saved_at = time.monotonic()
 
     @property
@@ -256,18 +250,11 @@ class Trainer:
         target = batch.labels.to(self.world.device, non_blocking=True)
         if self.mixup is not None:
             images, target = self.mixup(images, target)
-        if self.recipe.runtime.channels_last:
-            images = images.contiguous(memory_format=torch.channels_last)
-        with self._autocast():
+        with autocast(self.world.device, self.recipe.runtime.precision):
             logits = self._forward(images)
         # Mixed targets are smoothed already.
         smoothing = 0.0 if self.mixup is not None else self.recipe.loss.label_smoothing
         return F.cross_entropy(logits.float(), target, label_smoothing=smoothing)
-
-    def _autocast(self) -> contextlib.AbstractContextManager:
-        dtypes = {"bf16": torch.bfloat16, "fp16": torch.float16}
-        dtype = dtypes.get(self.recipe.runtime.precision)
-        return torch.autocast(self.world.device.type, dtype=dtype, enabled=dtype is not None)
 
     def _check(self, losses: list[Tensor]) -> int | None:
         """Agree with the other processes on losses and stopping, save if it is time; returns a stop signal."""
@@ -302,8 +289,7 @@ class Trainer:
             self.feed.test,
             self.normalizer,
             self.world,
-            autocast=self._autocast(),
-            channels_last=self.recipe.runtime.channels_last,
+            precision=self.recipe.runtime.precision,
             after_batch=save_before_a_kill,
         )
         self._note_unreadable(metrics.unreadable)
@@ -333,7 +319,7 @@ class Trainer:
             write_csv(self.folder, self.state.history)
         boards.log(row)
 
-    def _note_unreadable(self, names: tuple[str, ...]) -> None:
+    def _note_unreadable(self, names: Sequence[str]) -> None:
         for name in names:
             if name in self.state.unreadable:
                 continue

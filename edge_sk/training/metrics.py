@@ -44,11 +44,7 @@ def write_csv(folder: Path, history: Sequence[Row]) -> None:
 
 
 def read_csv(folder: str | Path) -> list[Row]:
-    """``epoch``, ``test_top1`` and ``seconds`` of every row of ``metrics.csv``; nothing where there is no such file.
-
-    Raises:
-        InputError: It is damaged.
-    """
+    """``epoch``, ``test_top1`` and ``seconds`` of every row of ``metrics.csv``; nothing where there is no such file."""
     path = Path(folder) / CSV
     if not path.is_file():
         return []
@@ -94,11 +90,7 @@ def plot_curves(folder: Path, history: Sequence[Row], *, title: str) -> None:
 
 
 class Boards:
-    """TensorBoard and Weights & Biases, as far as the recipe asks for them.
-
-    Raises:
-        InputError: One is asked for and not installed.
-    """
+    """TensorBoard and Weights & Biases, as far as the recipe asks for them; they must be installed then."""
 
     def __init__(self, recipe: LogRecipe, folder: Path, *, name: str, config: dict[str, Any], step: int) -> None:
         self._board: Any = None

@@ -18,11 +18,10 @@ from edge_sk.errors import InputError
 from edge_sk.files import check_output, write_text
 from edge_sk.manifest import manifest
 from edge_sk.models._weights import image_fields
-from edge_sk.profiling import profile
 from edge_sk.training.batches import part_size, steps_per_epoch
-from edge_sk.training.data import count_classes, describe, make_feed, make_shard, open_split
+from edge_sk.training.data import count_classes, make_shard, open_split
 from edge_sk.training.distributed import World
-from edge_sk.training.loop import Trainer
+from edge_sk.training.loop import Feed, Trainer
 from edge_sk.training.randomness import seed_everything
 from edge_sk.training.recipe import FREE, Recipe, load_recipe, recipe_to_yaml, settings
 from edge_sk.training.run import (
@@ -37,7 +36,7 @@ from edge_sk.training.run import (
     saved_recipe,
 )
 from edge_sk.training.sources import is_embedded
-from edge_sk.training.transforms import Preprocessing
+from edge_sk.training.transforms import Preprocessing, training_transform
 
 
 @dataclass(frozen=True)
@@ -64,20 +63,10 @@ def make_plan(
     resume: bool = False,
     recipes: Path,
 ) -> Plan:
-    """Fill in what was not given: from the run folder when resuming, else from the architecture.
+    """Fill in what was not given on the command line: from the run folder when resuming, else defaults.
 
-    Args:
-        arch: A name that ``edge_sk.create_model`` takes.
-        recipe: Name or path; ``None``: an embedded data set's own, else the architecture's family's.
-        data: ``--data``; ``None``: the digits.
-        output: Run folder; ``None``: ``runs/`` and ``run_name``.
-        overrides: ``section.key=value``.
-        seed: ``None``: 0.
-        resume: Continue the run in the folder.
-        recipes: Folder of the named recipes.
-
-    Raises:
-        InputError: The recipe is unknown or wrong, or there is nothing to resume.
+    The defaults: the digits, :func:`recipe_name`, ``runs/`` and :func:`run_name`, seed 0. ``recipes`` is the folder of
+    the named recipes. An ``InputError`` says that the recipe is wrong, or that there is nothing to resume.
     """
     wanted = data or "digits"
     name = recipe or recipe_name(arch, wanted)
@@ -119,30 +108,11 @@ def file_name(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9._+=,@-]", "-", text)
 
 
-def dry_run(plan: Plan) -> str:
-    """What the run would be: recipe, parameters, MACs, steps."""
-    images, num_classes = describe(plan.data, plan.recipe.data)
-    model, preprocessing = build_model(plan, num_classes)
-    cost = profile(model, input_size=(1, *preprocessing.input_size))
-    batch, epochs = plan.recipe.data.batch_size, plan.recipe.schedule.epochs
-    steps = steps_per_epoch(images, batch)
-    return (
-        f"{recipe_to_yaml(plan.recipe)}\n"
-        f"arch        {plan.arch}\n"
-        f"data        {plan.data}: {images:,} training images, {num_classes:,} classes\n"
-        f"input       {' x '.join(map(str, preprocessing.input_size))}\n"
-        f"parameters  {cost.params:,}\n"
-        f"MACs        {cost.macs:,}\n"
-        f"steps       {steps * epochs:,} ({epochs} epochs of {steps:,} steps of {batch} images)\n"
-        f"run folder  {plan.folder}"
-    )
-
-
 def start(plan: Plan, world: World, *, workers: int | None = None, argv: Sequence[str] | None = None) -> Trainer:
     """Open the data, build the network, make or check the run folder, and resume if asked to.
 
-    Raises:
-        InputError: Bad data, architecture or folder, or a checkpoint that is not this run's.
+    ``workers`` is as for :func:`~edge_sk.training.data.make_shard`, ``argv`` the command, for the manifest. An
+    ``InputError`` says what is wrong with data, architecture or folder, or that the checkpoint is not this run's.
     """
     if plan.recipe.runtime.sync_bn and world.device.type != "cuda":
         raise InputError(
@@ -151,31 +121,38 @@ def start(plan: Plan, world: World, *, workers: int | None = None, argv: Sequenc
         )
     if world.is_main and not plan.resume:
         _check_new_folder(plan.folder)
-    options = plan.recipe.data
+    recipe, options = plan.recipe, plan.recipe.data
     train = open_split(plan.data, "train", options)
     test = open_split(plan.data, "test", options, expected_classes=train.classes)
     num_classes = count_classes(plan.data, train.classes, options)
-    model, preprocessing = build_model(plan, num_classes)
+    model, images = build_model(plan, num_classes)
+    augmented = training_transform(recipe.augment, images.input_size, images.interpolation)
     shard = make_shard(plan.data, world, workers)
+    feed = Feed(
+        steps_per_epoch(len(train), options.batch_size),
+        train.training(augmented, shard, seed=plan.seed),
+        test.test(images.for_evaluation(), shard, batch_size=options.eval_batch_size),
+    )
     config = RunConfig(
         arch=plan.arch,
         num_classes=num_classes,
         classes=train.classes,
-        in_chans=preprocessing.input_size[0],
-        **dataclasses.asdict(preprocessing),
+        in_chans=images.input_size[0],
+        **dataclasses.asdict(images),
         recipe=plan.recipe_name,
         data=plan.data,
         edge_sk_version=edge_sk.__version__,
     )
-    trainer = Trainer(
-        model,
-        plan.recipe,
-        make_feed(train, test, plan.recipe, preprocessing, shard, seed=plan.seed),
-        folder=plan.folder,
-        config=config,
-        world=world,
-        identity=_identity(plan, world, train_images=len(train), num_classes=num_classes),
-    )
+    # Not the data set's path: data may be moved between the parts of a run.
+    identity = {
+        "arch": plan.arch,
+        "seed": plan.seed,
+        "train images": len(train),
+        "classes": num_classes,
+        "images per batch norm (batch_size / processes / accumulation)": part_size(options, world.size)
+        * (world.size if recipe.runtime.sync_bn else 1),
+    } | {key: value for key, value in settings(recipe).items() if key not in FREE}
+    trainer = Trainer(model, recipe, feed, folder=plan.folder, config=config, world=world, identity=identity)
     if plan.resume:
         warning = trainer.resume()
         if warning and world.is_main:
@@ -190,9 +167,6 @@ def build_model(plan: Plan, num_classes: int) -> tuple[nn.Module, Preprocessing]
 
     Weights to start from bring the mean, the standard deviation and, unless the recipe sets them, the crop and the
     interpolation that they were trained with. A run that goes on from a checkpoint keeps those of its ``config.json``.
-
-    Raises:
-        InputError: Unknown architecture or option, or ``config.json`` is missing or damaged where it is needed.
     """
     seed_everything(plan.seed, "weights")
     # A run that was stopped before its first checkpoint starts again from the given weights.
@@ -203,19 +177,6 @@ def build_model(plan: Plan, num_classes: int) -> tuple[nn.Module, Preprocessing]
     if resumed and given is not None:
         cfg |= image_fields(load_config(plan.folder).model_dump())
     return model, Preprocessing.of(cfg, plan.recipe.data)
-
-
-def _identity(plan: Plan, world: World, *, train_images: int, num_classes: int) -> dict[str, Any]:
-    # Not the data set's path: data may be moved between the parts of a run.
-    normalized = part_size(plan.recipe.data, world.size) * (world.size if plan.recipe.runtime.sync_bn else 1)
-    return {
-        "arch": plan.arch,
-        "seed": plan.seed,
-        "train images": train_images,
-        "classes": num_classes,
-        "images per batch norm (batch_size / processes / accumulation)": normalized,
-        **{key: value for key, value in settings(plan.recipe).items() if key not in FREE},
-    }
 
 
 def _check_new_folder(folder: Path) -> None:

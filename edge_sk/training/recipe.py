@@ -157,7 +157,7 @@ class Recipe(_Section):
 
 # Fields that a resumed run may change, and that may differ between runs of one comparison: they change where, how fast
 # and how safely a run computes, not what. What of accumulation and sync_bn matters is how many images a batch norm
-# sees, which a checkpoint remembers (plan.identity).
+# sees, which a checkpoint remembers (plan.start).
 FREE = {
     "data.accumulation",
     "data.eval_batch_size",
@@ -259,11 +259,7 @@ _Loader.add_implicit_resolver(
 
 
 def parse_yaml(text: str, origin: str) -> Any:
-    """``yaml.safe_load`` with YAML 1.2 floats.
-
-    Raises:
-        InputError: ``text`` is not YAML; the message names ``origin`` and the line.
-    """
+    """``yaml.safe_load`` with YAML 1.2 floats; an ``InputError`` names ``origin`` and the line that is not YAML."""
     try:
         return yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:

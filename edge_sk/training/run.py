@@ -9,9 +9,8 @@ import json
 import os
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -45,13 +44,10 @@ class RunConfig(BaseModel):
     arch: str
     options: dict[str, Any] = Field(default_factory=dict)
     num_classes: int
-    classes: list[str] | None
-    """Label names, in the order of the outputs."""
+    classes: list[str] | None  # label names, in the order of the outputs
     in_chans: int
-    input_size: tuple[int, int, int]
-    """(C, H, W)"""
-    mean: tuple[float, ...]
-    """Of inputs in [0, 1], per channel."""
+    input_size: tuple[int, int, int]  # (C, H, W)
+    mean: tuple[float, ...]  # per channel, of inputs in [0, 1]
     std: tuple[float, ...]
     interpolation: str
     crop_pct: float
@@ -60,12 +56,10 @@ class RunConfig(BaseModel):
     edge_sk_version: str
 
 
-@dataclass(frozen=True)
-class LoadedRun:
+class LoadedRun(NamedTuple):
     """A model rebuilt from a run folder."""
 
-    model: nn.Module
-    """In evaluation mode, on the CPU."""
+    model: nn.Module  # in evaluation mode, on the CPU
     config: RunConfig
 
 
@@ -87,13 +81,11 @@ def load_run(path: str | Path) -> LoadedRun:
     model = edge_sk.create_model(
         config.arch, num_classes=config.num_classes, in_chans=config.in_chans, **config.options
     )
-    here, there = ({name: tuple(tensor.shape) for name, tensor in part.items()} for part in (state, model.state_dict()))
-    for name in here.keys() | there.keys():
-        if here.get(name) != there.get(name):
-            raise InputError(
-                f"{file} does not hold the weights of {config.arch}: at {name} it has {here.get(name, 'nothing')}, "
-                f"not {there.get(name, 'nothing')}"
-            )
+    given, wanted = ({name: tuple(value.shape) for name, value in part.items()} for part in (state, model.state_dict()))
+    for name in given.keys() | wanted.keys():
+        here, there = given.get(name, "nothing"), wanted.get(name, "nothing")
+        if here != there:
+            raise InputError(f"{file} does not hold the weights of {config.arch}: at {name} it has {here}, not {there}")
     model.load_state_dict(state)
     cfg: Any = model.default_cfg
     cfg.update(image_fields(config.model_dump()))
@@ -101,11 +93,7 @@ def load_run(path: str | Path) -> LoadedRun:
 
 
 def load_config(path: str | Path) -> RunConfig:
-    """Read a run folder's ``config.json``.
-
-    Raises:
-        InputError: There is no such folder or file, or it is not one of ours.
-    """
+    """Read a run folder's ``config.json``; an ``InputError`` where it is missing or not one of ours."""
     folder = Path(path)
     remedy = "give the folder that recipes/train.py wrote"
     if not folder.is_dir():
@@ -147,11 +135,7 @@ def save_weights(folder: Path, state: dict[str, Tensor]) -> None:
 
 
 def saved_recipe(folder: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """The resolved recipe of a run folder, with ``overrides``.
-
-    Raises:
-        InputError: It is not there or damaged, or an override is wrong.
-    """
+    """The resolved recipe of a run folder, with ``overrides``; errors as in :func:`~recipe.load_recipe`."""
     path = Path(folder) / RECIPE
     if not path.is_file():
         raise InputError(f"{folder} is not a run folder: it has no {RECIPE}")
@@ -159,25 +143,17 @@ def saved_recipe(folder: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def data_options(folder: str | Path, data: str) -> DataRecipe:
-    """How the run in ``folder`` read ``data``: its recipe's ``data`` section; embedded data sets need none.
-
-    Raises:
-        InputError: The recipe is not there or damaged.
-    """
+    """How the run in ``folder`` read ``data``: its recipe's ``data`` section; embedded data sets need none."""
     return DataRecipe() if is_embedded(data) else saved_recipe(folder).data
 
 
 def saved_manifest(folder: str | Path) -> dict[str, Any]:
-    """What a run folder says of its making: ``seed``, ``commit``, and under ``resumed`` the same for each continuation.
-
-    Raises:
-        InputError: It is not there or damaged.
-    """
+    """How a run was made: ``seed``, ``commit``, ..., and under ``resumed`` the same for each continuation."""
     path = Path(folder) / MANIFEST
+    if not path.is_file():
+        raise InputError(f"{folder} is not a run folder: it has no {MANIFEST}")
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{folder} is not a run folder: it has no {MANIFEST}") from None
     except ValueError as error:
         raise InputError(f"{path} is damaged ({error})") from None
     if not isinstance(values, dict) or not isinstance(values.get("seed"), int):
@@ -196,9 +172,6 @@ def unfinished(folder: str | Path) -> str | None:
 
     ``metrics.csv`` tells: the last epoch's row is written after the weights. Those of a killed run can be older than
     the epochs say.
-
-    Raises:
-        InputError: The recipe is not there, or it or ``metrics.csv`` is damaged.
     """
     planned = saved_recipe(folder).schedule.epochs
     rows = read_csv(folder)

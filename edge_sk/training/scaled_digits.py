@@ -30,14 +30,10 @@ NOISE = 10.0  # standard deviation, of 255
 class ScaledDigits:
     """Drawn digits."""
 
-    images: np.ndarray
-    """uint8, ``(N, canvas, canvas)``."""
-    labels: np.ndarray
-    """int64, ``(N,)``."""
-    scales: np.ndarray
-    """float64, ``(N,)``: side of the digit's square as a fraction of the canvas."""
-    digits: np.ndarray
-    """int64, ``(N,)``: which image of ``digits(split)`` was drawn."""
+    images: np.ndarray  # uint8, (N, canvas, canvas)
+    labels: np.ndarray  # int64, (N,)
+    scales: np.ndarray  # float64, (N,): side of the digit's square as a fraction of the canvas
+    digits: np.ndarray  # int64, (N,): which image of ``digits(split)`` was drawn
 
 
 @functools.lru_cache(maxsize=4)
@@ -46,17 +42,10 @@ def scaled_digits(
 ) -> ScaledDigits:
     """Draw the data set; it is a function of the arguments alone, and read-only.
 
-    Training and test drawings are of different digits, and their clutter too: pieces of digits of the same split.
-
-    Args:
-        split: Which digits.
-        scale: Draw every digit at this scale instead of a random one. What else is random is as without it, so
-            that data sets of several scales hold the same digits, in the same order, in the same clutter.
-        canvas: Side of the images in pixels.
-        seed: Of scale, position and clutter.
-
-    Raises:
-        InputError: A scale outside ``SCALES`` or a canvas on which the smallest digit has fewer than 8 pixels.
+    Training and test drawings are of different digits, and their clutter too: pieces of digits of the same split. The
+    images have ``canvas`` pixels a side. With a ``scale`` every digit is drawn at this one instead of a random one;
+    what else is random stays, so that data sets of several scales hold the same digits, in the same order, in the
+    same clutter.
     """
     low, high = SCALES
     if scale is not None and not low <= scale <= high:

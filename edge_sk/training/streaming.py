@@ -9,6 +9,7 @@ import logging
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +28,8 @@ class Streamed:
 
     Every process and loader worker reads its own tar files, so an epoch of several processes is whole only if their
     files hold equally many images; timm's reader repeats images of the shorter ones, as is usual. A run resumed
-    within an epoch reads past the images it has seen, at the speed of decoding.
-
-    Raises:
-        InputError: No such folder, split or tar file.
+    within an epoch reads past the images it has seen, at the speed of decoding. An ``InputError`` says which folder,
+    split or tar file is not there.
     """
 
     classes: list[str] | None = None
@@ -51,11 +50,7 @@ class Streamed:
             raise InputError(f"--data {data}: {len(missing)} of {len(names)} shards are missing, the first is {first}")
 
     def __len__(self) -> int:
-        """Images of the split, as its description says.
-
-        Raises:
-            InputError: It does not.
-        """
+        """Images of the split; an ``InputError`` where its description does not say."""
         if not self._images:
             raise InputError(f"{self._split!r} of --data {self._data} has no count: write it as SHARDS.tar|IMAGES")
         return self._images
@@ -85,7 +80,7 @@ class Streamed:
         from timm.data.readers.reader_wds import ReaderWds
 
         try:
-            with _quiet_readers():
+            with _collect_warnings():
                 return ReaderWds(
                     str(self._root),
                     split=self._split,
@@ -100,72 +95,60 @@ class Streamed:
             ) from None
 
 
+@dataclass(frozen=True)
 class _Stream(IterableDataset[Sample]):
     """This process's part of a split, transformed; with a seed one epoch of training, from a batch on."""
 
-    def __init__(
-        self,
-        split: Streamed,
-        transform: Transform,
-        shard: Shard,
-        *,
-        batch_size: int = 1,
-        seed: int | None = None,
-        epoch: int = 0,
-        skip_batches: int = 0,
-    ) -> None:
-        self._split, self._transform, self._shard = split, transform, shard
-        self._batch_size, self._seed, self._epoch, self._skip_batches = batch_size, seed, epoch, skip_batches
+    split: Streamed
+    transform: Transform
+    shard: Shard
+    batch_size: int = 1
+    seed: int | None = None
+    epoch: int = 0
+    skip_batches: int = 0
 
     def __iter__(self) -> Iterator[Sample]:
-        info = get_worker_info()
-        worker, workers = (info.id, info.num_workers) if info is not None else (0, 1)
-        # The loader takes batches from its workers in turn.
-        skipped_here = len(range(worker, self._skip_batches, workers)) * self._batch_size
         # A fresh reader: an epoch depends on its number, not on the epochs read before it.
         reader = self._reader()
+        worker, workers = 0, 1
+        if (info := get_worker_info()) is not None:
+            workers = info.num_workers
+            # The loader takes batches from its workers in turn, and begins with the first: after a resume it reads in
+            # the place of the worker whose turn it is.
+            worker = (info.id + self.skip_batches) % workers
+            reader.worker_info, reader.worker_seed = info, info.seed - info.id + worker
+            reader.global_worker_id = reader.dist_rank * workers + worker
         reader.set_loader_cfg(num_workers=workers)
+        skipped_here = len(range(worker, self.skip_batches, workers)) * self.batch_size
         with _collect_warnings() as warnings:
             for position, (image, label) in enumerate(reader):
                 if position < skipped_here:
                     continue
-                if self._seed is not None:
-                    seed_sample(self._seed, "augment", self._epoch, self._shard.rank, worker, position)
+                if self.seed is not None:
+                    seed_sample(self.seed, "augment", self.epoch, self.shard.rank, worker, position)
                 unreadable = tuple(warnings)
                 warnings.clear()
-                yield Sample(self._transform(image), int(label), unreadable)
+                yield Sample(self.transform(image), int(label), unreadable)
             if warnings:
                 yield Sample(None, -1, tuple(warnings))
 
     def _reader(self) -> Any:
-        rank, size = self._shard.rank, self._shard.size
-        if self._seed is None:
-            reader = self._split.read()
+        rank, size = self.shard.rank, self.shard.size
+        if self.seed is None:
+            reader = self.split.read()
             # timm's sharded evaluation pads with repeated images; whole tar files are dealt out here instead.
             reader.dist_rank, reader.dist_num_replicas = 0, 1
             reader.split_info.filenames = tuple(reader.split_info.filenames[rank::size])
-            return reader
-        seed = derive_seed(self._seed, "shards", self._epoch) % 2**31
-        reader = self._split.read(is_training=True, batch_size=self._batch_size, seed=seed)
-        reader.dist_rank, reader.dist_num_replicas = rank, size
+        else:
+            seed = derive_seed(self.seed, "shards", self.epoch) % 2**31
+            reader = self.split.read(is_training=True, batch_size=self.batch_size, seed=seed)
+            reader.dist_rank, reader.dist_num_replicas = rank, size
         return reader
 
 
 @contextlib.contextmanager
-def _quiet_readers() -> Iterator[None]:
-    """Keep timm's readers from logging what we report ourselves."""
-    logger = logging.getLogger("timm.data")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-
-
-@contextlib.contextmanager
 def _collect_warnings() -> Iterator[list[str]]:
-    """Catch what timm's reader logs about the images that it skips."""
+    """Catch what timm's reader logs: of a folder what is reported as an error, then the images that it skips."""
     messages: list[str] = []
 
     def collect(record: logging.LogRecord) -> bool:

@@ -22,10 +22,8 @@ Transform = Callable[[Image.Image], Tensor]
 class Preprocessing:
     """How a network wants its images; the fields are named as in ``default_cfg`` and ``config.json``."""
 
-    input_size: tuple[int, int, int]
-    """(C, H, W)"""
-    mean: tuple[float, ...]
-    """Of inputs in [0, 1], per channel."""
+    input_size: tuple[int, int, int]  # (C, H, W)
+    mean: tuple[float, ...]  # per channel, of inputs in [0, 1]
     std: tuple[float, ...]
     interpolation: str
     crop_pct: float
@@ -50,13 +48,16 @@ class Preprocessing:
 class Normalizer:
     """Turns uint8 images into the network's input, ``(x / 255 - mean) / std``, on the device."""
 
-    def __init__(self, mean: Iterable[float], std: Iterable[float], device: torch.device) -> None:
+    def __init__(
+        self, mean: Iterable[float], std: Iterable[float], device: torch.device, *, channels_last: bool = False
+    ) -> None:
         self._mean = 255 * torch.tensor(list(mean), device=device).view(1, -1, 1, 1)
         self._std = 255 * torch.tensor(list(std), device=device).view(1, -1, 1, 1)
+        self._layout = torch.channels_last if channels_last else torch.preserve_format
 
     def __call__(self, images: Tensor) -> Tensor:
         """Normalise a batch ``(N, C, H, W)``."""
-        images = images.to(self._mean.device, non_blocking=True)
+        images = images.to(self._mean.device, non_blocking=True).to(memory_format=self._layout)
         return (images.float() - self._mean) / self._std
 
 
