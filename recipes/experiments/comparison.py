@@ -13,10 +13,10 @@ from edge_sk.confidence import deviation, mean, mean_interval
 from edge_sk.errors import InputError
 from edge_sk.files import atomic_write
 from edge_sk.markdown import markdown_table
-from edge_sk.training.checkpoint import CONFIG, WEIGHTS, load_config
 from edge_sk.training.metrics import read_csv
-from edge_sk.training.recipe import Recipe
-from edge_sk.training.runs import MANIFEST, RECIPE, file_name, recipe_differences, saved_manifest, saved_recipe
+from edge_sk.training.plan import file_name
+from edge_sk.training.recipe import Recipe, recipe_differences
+from edge_sk.training.run import CONFIG, MANIFEST, RECIPE, WEIGHTS, load_config, saved_manifest, saved_recipe
 
 
 def run_folder(output: str | Path, arch: str, seed: int) -> Path:

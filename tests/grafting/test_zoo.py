@@ -129,7 +129,7 @@ def test_every_mismatch_of_weights_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_grafted_network_trains_and_reloads_from_its_run(tmp_path: Path) -> None:
-    from edge_sk.training.checkpoint import load_run
+    from edge_sk.training.run import load_run
     from recipes.train import main
 
     arch, plain, run = "timm:mobilenetv3_small_050", str(tmp_path / "plain"), str(tmp_path / "run")

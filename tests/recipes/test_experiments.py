@@ -9,7 +9,7 @@ import edge_sk
 from edge_sk.attention import gated_units
 from edge_sk.errors import InputError
 from edge_sk.training.recipe import load_recipe
-from edge_sk.training.scaled_digits import ScaledDigitsSource
+from edge_sk.training.scaled_digits import scaled_digits
 from recipes.attention import OBJECT_SCALES
 from recipes.attention import parse as parse_attention
 from recipes.compare import RECIPES
@@ -60,7 +60,7 @@ def test_the_attention_commands_name_runs_of_the_comparisons() -> None:
 
 def test_what_is_wanted_of_an_attention_record_is_what_attention_does_of_itself() -> None:
     assert list(SCALES) == OBJECT_SCALES
-    assert len(ScaledDigitsSource(DATA, "test")) == IMAGES
+    assert len(scaled_digits("test").labels) == IMAGES
 
 
 def test_verdicts_on_sk_rest_on_five_seeds() -> None:

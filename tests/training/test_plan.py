@@ -12,10 +12,9 @@ from safetensors.torch import save_file
 import edge_sk
 from edge_sk import InputError
 from edge_sk.export.network import from_arch, from_run
-from edge_sk.training import snapshot
-from edge_sk.training.checkpoint import load_config, load_run
 from edge_sk.training.distributed import join_world
-from edge_sk.training.runs import build_model, make_plan, run_name, start
+from edge_sk.training.plan import build_model, make_plan, run_name, start
+from edge_sk.training.run import PREVIOUS, load_config, load_run
 
 ARCH = "sk_shufflenetv2_0.5"
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
@@ -29,10 +28,10 @@ def test_a_run_stopped_before_its_first_checkpoint_starts_from_the_given_weights
     plan = make_plan(
         ARCH, output=str(folder), overrides=[f"checkpoint.init_from={weights}"], resume=True, recipes=RECIPES
     )
-    model, _, _ = build_model(plan, 10)
+    model, _ = build_model(plan, 10)
     assert torch.equal(model.state_dict()["fc.weight"], given["fc.weight"])
     # From a checkpoint, the weights are its own and the file need not be there any more.
-    (folder / snapshot.PREVIOUS).touch()
+    (folder / PREVIOUS).touch()
     weights.unlink()
     with pytest.raises(InputError, match=r"has no config\.json"):
         build_model(plan, 10)
