@@ -152,8 +152,10 @@ def commands() -> list[str]:
 
 
 def test_ci_runs_what_the_readme_promises() -> None:
-    """Its commands, the same answers from both files, and a wheel that holds the library."""
+    """Its test command, its other commands, the same answers from both files, and a wheel that holds the library."""
     script = (ROOT / ".ci" / "run").read_text(encoding="utf-8").replace("\\\n", " ")
+    (tests,) = re.findall(r"^pip .+ && (.*pytest.*)$", TEXT, re.MULTILINE)
+    assert tests in script.splitlines()
     (paths,) = re.findall(r"^pytest -m slow (.+)$", script, re.MULTILINE)
     promised = "tests/test_readme.py tests/recipes tests/test_public_api.py tests/deploy/test_same_answers.py"
     assert {*promised.split(), "tests/deploy/test_claims.py"} <= set(paths.split())
