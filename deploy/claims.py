@@ -33,7 +33,8 @@ from edge_sk.export.quiet import quiet
 from edge_sk.export.record import Precision
 from edge_sk.files import artifact_path, atomic_write, check_output, write_text
 from edge_sk.manifest import manifest
-from edge_sk.textbook import textbook
+from edge_sk.markdown import markdown_table
+from recipes.textbook import textbook
 
 RESULT = Path(__file__).parent / "results" / "latency.json"
 OURS: tuple[tuple[str, Precision], ...] = tuple(
@@ -207,24 +208,24 @@ def ratio_table(record: dict[str, Any]) -> str:
         for one in record["claims"]
     }
     threads = sorted({count for *_, count in cells})
-    lines = ["| file | against | " + " | ".join(f"{count} thread{'s' * (count > 1)}" for count in threads) + " |"]
-    lines.append("|---|---|" + "---:|" * len(threads))
-    for file, against, _ in CLAIMS:
-        measured = (cells.get((file, against, count), "not measured") for count in threads)
-        lines.append(" | ".join((f"| {title(file)}", title(against), *measured)) + " |")
-    return "\n".join(lines)
+    rows = [
+        [title(file), title(against), *(cells.get((file, against, count), "not measured") for count in threads)]
+        for file, against, _ in CLAIMS
+    ]
+    header = ["file", "against", *(f"{count} thread{'s' * (count > 1)}" for count in threads)]
+    return markdown_table(header, rows, "ll" + "r" * len(threads))
 
 
 def operator_table(record: dict[str, Any]) -> str:
     """The table of NOTES.md: milliseconds by kind of operator on one thread, and the median they belong to."""
     files = {stem: file for stem, file in record["files"].items() if "1" in file["latency"]}
     kinds = sorted({kind for file in files.values() for kind in file["operators_ms"]})
-    lines = ["| file | " + " | ".join((*kinds, "sum", "median")) + " |", "|---|" + "---:|" * (len(kinds) + 2)]
+    rows = []
     for stem, file in files.items():
         spent = file["operators_ms"]
         times = [*(spent.get(kind, 0.0) for kind in kinds), sum(spent.values()), file["latency"]["1"]["p50_ms"]]
-        lines.append(" | ".join((f"| {title(stem)}", *(f"{ms:.2f}" for ms in times))) + " |")
-    return "\n".join(lines)
+        rows.append([title(stem), *(f"{ms:.2f}" for ms in times)])
+    return markdown_table(["file", *kinds, "sum", "median"], rows, "l" + "r" * (len(kinds) + 2))
 
 
 def title(stem: str) -> str:

@@ -13,16 +13,17 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import itertools
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from edge_sk.errors import InputError, script
 from edge_sk.export import network as networks
-from edge_sk.export import report as pages
+from edge_sk.export import report as reports
 from edge_sk.export.record import Format, Precision
 from edge_sk.export.report.answers import answers
-from edge_sk.export.report.model import Report, file_name, join, read_records
+from edge_sk.export.report.model import Report, file_title, join, read_records
 from edge_sk.files import check_output, write_text
 from edge_sk.manifest import manifest
 
@@ -57,23 +58,31 @@ def main(argv: Sequence[str] | None = None) -> int:
     _check(args)
     command = ["deploy/report.py", *(sys.argv[1:] if argv is None else argv)]
     # Before minutes of work: everything that can be wrong with the input.
-    old = pages.read_report(args.against) if args.against else None
+    old = reports.read_report(args.against) if args.against else None
     elsewhere = read_records(args.records)
     chosen = _networks(args)
-    for one in chosen:
-        if one.training is not None:
-            print(f"warning: the training of {one.weights} is {one.training}", file=sys.stderr)
+    for network in chosen:
+        if network.training is not None:
+            print(f"warning: the training of {network.weights} is {network.training}", file=sys.stderr)
     check_output(args.output)
-    report = Report(records=[], manifest=manifest(command))
-    if chosen:
-        _collect(chosen, args, command, report)
+    report = _collect(chosen, args, command) if chosen else Report(records=[], manifest=manifest(command))
     report.records = join([*report.records, *elsewhere])
     if not report.records:
-        reasons = "; ".join(f"{file_name(one)}: {one.reason}" for one in report.failures)
+        reasons = "; ".join(f"{file_title(failure)}: {failure.reason}" for failure in report.failures)
         raise InputError(f"no file could be made: {reasons}")
-    changes = pages.compare(old, report) if old else None
-    _write(args.output, report, changes)
-    return _summarize(args.output, report, changes)
+    changes = reports.compare(old, report) if old else None
+    reports.write_report(args.output / "report.json", report)
+    for name, render in (("report.md", reports.render_markdown), ("report.html", reports.render_html)):
+        write_text(args.output / name, render(report, changes))
+    for answer in answers(report):
+        print(f"{answer.question} {answer.answer}")
+    for failure in report.failures:
+        print(f"error: {file_title(failure)} ({failure.stage}): {failure.reason}", file=sys.stderr)
+    worse = [change for change in changes or () if change.verdict == "worse"]
+    for change in worse:
+        print(f"regression: {change.file}: {change.what}", file=sys.stderr)
+    print(f"{args.output / 'report.html'}  report.md  report.json")
+    return 1 if worse else 2 if report.failures else 0
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -97,24 +106,22 @@ def _networks(args: argparse.Namespace) -> list[networks.Network]:
     chosen += [networks.from_arch(arch, data=args.data) for arch in dict.fromkeys(args.arch)]
     if args.input_size is None:
         return chosen
-    return [
-        dataclasses.replace(one, input_size=(one.input_size[0], args.input_size, args.input_size)) for one in chosen
-    ]
+    sides = (args.input_size, args.input_size)
+    return [dataclasses.replace(network, input_size=(network.input_size[0], *sides)) for network in chosen]
 
 
-def _collect(chosen: list[networks.Network], args: argparse.Namespace, command: list[str], report: Report) -> None:
+def _collect(chosen: list[networks.Network], args: argparse.Namespace, command: list[str]) -> Report:
     from edge_sk.export.report.collect import Request, collect
 
     request = Request(
-        artifacts=tuple((form, precision) for form in args.formats for precision in PRECISIONS[form]),
+        artifacts=tuple((name, precision) for name in args.formats for precision in PRECISIONS[name]),
         threads=tuple(dict.fromkeys(args.threads)),
         rounds=args.rounds,
         runs=args.runs,
         argv=command,
     )
     with _progress(request.steps(len(chosen))) as step:
-        collected = collect(chosen, args.output, request, step)
-    report.records, report.costs, report.failures = collected.records, collected.costs, collected.failures
+        return collect(chosen, args.output, request, step)
 
 
 @contextlib.contextmanager
@@ -125,39 +132,17 @@ def _progress(total: int) -> Iterator[Callable[[str], None]]:
 
     console = Console(file=sys.stderr, highlight=False, soft_wrap=True)
     columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}", markup=False))
+    numbers = itertools.count(1)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("", total=total)
-        begun = 0
 
         def step(what: str) -> None:
-            nonlocal begun
-            begun += 1
-            bar.update(task, completed=begun - 1, description=what)
+            number = next(numbers)
+            bar.update(task, completed=number - 1, description=what)
             if not console.is_terminal:
-                console.print(f"[{begun}/{total}] {what}", markup=False)
+                console.print(f"[{number}/{total}] {what}", markup=False)
 
         yield step
-
-
-def _write(output: Path, report: Report, changes: list[pages.Change] | None) -> None:
-    pages.write_report(output / "report.json", report)
-    for name, render in (("report.md", pages.render_markdown), ("report.html", pages.render_html)):
-        write_text(output / name, render(report, changes))
-
-
-def _summarize(output: Path, report: Report, changes: list[pages.Change] | None) -> int:
-    """Print the answers and where to look; the exit code."""
-    for one in answers(report):
-        print(f"{one.question} {one.answer}")
-    for failure in report.failures:
-        print(f"error: {file_name(failure)} ({failure.stage}): {failure.reason}", file=sys.stderr)
-    worse = [change for change in changes or () if change.verdict == "worse"]
-    for change in worse:
-        print(f"regression: {change.file}: {change.what}", file=sys.stderr)
-    print(f"{output / 'report.html'}  report.md  report.json")
-    if worse:
-        return 1
-    return 2 if report.failures else 0
 
 
 if __name__ == "__main__":

@@ -10,22 +10,20 @@ run on real images against eager, with batch-norm statistics as after training.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import torch
 
-from edge_sk.errors import InputError, script
-from edge_sk.export import parity, pte, zoo
+from deploy import sweeping
+from edge_sk.errors import script
+from edge_sk.export import parity, pte
 from edge_sk.export.network import Network
-from edge_sk.files import artifact_path, write_text
-from edge_sk.manifest import manifest
+from edge_sk.markdown import markdown_table
 
-RESULTS = Path(__file__).parent / "results"
 MOBILE = ("shufflenet", "mobilenet")
 IMAGES = 16
 
@@ -33,35 +31,22 @@ IMAGES = 16
 @script
 def main(argv: Sequence[str] | None = None) -> int:
     """Sweep, print a line for each network, write the table after each."""
-    p = argparse.ArgumentParser(
-        prog="deploy/sweep.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    p.add_argument("--pattern", default="*", help="names of the zoo; grafts are taken with '*' only")
+    p = sweeping.command_line("delegation", "deploy/sweep.py", __doc__)
     p.add_argument("--precisions", nargs="+", choices=("fp32", "int8"), default=["fp32", "int8"])
-    p.add_argument("--resume", action="store_true", help="keep what --output already has")
-    p.add_argument("--output", type=Path, default=RESULTS, help="folder of delegation.json and delegation.md")
     args = p.parse_args(argv)
-    data = artifact_path(args.output, "delegation", ".json")
-    rows: dict[str, Any] = {}
-    if data.exists() and (args.resume or args.pattern != "*"):
-        rows = json.loads(data.read_text(encoding="utf-8"))["networks"]
-    for name, precision in _jobs(args.pattern, args.precisions):
-        key = f"{name} {precision}"
-        if args.resume and key in rows and "error" not in rows[key]:
-            continue
-        try:
-            rows[key] = lower(zoo.small_network(name), precision)
-        except InputError as error:
-            rows[key] = {"error": str(error)}
-        print(f"{key}: {_verdict(rows[key])}", flush=True)
-        command = ["deploy/sweep.py", *(sys.argv[1:] if argv is None else argv)]
-        content = {"networks": rows, "manifest": manifest(command)}
-        write_text(data, json.dumps(content, indent=1) + "\n")
-        write_text(artifact_path(args.output, "delegation", ".md"), table(content))
+    rows = sweeping.sweep(
+        {f"{name} {precision}": partial(_job, name, precision) for name, precision in _jobs(args)},
+        args,
+        "delegation",
+        facts={},
+        describe=_describe,
+        table=table,
+        command=["deploy/sweep.py", *(sys.argv[1:] if argv is None else argv)],
+    )
     short = [key for key, row in rows.items() if not _is_whole(row) or (key.endswith("fp32") and not _is_equal(row))]
     print(f"{len(rows) - len(short)} of {len(rows)} are one delegate with nothing left; in fp32 with the same outputs")
     for key in short:
-        print(f"  {key}: {_verdict(rows[key])}")
+        print(f"  {key}: {rows[key].get('error') or _describe(rows[key])}")
     return 1 if short else 0
 
 
@@ -74,12 +59,16 @@ def _is_equal(row: dict[str, Any]) -> bool:
     return limit is not None and row["relative_difference"] <= limit
 
 
-def _jobs(pattern: str, precisions: Sequence[str]) -> Iterator[tuple[str, str]]:
-    names = zoo.names(pattern)
-    for precision in precisions:
-        for name in names:
-            if precision == "fp32" or (not name.startswith(zoo.PREFIX) and any(word in name for word in MOBILE)):
+def _jobs(args: argparse.Namespace) -> Iterator[tuple[str, str]]:
+    for precision in args.precisions:
+        for name in sweeping.names(args.pattern):
+            mobile = not name.startswith(sweeping.PREFIX) and any(word in name for word in MOBILE)
+            if precision == "fp32" or mobile:
                 yield name, precision
+
+
+def _job(name: str, precision: str) -> dict[str, Any]:
+    return lower(sweeping.small_network(name), precision)
 
 
 def lower(network: Network, precision: str) -> dict[str, Any]:
@@ -109,30 +98,28 @@ def lower(network: Network, precision: str) -> dict[str, Any]:
 def table(content: dict[str, Any]) -> str:
     """The results as Markdown."""
     versions = content["manifest"]["versions"]
-    lines = [
-        "# ExecuTorch: every network of the zoo, and grafts",
-        "",
-        f"`{content['manifest']['command']}`: XNNPACK, ExecuTorch {versions['executorch']}, torch {versions['torch']}. "
-        f"Untrained weights with batch-norm statistics of real images; {IMAGES} test images through the ExecuTorch "
-        "runtime against eager. The int8 difference is that of untrained weights calibrated on four images, and says "
-        "nothing about accuracy. Rows that --resume kept are of earlier commits.",
-        "",
-        "| network | precision | delegates | operators left outside | relative difference |",
-        "|---|---|---:|---|---:|",
-    ]
+    rows = []
     for key, row in sorted(content["networks"].items()):
         name, _, precision = key.rpartition(" ")
         if "error" in row:
-            lines.append(f"| {name} | {precision} | | {row['error']} | |")
+            rows.append([name, precision, "", row["error"], ""])
             continue
         left = ", ".join(f"{count}x {operator}" for operator, count in row["left"].items()) or "none"
-        lines.append(f"| {name} | {precision} | {row['delegates']} | {left} | {row['relative_difference']:.1e} |")
-    return "\n".join(lines) + "\n"
+        rows.append([name, precision, row["delegates"], left, f"{row['relative_difference']:.1e}"])
+    header = ["network", "precision", "delegates", "operators left outside", "relative difference"]
+    return f"""\
+# ExecuTorch: every network of the zoo, and grafts
+
+`{content["manifest"]["command"]}`: XNNPACK, ExecuTorch {versions["executorch"]}, torch {versions["torch"]}. \
+Untrained weights with batch-norm statistics of real images; {IMAGES} test images through the ExecuTorch \
+runtime against eager. The int8 difference is that of untrained weights calibrated on four images, and says \
+nothing about accuracy. Rows that --resume kept are of earlier commits.
+
+{markdown_table(header, rows, "llrlr")}
+"""
 
 
-def _verdict(row: dict[str, Any]) -> str:
-    if "error" in row:
-        return row["error"]
+def _describe(row: dict[str, Any]) -> str:
     left = ", ".join(f"{count}x {name}" for name, count in row["left"].items()) or "nothing"
     return (
         f"{row['delegates']} delegate(s), left {left}, difference {row['relative_difference']:.1e}, {row['seconds']} s"

@@ -7,7 +7,7 @@ from edge_sk.errors import InputError
 from edge_sk.grafting import graft
 from edge_sk.models import create_model, list_models
 from edge_sk.rewriting import reparameterize
-from edge_sk.selective_kernel import Kernel, SelectiveKernel
+from edge_sk.selective_kernel import Kernel, SelectiveKernel, UnitSpec
 
 if TYPE_CHECKING:
     from edge_sk.manifest import __version__ as __version__
@@ -18,6 +18,7 @@ __all__ = [
     "InputError",
     "Kernel",
     "SelectiveKernel",
+    "UnitSpec",
     "create_model",
     "graft",
     "grafting",

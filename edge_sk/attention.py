@@ -1,4 +1,4 @@
-"""Which kernel did it choose: the attention of every selective-kernel unit, recorded and set against object scale.
+"""Record the attention of every selective-kernel unit, and summarize how it shifts with the scale of the object.
 
 Li et al., *Selective Kernel Networks*, CVPR 2019, Sec. 4.5: their Figure 3 enlarges the object in the image and watches
 the attention for the larger kernel; their Figure 4 does so per class.
@@ -10,21 +10,22 @@ import contextlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from edge_sk.confidence import mean_interval
 from edge_sk.errors import InputError
-from edge_sk.files import atomic_write
+from edge_sk.markdown import markdown_table
 from edge_sk.running import evaluating
 from edge_sk.selective_kernel import Kernel, SelectiveKernel
 
+T = TypeVar("T")
+
 
 def gated_units(model: nn.Module) -> dict[str, SelectiveKernel]:
-    """The units of ``model`` that select, by name, in the order of ``named_modules`` (in the zoo, that of depth).
+    """Map names to the units of ``model`` that have a gate, in the order of ``named_modules`` (in the zoo, by depth).
 
     Raises:
         InputError: There is none.
@@ -44,7 +45,7 @@ def gated_units(model: nn.Module) -> dict[str, SelectiveKernel]:
 
 @contextlib.contextmanager
 def record_attention(model: nn.Module) -> Iterator[dict[str, Tensor]]:
-    """While entered, every forward pass of ``model`` leaves its attention in the dictionary.
+    """While entered, every forward pass of ``model`` puts its attention into the dictionary.
 
     Yields:
         Name of the unit to attention, ``(N, M, C)``, summing to 1 over the ``M`` branches; of the latest forward pass.
@@ -60,19 +61,22 @@ def record_attention(model: nn.Module) -> Iterator[dict[str, Tensor]]:
         >>> attention["stage2.1.branch2.3"].shape
         torch.Size([2, 2, 24])
     """
-    recorded: dict[str, Tensor] = {}
+    gates = {name: unit.gate for name, unit in gated_units(model).items() if unit.gate is not None}
+    with _recording(gates, lambda attention: attention.detach().flatten(2)) as recorded:
+        yield recorded
 
-    def keep(name: str) -> Callable[[nn.Module, Any, Tensor], None]:
-        def hook(_: nn.Module, inputs: Any, attention: Tensor) -> None:
-            recorded[name] = attention.detach().flatten(2)
 
-        return hook
+@contextlib.contextmanager
+def _recording(modules: Mapping[str, nn.Module], read: Callable[[Tensor], T]) -> Iterator[dict[str, T]]:
+    """While entered, every forward pass puts ``read(output)`` of each module into the dictionary."""
+    recorded: dict[str, T] = {}
+
+    def hook(name: str) -> Callable[[nn.Module, Any, Tensor], None]:
+        return lambda _module, _inputs, output: recorded.update({name: read(output)})
 
     with contextlib.ExitStack() as stack:
-        for name, unit in gated_units(model).items():
-            assert unit.gate is not None
-            handle = unit.gate.register_forward_hook(keep(name))
-            stack.callback(handle.remove)
+        for name, module in modules.items():
+            stack.callback(module.register_forward_hook(hook(name)).remove)
         yield recorded
 
 
@@ -130,35 +134,37 @@ def attention_against_scale(
     """
     units = gated_units(model)
     pairs = {name: kernel_pair(unit) for name, unit in units.items()}
-    maps: dict[str, tuple[int, int]] = {}
     if not batches:
         raise InputError("there is no scale to record attention at")
     by_image, by_class, labels_seen = [], [], None
     channel_difference: list[list[Tensor]] = [[] for _ in units]
     channel_larger: list[list[Tensor]] = [[] for _ in units]
-    with evaluating(model):
+    with (
+        evaluating(model),
+        record_attention(model) as attention,
+        _recording(units, lambda output: (output.shape[2], output.shape[3])) as maps,
+    ):
         for scale, scale_batches in batches.items():
             parts: dict[str, list[Tensor]] = {name: [] for name in units}
             larger: dict[str, Tensor] = {}
             difference: dict[str, Tensor] = {}
             labels: list[Tensor] = []
-            with record_attention(model) as attention, _record_maps(units, maps):
-                for images, batch_labels in scale_batches:
-                    targets = batch_labels.cpu()
-                    for extreme in (int(targets.min()), int(targets.max())):
-                        if not 0 <= extreme < num_classes:
-                            raise InputError(
-                                f"an image is of class {extreme}, the network knows {num_classes} classes (0 and up): "
-                                "give the data that it was trained on"
-                            )
-                    model(normalize(images))
-                    labels.append(targets)
-                    for name, (small, large) in pairs.items():
-                        weights = attention[name].cpu().double()  # mps has no float64
-                        gap = weights[:, large] - weights[:, small]
-                        parts[name].append(gap.mean(1))
-                        difference[name] = difference.get(name, 0) + gap.sum(0)
-                        larger[name] = larger.get(name, 0) + weights[:, large].sum(0)
+            for images, batch_labels in scale_batches:
+                targets = batch_labels.cpu()
+                for extreme in (int(targets.min()), int(targets.max())):
+                    if not 0 <= extreme < num_classes:
+                        raise InputError(
+                            f"an image is of class {extreme}, the network knows {num_classes} classes (0 and up): "
+                            "give the data that it was trained on"
+                        )
+                model(normalize(images))
+                labels.append(targets)
+                for name, (small, large) in pairs.items():
+                    weights = attention[name].cpu().double()  # mps has no float64
+                    gap = weights[:, large] - weights[:, small]
+                    parts[name].append(gap.mean(1))
+                    difference[name] = difference.get(name, 0) + gap.sum(0)
+                    larger[name] = larger.get(name, 0) + weights[:, large].sum(0)
             if not labels:
                 raise InputError("there are no images to record attention on")
             targets = torch.cat(labels)
@@ -186,22 +192,6 @@ def attention_against_scale(
         by_channel=tuple(torch.stack(rows) for rows in channel_difference),
         larger_by_channel=tuple(torch.stack(rows) for rows in channel_larger),
     )
-
-
-@contextlib.contextmanager
-def _record_maps(units: Mapping[str, SelectiveKernel], maps: dict[str, tuple[int, int]]) -> Iterator[None]:
-    """While entered, every forward pass leaves the size of each unit's output in ``maps``."""
-
-    def keep(name: str) -> Callable[[nn.Module, Any, Tensor], None]:
-        def hook(_: nn.Module, inputs: Any, output: Tensor) -> None:
-            maps[name] = (output.shape[2], output.shape[3])
-
-        return hook
-
-    with contextlib.ExitStack() as stack:
-        for name, unit in units.items():
-            stack.callback(unit.register_forward_hook(keep(name)).remove)
-        yield
 
 
 def _mean_by_class(values: Tensor, labels: Tensor, num_classes: int) -> Tensor:
@@ -309,20 +299,22 @@ def markdown(summary: Mapping[str, Any]) -> str:
     """A table: mean difference per unit and scale, and the shift with its interval."""
     scales = summary["scales"]
     head = ["unit", "map", "kernels", *(f"scale {scale:g}" for scale in scales), "shift, 95 % CI", "moved to the"]
-    lines = ["| " + " | ".join(head) + " |", "|---|---|---|" + "---:|" * (len(scales) + 1) + "---|"]
+    rows: list[list[str]] = []
     for unit in summary["units"]:
         low, high = unit["shift_ci95"]
-        cells = [
-            f"`{unit['name']}`",
-            "x".join(map(str, unit["map"])),
-            f"{unit['larger']} - {unit['smaller']}",
-            *(f"{value:+.3f}" for value in unit["difference"]),
-            f"{unit['shift']:+.3f} [{low:+.3f}, {high:+.3f}]",
-            direction(unit),
-        ]
-        lines.append("| " + " | ".join(cells) + " |")
+        rows.append(
+            [
+                f"`{unit['name']}`",
+                "x".join(map(str, unit["map"])),
+                f"{unit['larger']} - {unit['smaller']}",
+                *(f"{value:+.3f}" for value in unit["difference"]),
+                f"{unit['shift']:+.3f} [{low:+.3f}, {high:+.3f}]",
+                direction(unit),
+            ]
+        )
+    table = markdown_table(head, rows, "lll" + "r" * (len(scales) + 1) + "l")
     over = f"{summary['runs']} networks" if summary["interval_over"] == "runs" else "the images of this one network"
-    return "\n".join(lines) + f"\n\nShift: from scale {scales[0]:g} to {scales[-1]:g}; intervals over {over}.\n"
+    return f"{table}\n\nShift: from scale {scales[0]:g} to {scales[-1]:g}; intervals over {over}.\n"
 
 
 def direction(unit: Mapping[str, Any]) -> str:
@@ -331,94 +323,10 @@ def direction(unit: Mapping[str, Any]) -> str:
     Of kernels of one extent none is larger: ``last`` or ``first`` then.
     """
     low, high = unit["shift_ci95"]
-    names = ("first", "last") if _equal(unit) else ("smaller", "larger")
+    names = ("first", "last") if same_extent(unit) else ("smaller", "larger")
     return names[1] if low > 0 else names[0] if high < 0 else "not shown"
 
 
-def _equal(unit: Mapping[str, Any]) -> bool:
+def same_extent(unit: Mapping[str, Any]) -> bool:
+    """Whether the unit's two kernels cover windows of the same size."""
     return Kernel.parse(unit["smaller"]).extent == Kernel.parse(unit["larger"]).extent
-
-
-def plot(summary: Mapping[str, Any], path: str | Path, *, title: str) -> None:
-    """Draw a summary as PNG.
-
-    From above: the attention of every unit (Figure 3 c), its shift with the interval, and for the first unit of every
-    map size the attention per class (Figure 4) and, of the first network, per channel (Figure 3 a, b).
-    """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    units, scales, classes = summary["units"], summary["scales"], summary["classes"]
-    position = {unit["name"]: place for place, unit in enumerate(units)}
-    chosen = [units[position[group["units"][0]]] for group in summary["by_map"]]
-    names = _short_names([unit["name"] for unit in units])
-    labels = [f"{name}\n{unit['map'][0]}x{unit['map'][1]}" for name, unit in zip(names, units, strict=True)]
-    pair = "last - first" if all(map(_equal, units)) else "largest - smallest"
-    colours = [f"C{place}" for place in range(len(scales))]
-    figure = Figure(figsize=(13, 13), layout="constrained")
-    FigureCanvasAgg(figure)
-    parts: Any = figure.subfigures(3, 1, height_ratios=(2.2, 1, 1))  # the stub knows a single one only
-    top, middle, bottom = parts
-
-    attention_axes, shift_axes = top.subplots(2, 1, sharex=True)
-    depth = range(len(units))
-    for place, scale in enumerate(scales):
-        values = [unit["difference"][place] for unit in units]
-        attention_axes.plot(depth, values, marker="o", color=colours[place], label=f"scale {scale:g}")
-    networks = f"{summary['runs']} networks" if summary["runs"] > 1 else "one network"
-    attention_axes.set_title(f"{title}\nmean over {networks}, {summary['images']} images and all channels", fontsize=11)
-    attention_axes.set_ylabel(f"attention,\n{pair} kernel")
-    attention_axes.legend(ncols=len(scales))
-    for place, unit in enumerate(units):
-        low, high = unit["shift_ci95"]
-        colour = "grey" if direction(unit) == "not shown" else "C3"
-        error = [[unit["shift"] - low], [high - unit["shift"]]]
-        shift_axes.errorbar(place, unit["shift"], yerr=error, fmt="o", color=colour, capsize=3)
-    shift_axes.set_ylabel(f"shift from scale {scales[0]:g} to {scales[-1]:g},\n95 % CI over {summary['interval_over']}")
-    shift_axes.set_xticks(depth, labels, fontsize=9 if len(units) < 15 else 7.5)
-    for axes in (attention_axes, shift_axes):
-        axes.axhline(0, color="black", linewidth=0.8)
-        axes.grid(alpha=0.3)
-        for place in range(1, len(units)):
-            if units[place]["map"] != units[place - 1]["map"]:
-                axes.axvline(place - 0.5, color="grey", linestyle=":")
-
-    many = len(classes) > 20
-    for axes, unit in zip(middle.subplots(1, len(chosen), squeeze=False)[0], chosen, strict=True):
-        for place, of_scale in enumerate(unit["by_class"]):
-            values = [math.nan if value is None else value for value in of_scale]
-            axes.plot(values, "-" if many else "o", color=colours[place], linewidth=0.8)
-        axes.axhline(0, color="black", linewidth=0.8)
-        if not many:
-            axes.set_xticks(range(len(classes)), classes)
-        axes.set_xlabel("class")
-        axes.set_title(_heading(unit, names[position[unit["name"]]]), fontsize=10)
-    middle.supylabel(f"attention, {pair}", fontsize=10)
-
-    for axes, unit in zip(bottom.subplots(1, len(chosen), squeeze=False)[0], chosen, strict=True):
-        by_scale = unit["larger_by_channel"]
-        order = sorted(range(len(by_scale[0])), key=by_scale[0].__getitem__)
-        for place in reversed(range(len(by_scale))):
-            values = [by_scale[place][channel] for channel in order]
-            axes.plot(values, "-" if place == 0 else ".", color=colours[place], linewidth=1, markersize=4)
-        axes.axhline(1 / unit["branches"], color="black", linewidth=0.8)
-        axes.set_xlabel(f"channels of the first network,\nby attention at scale {scales[0]:g}")
-        axes.set_title(_heading(unit, names[position[unit["name"]]]), fontsize=10)
-    bottom.supylabel(f"attention, {pair.split(' ')[0]}", fontsize=10)
-    with atomic_write(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=110)
-
-
-def _heading(unit: Mapping[str, Any], name: str) -> str:
-    return f"{name}, {unit['map'][0]}x{unit['map'][1]}"
-
-
-def _short_names(names: Sequence[str]) -> list[str]:
-    """Names of modules without the ending that all have in common."""
-    ends = [name.split(".")[::-1] for name in names]
-    common = 0
-    for same in zip(*ends, strict=False):
-        if len(set(same)) > 1 or len(names) == 1:
-            break
-        common += 1
-    return [".".join(end[common:][::-1]) or name for end, name in zip(ends, names, strict=True)]

@@ -8,15 +8,19 @@ Letters are the paper's: ``M`` branches, ``G`` groups, ``r`` reduction, ``L`` mi
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from edge_sk.dilated import run_branch
 from edge_sk.errors import InputError, whole_number
+from edge_sk.tracing import is_activation
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +68,11 @@ class Kernel:
         return cls(int(size), int(dilation or 1), int(groups) if groups else None)
 
 
-def parse_kernels(kernels: Kernel | int | str | Iterable[Kernel | int | str]) -> tuple[Kernel, ...]:
+# What parse_kernels reads.
+Kernels = Kernel | int | str | Iterable[Kernel | int | str]
+
+
+def parse_kernels(kernels: Kernels) -> tuple[Kernel, ...]:
     """Read the branches of a unit.
 
     Args:
@@ -90,6 +98,30 @@ def parse_kernels(kernels: Kernel | int | str | Iterable[Kernel | int | str]) ->
 def gate_width(channels: int, *, reduction: int, min_width: int) -> int:
     """Width of the gate's hidden vector: ``d = max(C / r, L)`` (Eq. 4)."""
     return max(channels // reduction, min_width)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class UnitSpec:
+    """What a selective kernel is, apart from the place it stands in.
+
+    Args:
+        kernels: The branches, see :func:`parse_kernels`, or a function from a :class:`~edge_sk.grafting.Site` to them;
+            ``None``: the convolution's own kernel and a dilated 3x3 that sees two pixels more.
+        reduction: ``r``.
+        min_width: ``L``.
+        select: ``False``: sum the branches instead of selecting.
+        act: Activation in every branch; ``None`` or ``"none"``: linear branches.
+    """
+
+    kernels: Kernels | Callable[[Any], Kernels | None] | None = None
+    reduction: int = 16
+    min_width: int = 32
+    select: bool = True
+    act: str | Callable[..., nn.Module] | None = None
+
+    def __post_init__(self) -> None:
+        if self.act == "none":
+            object.__setattr__(self, "act", None)
 
 
 @torch.fx.wrap
@@ -152,7 +184,8 @@ class Gate(nn.Module):
 class SelectiveKernel(nn.Module):
     r"""Convolution whose receptive field is chosen per channel from the input (Sec. 3.1).
 
-    - Split: :math:`U_m = \delta(B(F_m(X)))`, one convolution, batch norm and activation per branch
+    - Split: :math:`U_m = \delta(B(F_m(X)))`, one convolution, batch norm and activation per branch; linear branches
+      leave :math:`\delta` out
     - Fuse: :math:`s = \mathrm{GAP}(\sum_m U_m)` (Eq. 1, 2), :math:`z = \delta(B(W s))`, of width ``d`` (Eq. 3, 4)
     - Select: :math:`V_c = \sum_m a_{m,c} U_{m,c}` with :math:`a` the softmax over branches (Eq. 5, 6)
 
@@ -169,7 +202,8 @@ class SelectiveKernel(nn.Module):
         reduction: ``r``.
         min_width: ``L``; 1 for no floor.
         select: ``False`` gives the plain sum of the branches, without a gate (rows without "SK" in Table 7).
-        act_layer: Activation of the branches and of the gate: a class, or timm's name of one (``"relu"``).
+        act_layer: Activation of the branches and of the gate: a class, or timm's name of one (``"relu"``). ``None``:
+            linear branches, and ReLU in the gate.
 
     Raises:
         InputError: Too few branches, channels that the groups do not divide, or a value that makes no sense.
@@ -191,13 +225,13 @@ class SelectiveKernel(nn.Module):
         in_channels: int,
         out_channels: int,
         *,
-        kernels: Kernel | int | str | Sequence[Kernel | int | str] = (Kernel(3), Kernel(3, dilation=2)),
+        kernels: Kernels = (Kernel(3), Kernel(3, dilation=2)),
         stride: int = 1,
         groups: int = 32,
         reduction: int = 16,
         min_width: int = 32,
         select: bool = True,
-        act_layer: str | Callable[..., nn.Module] = nn.ReLU,
+        act_layer: str | Callable[..., nn.Module] | None = nn.ReLU,
     ) -> None:
         super().__init__()
         if not isinstance(select, bool):
@@ -227,7 +261,7 @@ class SelectiveKernel(nn.Module):
             _branch(in_channels, out_channels, kernel, stride, kernel.groups or groups, act_layer) for kernel in kernels
         )
         width = gate_width(out_channels, reduction=reduction, min_width=min_width)
-        self.gate = Gate(out_channels, len(kernels), width, act_layer) if select else None
+        self.gate = Gate(out_channels, len(kernels), width, act_layer or nn.ReLU) if select else None
 
     def forward(self, x: Tensor) -> Tensor:
         """Mix the branches' outputs."""
@@ -244,13 +278,116 @@ class SelectiveKernel(nn.Module):
 
     def fuse(self) -> nn.Module:
         """The trained unit in its deploy form, a new module: what ``timm.utils.reparameterize_model`` asks for."""
-        from edge_sk.rewriting.selective import DeploySelectiveKernel
-
         return DeploySelectiveKernel(self)
 
     def extra_repr(self) -> str:
         """Show the branches in short."""
         return f"kernels={'+'.join(map(str, self.kernels))}, stride={self.stride}, select={self.gate is not None}"
+
+
+def folded(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
+    """A new convolution that computes ``norm(conv(x))``; rounded once, from float64."""
+    exact_conv, exact_norm = copy.deepcopy(conv), copy.deepcopy(norm)
+    for module in (exact_conv, exact_norm):
+        module.to("cpu", torch.float64)
+    return fuse_conv_bn_eval(exact_conv, exact_norm).to(conv.weight.device, conv.weight.dtype)
+
+
+class DeploySelectiveKernel(nn.Module):
+    r"""What a trained :class:`~edge_sk.SelectiveKernel` computes, as few operators that every backend takes.
+
+    - batch norm is folded into the branches and the gate
+    - two branches: the softmax of two logits is a sigmoid of their difference, and the difference of two linear maps
+      is one linear map: :math:`g = \sigma((A_1 - A_2) z)`, :math:`V = U_2 + g (U_1 - U_2)`
+    - more branches: softmax over the last axis, the only one that XNNPACK has
+
+    Args:
+        unit: The trained unit; it is not changed.
+
+    Shape:
+        - As :class:`~edge_sk.SelectiveKernel`
+    """
+
+    fx_leaf = True
+
+    def __init__(self, unit: SelectiveKernel) -> None:
+        super().__init__()
+        self.in_channels = unit.in_channels
+        self.out_channels = unit.out_channels
+        self.convs, self.acts = nn.ModuleList(), nn.ModuleList()
+        for branch in unit.branches:
+            conv, norm, *rest = branch.children()
+            if type(conv) is not nn.Conv2d or type(norm) is not nn.BatchNorm2d:
+                raise InputError(
+                    f"a branch begins with {type(conv).__name__} and {type(norm).__name__}: only Conv2d and "
+                    "BatchNorm2d can be folded"
+                )
+            self.convs.append(folded(conv, norm))
+            self.acts.append(nn.Sequential(*map(_out_of_place, rest)))
+        gate = unit.gate
+        self.select = gate is not None
+        if gate is None:
+            return
+        branches, channels = gate.num_branches, gate.channels
+        self.reduce = folded(gate.reduce, gate.bn)
+        self.act = _out_of_place(gate.act)
+        weight = gate.expand.weight.detach().view(branches, channels, -1, 1, 1)
+        # Two branches: the difference. More: rows in (channel, branch) order, so that the softmax's axis is the last.
+        rows = weight[0] - weight[1] if branches == 2 else weight.transpose(0, 1).flatten(0, 1)
+        self.expand = nn.Conv2d(rows.shape[1], rows.shape[0], 1, bias=False)
+        self.expand.weight = nn.Parameter(rows.clone(), requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Mix the branches' outputs."""
+        maps = [act(conv(x)) for conv, act in zip(self.convs, self.acts, strict=True)]
+        if not self.select:
+            return _sum(maps)
+        logits = self.expand(self.act(self.reduce(_pool(maps))))
+        if len(maps) == 2:
+            first, second = maps
+            return second + (first - second) * torch.sigmoid(logits)
+        attention = torch.softmax(logits.view(-1, self.out_channels, len(maps)), dim=-1)
+        weights = [attention[:, :, m : m + 1].reshape(-1, self.out_channels, 1, 1) for m in range(len(maps))]
+        return _sum([a * u for a, u in zip(weights, maps, strict=True)])
+
+    @property
+    def permutable(self) -> bool:
+        """Whether every branch treats every channel by itself, and alike but for the convolution's weights."""
+        depthwise = all(conv.groups == self.in_channels == self.out_channels for conv in self.convs)
+        acts = [act for branch in self.acts for act in branch.children()]
+        alike = all(isinstance(act, nn.Identity) or is_activation(act) for act in acts)
+        return depthwise and alike and all(parameter.numel() == 1 for parameter in self.acts.parameters())
+
+    def permute_channels(self, order: list[int]) -> None:
+        """Take and give the channels in another order, ``new[i] = old[order[i]]``; for permutable units only."""
+        index = torch.tensor(order)
+        for conv in self.convs:
+            for parameter in conv.parameters():
+                parameter.data = parameter.data[index]
+        if not self.select:
+            return
+        self.reduce.weight.data = self.reduce.weight.data[:, index]
+        rows = self.expand.weight.data.view(self.out_channels, -1, *self.expand.weight.shape[1:])
+        self.expand.weight.data = rows[index].flatten(0, 1)
+
+
+# Values of one branch's map, above which adding maps costs more than pooling each (ShuffleNetV2 1.0x below, 2 % faster
+# so; MobileNetV2's first units above, 3 %).
+LARGE_MAP = 2**17
+
+
+def _pool(maps: list[Tensor]) -> Tensor:
+    """Pooled sum of the branches: one operator less for small maps, less memory traffic for large ones."""
+    if maps[0][0].numel() > LARGE_MAP:
+        return _sum([u.mean((2, 3), keepdim=True) for u in maps])
+    return _sum(maps).mean((2, 3), keepdim=True)
+
+
+def _out_of_place(act: nn.Module) -> nn.Module:
+    act = copy.deepcopy(act)
+    if hasattr(act, "inplace"):
+        act.inplace = False  # type: ignore[assignment]
+    return act
 
 
 def make_activation(act_layer: str | Callable[..., nn.Module]) -> nn.Module:
@@ -281,7 +418,7 @@ def make_activation(act_layer: str | Callable[..., nn.Module]) -> nn.Module:
     if not isinstance(activation, nn.Module):
         raise InputError(
             f"act_layer={act_layer!r} is neither the class of an activation that needs no arguments nor timm's name of "
-            "one, for instance nn.ReLU, 'relu' or 'hard_swish'; 'identity' is none"
+            "one, for instance nn.ReLU, 'relu' or 'hard_swish'"
         )
     return activation
 
@@ -292,7 +429,7 @@ def _branch(
     kernel: Kernel,
     stride: int,
     groups: int,
-    act_layer: str | Callable[..., nn.Module],
+    act_layer: str | Callable[..., nn.Module] | None,
 ) -> nn.Sequential:
     if in_channels % groups or out_channels % groups:
         raise InputError(
@@ -313,7 +450,8 @@ def _branch(
     nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
     branch.add_module("conv", conv)
     branch.add_module("bn", nn.BatchNorm2d(out_channels))
-    branch.add_module("act", make_activation(act_layer))
+    if act_layer is not None:
+        branch.add_module("act", make_activation(act_layer))
     return branch
 
 

@@ -32,34 +32,26 @@ ACTIVATIONS = (
     nn.Softplus,
     nn.Tanh,
 )
-# The same as functions and methods; relu and relu6 with their module.
-ACTIVATION_FUNCTIONS: dict[Any, type[nn.Module] | None] = {
-    F.relu: nn.ReLU,
-    F.relu_: nn.ReLU,
-    torch.relu: nn.ReLU,
-    torch.relu_: nn.ReLU,
-    F.relu6: nn.ReLU6,
-} | dict.fromkeys(
-    (
-        F.elu,
-        F.gelu,
-        F.hardsigmoid,
-        F.hardswish,
-        F.hardtanh,
-        F.leaky_relu,
-        F.mish,
-        F.silu,
-        F.softplus,
-        torch.sigmoid,
-        torch.tanh,
-    )
+# The same as functions and methods.
+ACTIVATION_FUNCTIONS = (
+    F.elu,
+    F.gelu,
+    F.hardsigmoid,
+    F.hardswish,
+    F.hardtanh,
+    F.leaky_relu,
+    F.mish,
+    F.relu,
+    F.relu6,
+    F.relu_,
+    F.silu,
+    F.softplus,
+    torch.relu,
+    torch.relu_,
+    torch.sigmoid,
+    torch.tanh,
 )
-ACTIVATION_METHODS: dict[str, type[nn.Module] | None] = {
-    "relu": nn.ReLU,
-    "relu_": nn.ReLU,
-    "sigmoid": None,
-    "tanh": None,
-}
+ACTIVATION_METHODS = ("relu", "relu_", "sigmoid", "tanh")
 
 
 def is_activation(module: nn.Module) -> bool:
@@ -78,14 +70,10 @@ def is_norm_act(module: nn.Module) -> bool:
     return timm is not None and type(module) is timm.BatchNormAct2d
 
 
-def activation_function(node: fx.Node) -> tuple[str, type[nn.Module] | None] | None:
-    """The name of the activation that a node calls as a function or method, and its module; ``None`` for others."""
-    tables = {"call_function": ACTIVATION_FUNCTIONS, "call_method": ACTIVATION_METHODS}
-    table = tables.get(node.op, {})
-    if node.target not in table:
-        return None
-    name = node.target if isinstance(node.target, str) else node.target.__name__
-    return name.removesuffix("_"), table[node.target]
+def calls_activation(node: fx.Node) -> bool:
+    """Whether a node calls an activation as a function or a method."""
+    known = {"call_function": ACTIVATION_FUNCTIONS, "call_method": ACTIVATION_METHODS}.get(node.op, ())
+    return node.target in known
 
 
 class _Proxy(fx.Proxy):

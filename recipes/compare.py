@@ -137,11 +137,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     import edge_sk
     from edge_sk.manifest import manifest
     from edge_sk.profiling import profile
-    from edge_sk.training.checkpoint import load_config
-    from edge_sk.training.comparison import Finished, compare, markdown, plot, read_finished, run_folder
     from edge_sk.training.distributed import pick_device
+    from edge_sk.training.plan import recipe_name
     from edge_sk.training.recipe import load_recipe
-    from edge_sk.training.runs import recipe_name, trained_at
+    from edge_sk.training.run import load_config, trained_at
+    from recipes.experiments.comparison import Finished, compare, markdown, plot, read_finished, run_folder
 
     for name, values in (("--arch", args.arch), ("--seeds", args.seeds)):
         if len(set(values)) != len(values):

@@ -53,11 +53,11 @@ def check_fields(overrides: Sequence[str]) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Evaluate; returns the exit code."""
     args = parse(argv)
-    from edge_sk.training.checkpoint import load_run
+    from edge_sk.training.data import make_shard, open_split
     from edge_sk.training.distributed import join_world
-    from edge_sk.training.evaluation import Normalizer, evaluate
-    from edge_sk.training.feed import Format, open_test
-    from edge_sk.training.runs import saved_recipe, unfinished
+    from edge_sk.training.evaluation import evaluate
+    from edge_sk.training.run import load_run, saved_recipe, unfinished
+    from edge_sk.training.transforms import Normalizer, Preprocessing
 
     if args.batch_size is not None and args.batch_size < 1:
         raise InputError(f"--batch-size {args.batch_size} must be at least 1")
@@ -70,25 +70,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     overrides += [] if args.batch_size is None else [f"data.eval_batch_size={args.batch_size}"]
     options = saved_recipe(args.checkpoint, overrides).data
     check_fields(overrides)
-    channels, height, width = config.input_size
-    if options.input_size is not None:
-        height = width = options.input_size
-    form = Format(
-        (channels, height, width), options.crop_pct or config.crop_pct, options.interpolation or config.interpolation
-    )
+    preprocessing = Preprocessing.of(config.model_dump(), options)
     data = args.data or config.data
     epochs = unfinished(args.checkpoint)
     with join_world(args.device) as world:
-        batches = open_test(
-            data,
-            options,
-            form,
-            expected_classes=config.classes,
-            batch_size=options.eval_batch_size,
-            workers=args.workers,
-            rank=world.rank,
-            world_size=world.size,
-        )
+        opened = open_split(data, "test", options, expected_classes=config.classes)
+        shard = make_shard(data, world, args.workers)
+        batches = opened.test(preprocessing.for_evaluation(), shard, batch_size=options.eval_batch_size)
         normalizer = Normalizer(config.mean, config.std, world.device)
         metrics = evaluate(run.model.to(world.device), batches, normalizer, world)
         for name in metrics.unreadable:
@@ -108,17 +96,18 @@ def main(argv: Sequence[str] | None = None) -> int:
             "loss": metrics.loss,
             "images": metrics.images,
             "unreadable": len(metrics.unreadable),
-            "input_size": [channels, height, width],
-            "crop_pct": form.crop_pct,
-            "interpolation": form.interpolation,
+            "input_size": list(preprocessing.input_size),
+            "crop_pct": preprocessing.crop_pct,
+            "interpolation": preprocessing.interpolation,
             "unfinished": epochs,
             "arch": config.arch,
             "data": data,
         }
         print(json.dumps(result))
     else:
+        size = " x ".join(map(str, preprocessing.input_size[1:]))
         print(
-            f"{config.arch} on {data} at {height} x {width}, crop {form.crop_pct:g}: top-1 {metrics.top1:.2f} %, "
+            f"{config.arch} on {data} at {size}, crop {preprocessing.crop_pct:g}: top-1 {metrics.top1:.2f} %, "
             f"top-5 {metrics.top5:.2f} %, loss {metrics.loss:.4f}, {metrics.images:,} images"
         )
     return 0

@@ -10,12 +10,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from edge_sk import attention
 from edge_sk.errors import script
-from edge_sk.evidence.experiments import COMPARISONS, EXPERIMENTS, WATCHED, Comparison, read_records
-from edge_sk.evidence.page import as_text, page
 from edge_sk.files import write_text
-from edge_sk.training import comparison
+from recipes.attention_figure import plot
+from recipes.experiments import comparison
+from recipes.experiments.page import as_text, page
+from recipes.experiments.plan import COMPARISONS, EXPERIMENTS, WATCHED, Comparison, read_records
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "recipes" / "results"
@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             comparison.plot(record["networks"], path, title=title, labels=item.archs)
     for item in WATCHED:
         if item.key in records:
-            attention.plot(records[item.key], PLOTS / f"{item.key}.png", title=item.title.replace("`", ""))
+            plot(records[item.key], PLOTS / f"{item.key}.png", title=item.title.replace("`", ""))
     write_text(PAGE, text)
     return 0
 

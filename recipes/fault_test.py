@@ -104,7 +104,7 @@ class FaultTest:
         # Loaded once: the processes to be killed are forked and start in milliseconds.
         import torch
 
-        import edge_sk.training.runs  # noqa: F401
+        import edge_sk.training.plan  # noqa: F401
 
         torch.set_num_threads(1)
         self.reference = folder / "reference"
@@ -260,7 +260,7 @@ class FaultTest:
         """A folder of digits with some damaged files; returns how many."""
         from PIL import Image
 
-        from edge_sk.training.data import digits
+        from edge_sk.training.digits import digits
 
         damaged = 0
         for split, count in (("train", 96), ("test", 32)):
@@ -283,7 +283,7 @@ class FaultTest:
 def _train(run: Path, resume: bool, data: Path | None, file_limit: int | None) -> None:
     """Body of a forked process: what ``recipes/train.py`` does, with a checkpoint after every step."""
     from edge_sk.training.distributed import join_world
-    from edge_sk.training.runs import make_plan, start
+    from edge_sk.training.plan import make_plan, start
 
     if file_limit is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))

@@ -31,7 +31,7 @@ RECORD = RECIPES / "results" / "graft_finetune.json"
 ARCH = "torchvision:shufflenet_v2_x0_5"
 ARMS = {
     "ungrafted": ARCH,
-    "preserve, k and k+2": f"{ARCH}@kernels=auto",
+    "preserve, k and k+2": f"{ARCH}@kernels=3+5",
     "preserve, k and 3x3 dilated": f"{ARCH}@kernels=3+3d2",
     "random, k and 3x3 dilated": f"{ARCH}@kernels=3+3d2,init=random",
 }
@@ -39,11 +39,11 @@ ARMS = {
 
 def train(arch: str, folder: Path, seed: int, overrides: Sequence[str]) -> float:
     """Train into a run folder, unless it holds a finished run; top-1 in per cent."""
-    from edge_sk.training import snapshot
     from edge_sk.training.distributed import join_world
-    from edge_sk.training.runs import RECIPE, make_plan, start
+    from edge_sk.training.plan import make_plan, start
+    from edge_sk.training.run import RECIPE, can_resume
 
-    resume = (folder / snapshot.CURRENT).is_file() or (folder / snapshot.PREVIOUS).is_file()
+    resume = can_resume(folder)
     if not resume and (folder / RECIPE).is_file():
         # Stopped before its first checkpoint: what would be resumed has no weights, not even those it started from.
         shutil.rmtree(folder)
@@ -66,8 +66,8 @@ def train(arch: str, folder: Path, seed: int, overrides: Sequence[str]) -> float
 @torch.no_grad()
 def top1(model: torch.nn.Module, folder: Path) -> tuple[float, torch.Tensor]:
     """Top-1 in per cent on the test digits, fed as the run folder says; and the scores."""
-    from edge_sk.training.checkpoint import load_config
     from edge_sk.training.data import eval_batches
+    from edge_sk.training.run import load_config
 
     model.eval()
     config = load_config(folder)

@@ -24,6 +24,7 @@ from edge_sk import running
 from edge_sk.errors import InputError, script
 from edge_sk.files import write_text
 from edge_sk.manifest import manifest
+from edge_sk.markdown import markdown_table
 
 ROOT = Path(__file__).resolve().parent.parent
 RECORD = ROOT / "recipes" / "results" / "graft_table.json"
@@ -159,21 +160,22 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
         "- cost: parameters and MACs added; latency was not measured",
         "- not tried here: training, the deploy form and the export of the grafted networks",
         "",
-        "| network | found by | sites | difference: k, k+2 | k, 3x3 dilated | own rounding | params: k, k+2 | MACs "
-        "| params: k, 3x3 dilated | MACs |",
-        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     reasons: dict[str, list[str]] = {}
+    table = []
     for one in grafted:
         for reason, count in one["left"].items():
             reasons.setdefault(reason, []).append(f"{one['arch']} ({count})")
-        dense, dilated = one["dense"], one["dilated"]
-        lines.append(
-            f"| {one['arch']} | {one['found_by']} | {one['replaced']} of {one['convolutions']} "
-            f"| {dense['difference']:.1e} | {dilated['difference']:.1e} | {one['own_rounding']:.1e} "
-            f"| {_added(one['params'][0], dense['params'])} | {_added(*(dense['macs'] or (0, 0)))} "
-            f"| {_added(one['params'][0], dilated['params'])} | {_added(*(dilated['macs'] or (0, 0)))} |"
-        )
+        pairs = one["dense"], one["dilated"]
+        sites = f"{one['replaced']} of {one['convolutions']}"
+        differences = [f"{pair['difference']:.1e}" for pair in pairs]
+        costs = [
+            _added(*before) for pair in pairs for before in ((one["params"][0], pair["params"]), pair["macs"] or (0, 0))
+        ]
+        table.append([one["arch"], one["found_by"], sites, *differences, f"{one['own_rounding']:.1e}", *costs])
+    header = ["network", "found by", "sites", "difference: k, k+2", "k, 3x3 dilated", "own rounding"]
+    header += ["params: k, k+2", "MACs", "params: k, 3x3 dilated", "MACs"]
+    lines.append(markdown_table(header, table))
     lines += ["", "## Left as they were", ""]
     lines += [f"- {reason}: {', '.join(names)}" for reason, names in sorted(reasons.items())]
     lines += ["", "## Nothing to graft", ""]

@@ -21,13 +21,11 @@ from typing import Any
 from edge_sk.errors import InputError, script
 from edge_sk.files import write_text
 from edge_sk.manifest import manifest
-from edge_sk.paper import cells
-from edge_sk.paper.count import compute, increments
-from edge_sk.paper.markdown import markdown
-from edge_sk.paper.model import Table
-from edge_sk.paper.plot import plot
-from edge_sk.paper.tables import TABLES
 from edge_sk.profiling import print_table
+from recipes.paper import text
+from recipes.paper.plot import plot
+from recipes.paper.tables import TABLES, Table, compute, increments
+from recipes.paper.text import markdown
 
 HERE = Path(__file__).resolve().parent
 
@@ -36,23 +34,22 @@ def _print(tables: Sequence[Table]) -> None:
     from rich.table import Table as RichTable
 
     for table in tables:
-        rows, notes = cells.rows(table, compute(table)), cells.notes(table)
         shown = RichTable(title=f"Table {table.key}: {table.title}", title_justify="left")
-        for position, column in enumerate(cells.header(table)):
+        for position, column in enumerate(text.header(table)):
             shown.add_column(column, justify="left" if position < 2 else "right", no_wrap=True)
-        for row, texts in zip(table.rows, rows, strict=True):
-            shown.add_row(*texts, style="bold" if cells.is_sk(row) else None)
+        for row, texts in zip(table.rows, text.cells(table), strict=True):
+            shown.add_row(*texts, style="bold" if row.is_sk else None)
         print_table(shown)
-        for number, note in enumerate(notes, 1):
+        for number, note in enumerate(table.notes, 1):
             print(f"  {number}. {note}")
         if table.note:
             print(f"  {table.note}")
         print()
     if any(table.key == "4" for table in tables):
         shown = RichTable(title="Table 4: what SE and SK add to the plain network", title_justify="left")
-        for column in cells.INCREMENT_HEADER:
+        for column in text.INCREMENT_HEADER:
             shown.add_column(column, justify="left" if column == "network" else "right", no_wrap=True)
-        for texts in cells.increment_cells():
+        for texts in text.increment_cells():
             shown.add_row(*texts)
         print_table(shown)
     print("Error rates are the paper's. † quoted from memory, unconfirmed.")
@@ -79,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise InputError(f"--tables {key!r} is not a table here; there are {', '.join(t.key for t in TABLES)}")
     if args.write and args.tables:
         raise InputError("--write renews whole files: leave out --tables")
-    tables = [known[key.lower()] for key in args.tables] if args.tables else list(TABLES)
+    tables = [known[key.lower()] for key in args.tables] if args.tables else TABLES
     if args.json:
         print(_json(tables, argv))
     elif args.markdown:
@@ -89,8 +86,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             HERE / "paper_tables.md": markdown(tables),
             HERE / "results" / "paper_tables.json": _json(tables, argv) + "\n",
         }
-        for path, text in files.items():
-            write_text(path, text)
+        for path, content in files.items():
+            write_text(path, content)
             print(f"wrote {path}")
     elif not args.plot or args.tables:
         _print(tables)

@@ -9,12 +9,16 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 # Before torch is loaded. Threads that wait spin by default: on cores shared with other programs a step then takes ten
 # times as long as with threads that sleep.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from edge_sk.errors import script
+
+if TYPE_CHECKING:
+    from edge_sk.training.plan import Plan
 
 RECIPES = Path(__file__).resolve().parent
 
@@ -44,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Train; returns the exit code."""
     args = parse(argv)
     from edge_sk.training.distributed import join_world
-    from edge_sk.training.runs import dry_run, make_plan, start
+    from edge_sk.training.plan import make_plan, start
 
     plan = make_plan(
         args.arch,
@@ -57,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         recipes=RECIPES,
     )
     if args.dry_run:
-        print(dry_run(plan))
+        print_plan(plan)
         return 0
     with join_world(args.device) as world:
         trainer = start(plan, world, workers=args.workers, argv=None if argv is None else ["recipes/train.py", *argv])
@@ -77,6 +81,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     exports = shlex.quote(os.path.join("exports", plan.folder.name))
     print(f"  python {_script('deploy/export.py')} --checkpoint {folder} --output {exports}")
     return 0
+
+
+def print_plan(plan: Plan) -> None:
+    """What the run would be: recipe, parameters, MACs, steps."""
+    from edge_sk.profiling import profile
+    from edge_sk.training.batches import steps_per_epoch
+    from edge_sk.training.data import describe
+    from edge_sk.training.plan import build_model
+    from edge_sk.training.recipe import recipe_to_yaml
+
+    images, num_classes = describe(plan.data, plan.recipe.data)
+    model, preprocessing = build_model(plan, num_classes)
+    cost = profile(model, input_size=(1, *preprocessing.input_size))
+    batch, epochs = plan.recipe.data.batch_size, plan.recipe.schedule.epochs
+    steps = steps_per_epoch(images, batch)
+    print(recipe_to_yaml(plan.recipe))
+    print(f"arch        {plan.arch}")
+    print(f"data        {plan.data}: {images:,} training images, {num_classes:,} classes")
+    print(f"input       {' x '.join(map(str, preprocessing.input_size))}")
+    print(f"parameters  {cost.params:,}")
+    print(f"MACs        {cost.macs:,}")
+    print(f"steps       {steps * epochs:,} ({epochs} epochs of {steps:,} steps of {batch} images)")
+    print(f"run folder  {plan.folder}")
 
 
 def _script(name: str) -> str:

@@ -2,7 +2,7 @@
 
     python recipes/training_speed.py --arch sk_shufflenetv2_1.0 --output recipes/results/training_speed.json
 
-The textbook form stacks the branches, takes the softmax and sums (edge_sk.textbook), in the same places. The three
+The textbook form stacks the branches, takes the softmax and sums (recipes.textbook), in the same places. The three
 take turns, so that a noisy machine disturbs them alike; ratios are medians over the rounds. With one thread on a CPU a
 step is timed by the processor time of the process, which other programs cannot take part of; with several, which add up
 their time and their waiting, by the clock; on a GPU by the clock, between synchronisations. Memory is what autograd
@@ -28,7 +28,7 @@ from edge_sk import InputError, SelectiveKernel
 from edge_sk.errors import script
 from edge_sk.files import write_text
 from edge_sk.manifest import manifest
-from edge_sk.textbook import textbook
+from recipes.textbook import textbook
 
 
 def saved_bytes(model: nn.Module, x: Tensor) -> int:

@@ -17,12 +17,12 @@ from edge_sk.attention import (
     gated_units,
     kernel_pair,
     markdown,
-    plot,
     record_attention,
     summarize,
 )
 from edge_sk.confidence import mean_interval
 from edge_sk.errors import InputError
+from recipes.attention_figure import plot
 
 LivedIn = Callable[[nn.Module], nn.Module]
 

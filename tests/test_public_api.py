@@ -31,6 +31,7 @@ def test_public_names() -> None:
         "InputError",
         "Kernel",
         "SelectiveKernel",
+        "UnitSpec",
         "create_model",
         "graft",
         "grafting",
@@ -50,13 +51,18 @@ def test_public_names() -> None:
 
 def test_no_script_shadows_a_package() -> None:
     taken = set(sys.stdlib_module_names) | {*HEAVY, "torch", "torchao", "numpy", "rich", "yaml", "safetensors"}
-    scripts = [
-        *(ROOT / "recipes").glob("*.py"),
-        *(ROOT / "deploy").glob("*.py"),
-        *(ROOT / "deploy" / "mac").glob("*.py"),
-    ]
-    assert scripts
-    assert [script for script in scripts if script.stem in taken] == []
+    # A script's own folder comes first in the search for modules and packages.
+    folders = [ROOT / "recipes", ROOT / "deploy", ROOT / "deploy" / "mac"]
+    beside = [path for folder in folders for path in folder.iterdir() if path.is_dir() or path.suffix == ".py"]
+    assert ROOT / "recipes" / "paper" in beside
+    assert [path for path in beside if path.stem in taken] == []
+
+
+def test_scripts_find_what_they_share_from_any_folder(tmp_path: Path) -> None:
+    for script in ("recipes/paper_tables.py", "recipes/evidence.py", "deploy/sweep.py"):
+        command = [sys.executable, ROOT / script, "--help"]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
 
 
 def test_the_library_never_imports_the_scripts() -> None:
@@ -87,7 +93,10 @@ def test_the_wheel_holds_the_library_and_nothing_else(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     held = {name for name in names if ".dist-info/" not in name}
     assert held == set(tracked("edge_sk"))
-    assert {"edge_sk/py.typed", "edge_sk/export/report/page.html.jinja"} <= held
+    assert {
+        "edge_sk/py.typed",
+        *(f"edge_sk/export/report/page.{kind}" for kind in ("css", "html.jinja", "js", "md.jinja")),
+    } <= held
     assert len({name.split("/")[0] for name in names} - {"edge_sk"}) == 1
 
 

@@ -16,9 +16,9 @@ import pytest
 
 import edge_sk
 from edge_sk.attention import direction
-from edge_sk.evidence.experiments import KERNELS, SUMMED_AND_SELECTED, WATCHED, kernels, read_records
 from edge_sk.export.parity import THRESHOLDS
-from edge_sk.training.comparison import paired, verdict
+from recipes.experiments.comparison import paired, verdict
+from recipes.experiments.plan import KERNELS, SUMMED_AND_SELECTED, WATCHED, kernels, read_records, selective
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -68,10 +68,11 @@ def test_whether_it_pays_is_what_the_records_say() -> None:
         ("MobileNetV2 0.5x", "mobilenetv2_0.5"),
     ):
         entries = {entry["arch"]: entry for entry in records[f"compare_{arch}"]["networks"]}
-        sk = entries[f"sk_{arch}"]
+        name_of_sk = selective(arch)
+        sk = entries[name_of_sk]
         low, high = sk["difference_ci95"]
         assert f"{name} {sk['difference']:+.2f} [{low:+.2f}, {high:+.2f}]" in said
-        assert verdict(paired(sk, entries[f"sk_{arch}@select=false"])) != "better"
+        assert verdict(paired(sk, entries[f"{name_of_sk},select=false"])) != "better"
         assert len(sk["top1_by_seed"]) == 5
     ablation = {entry["arch"]: entry for entry in records[KERNELS.key]["networks"]}
     for spec in SUMMED_AND_SELECTED.values():
@@ -86,9 +87,9 @@ def test_whether_it_pays_is_what_the_records_say() -> None:
                 moved[item.is_control].append((item.arch, direction(group), "x".join(map(str, group["map"]))))
     assert f"a little, in {len(moved[False])} of {counts[False]} groups of units" in said
     assert moved[False] == [
-        ("sk_shufflenetv2_1.0", "larger", "6x6"),
-        ("sk_mobilenetv2_0.5", "larger", "6x6"),
-        ("sk_mobilenetv2_0.5", "larger", "3x3"),
+        ("sk_shufflenetv2_1.0@act=relu", "larger", "6x6"),
+        ("sk_mobilenetv2_0.5@sk_units=all,act=relu6", "larger", "6x6"),
+        ("sk_mobilenetv2_0.5@sk_units=all,act=relu6", "larger", "3x3"),
     ]
     assert "on the 6x6 maps of ShuffleNetV2 1.0x and of MobileNetV2 0.5x, where" in said
     assert "on the last 3x3 maps of MobileNetV2 0.5x, where" in said

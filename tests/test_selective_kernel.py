@@ -224,7 +224,6 @@ def test_kernels_read_and_write() -> None:
         (lambda: SelectiveKernel(32, 32, select="no"), "select='no' is neither true nor false"),  # type: ignore[arg-type]
         (lambda: SelectiveKernel(32, 32, act_layer="rellu"), "act_layer='rellu' is neither .* timm's name"),
         (lambda: SelectiveKernel(32, 32, act_layer=""), "act_layer='' is neither"),
-        (lambda: SelectiveKernel(32, 32, act_layer=None), "act_layer=None is neither"),  # type: ignore[arg-type]
         (lambda: SelectiveKernel(32, 32, act_layer=nn.ReLU()), r"act_layer=ReLU\(\) is neither"),
         (lambda: SelectiveKernel(32, 32, act_layer=torch.relu), "act_layer=<.*relu.*> is neither"),
         (lambda: SelectiveKernel(32, 32, act_layer=int), "act_layer=<class 'int'> is neither"),  # type: ignore[arg-type]

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import torch
 
-import edge_sk
 from edge_sk.errors import InputError
 from edge_sk.export import parity
 from edge_sk.export.aliases import drop_aliases
@@ -29,7 +28,8 @@ from edge_sk.export.network import Network
 from edge_sk.export.quiet import quiet
 from edge_sk.export.record import MLProgram, Precision, Record, record_path
 from edge_sk.files import artifact_path, atomic_write, check_output, file_digest
-from edge_sk.manifest import manifest
+from edge_sk.manifest import __version__, manifest
+from edge_sk.profiling import profile
 from edge_sk.running import first_line
 
 PRECISIONS: tuple[Precision, ...] = ("fp16", "fp32", "int8", "palette6")
@@ -102,7 +102,7 @@ def to_mlpackage(
         check_interface(program, network, labels)
         check_operators(program, graph)
         evidence, accuracy, runtime_notes = prove(program, network, precision, images=images)
-        cost = edge_sk.profile(network.model, (1, *network.input_size))
+        cost = profile(network.model, (1, *network.input_size))
         record = Record(
             arch=network.arch,
             file=path.name,
@@ -263,7 +263,7 @@ def _describe(model: Any, network: Network, precision: str, labels: list[str] | 
     versions = manifest()["versions"]
     model.author = "edge-sk"
     model.license = "MIT (the converter's code); weights and labels: those of their training data"
-    model.version = edge_sk.__version__
+    model.version = __version__
     model.short_description = f"{network.arch}, {_num_classes(network)} classes, {precision}"
     spec = model.get_spec().description
     model.input_description[INPUT] = (
@@ -281,7 +281,7 @@ def _describe(model: Any, network: Network, precision: str, labels: list[str] | 
             "edge_sk.arch": network.arch,
             "edge_sk.precision": precision,
             "edge_sk.weights": network.weights,
-            "edge_sk.version": edge_sk.__version__,
+            "edge_sk.version": __version__,
             "edge_sk.torch": versions["torch"],
             "edge_sk.input_size": "x".join(map(str, network.input_size)),
             "edge_sk.mean": ",".join(f"{value:g}" for value in contract.mean),

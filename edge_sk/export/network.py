@@ -139,15 +139,14 @@ def from_run(folder: str | Path, *, data: str | None = None, unfinished: bool = 
     Raises:
         InputError: No run folder, its weights are another architecture's, or its training is not finished.
     """
-    from edge_sk.training import runs
-    from edge_sk.training.checkpoint import load_run
+    from edge_sk.training import run as run_folder
 
-    run = load_run(folder)
+    run = run_folder.load_run(folder)
     config = run.config
     data = data or config.data
-    training = f"not known to be finished: the run folder has no {runs.RECIPE}"
-    if (Path(folder) / runs.RECIPE).is_file():
-        epochs = runs.unfinished(folder)
+    training = f"not known to be finished: the run folder has no {run_folder.RECIPE}"
+    if (Path(folder) / run_folder.RECIPE).is_file():
+        epochs = run_folder.unfinished(folder)
         if epochs and not unfinished:
             raise InputError(
                 f"the training of {folder} is not finished ({epochs}); continue it with recipes/train.py --resume, or "
@@ -165,7 +164,7 @@ def from_run(folder: str | Path, *, data: str | None = None, unfinished: bool = 
         crop_pct=config.crop_pct,
         labels=config.classes,
         data=data,
-        data_options=runs.data_options(folder, data).model_dump(exclude_defaults=True),
+        data_options=run_folder.data_options(folder, data).model_dump(exclude_defaults=True),
         knows_data=data == config.data,
         training=training,
     )
@@ -185,13 +184,13 @@ def from_arch(name: str, *, data: str | None = None, init_from: str | None = Non
     Raises:
         InputError: An unknown name.
     """
-    import edge_sk
     from edge_sk.export.settle import settle
+    from edge_sk.models import create_model
 
     # Untrained weights are random: two exports of one name must still be the same file.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = edge_sk.create_model(name, init_from=init_from).eval()
+        model = create_model(name, init_from=init_from).eval()
     cfg: dict[str, Any] = model.default_cfg  # type: ignore[assignment]
     network = Network(
         arch=name,

@@ -14,7 +14,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-import edge_sk
 from edge_sk.errors import InputError
 from edge_sk.export import delegation, parity
 from edge_sk.export.aliases import drop_aliases
@@ -32,7 +31,8 @@ from edge_sk.export.record import (
     record_path,
 )
 from edge_sk.files import artifact_path, atomic_write, check_output
-from edge_sk.manifest import manifest
+from edge_sk.manifest import __version__, manifest
+from edge_sk.profiling import profile
 from edge_sk.running import first_line
 
 Backend = Literal["xnnpack", "coreml", "vulkan"]
@@ -216,7 +216,7 @@ def _constants(network: Network, precision: str, softmax: bool) -> dict[str, Any
         "num_classes": _num_classes(network),
         "labels": "\n".join(network.labels or []),
         "softmax": softmax,
-        "edge_sk_version": edge_sk.__version__,
+        "edge_sk_version": __version__,
         "executorch_version": manifest()["versions"]["executorch"],
     }
 
@@ -327,7 +327,7 @@ def _record(
     network: Network, file: str, precision: Precision, backend: str, softmax: bool, *,
     argv: Sequence[str] | None, **fields: Any,
 ) -> Record:  # fmt: skip
-    cost = edge_sk.profile(network.model, (1, *network.input_size))
+    cost = profile(network.model, (1, *network.input_size))
     return Record(
         arch=network.arch,
         file=file,

@@ -30,11 +30,13 @@ Format = Literal["pte", "mlpackage"]
 Precision = Literal["fp32", "fp16", "int8", "palette6"]
 
 
-class _Part(BaseModel):
+class Part(BaseModel):
+    """A part of a record or report: an unknown field, a NaN or an infinity is an error."""
+
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
-class InputContract(_Part):
+class InputContract(Part):
     """What the application must feed: everything else (normalisation) is inside the file."""
 
     shape: list[int] = Field(description="(N, C, H, W)")
@@ -45,7 +47,7 @@ class InputContract(_Part):
     crop_pct: float = Field(description="Share of the resized image that the centre crop keeps")
 
 
-class Leftover(_Part):
+class Leftover(Part):
     """Operators of one kind that the backend did not take."""
 
     operator: str
@@ -54,7 +56,7 @@ class Leftover(_Part):
     remedy: str
 
 
-class Delegation(_Part):
+class Delegation(Part):
     """How much of the graph one backend runs."""
 
     delegates: int
@@ -71,7 +73,7 @@ class Delegation(_Part):
         return self.delegates == 1 and not self.left
 
 
-class MLProgram(_Part):
+class MLProgram(Part):
     """The Core ML program in the package, as read back from the file."""
 
     target: str = Field(description="Oldest system, by coremltools' name; iOS16 stands for macOS 13 as well")
@@ -87,7 +89,7 @@ class MLProgram(_Part):
     )
 
 
-class ParityEvidence(_Part):
+class ParityEvidence(Part):
     """The exported file against the eager model, on images."""
 
     max_abs: float | None
@@ -117,7 +119,7 @@ class ParityEvidence(_Part):
         return cls(**measured, **limits, data=data, runtime=runtime, arithmetic=arithmetic)
 
 
-class Accuracy(_Part):
+class Accuracy(Part):
     """Top-1 accuracy of the file and of the model it came from, on the same images."""
 
     top1: float = Field(ge=0, le=1)
@@ -126,7 +128,7 @@ class Accuracy(_Part):
     data: str
 
 
-class Latency(_Part):
+class Latency(Part):
     """One measurement of the file's speed."""
 
     threads: int = Field(description="0 where the system decides (Core ML)")
@@ -165,7 +167,7 @@ class Latency(_Part):
         )
 
 
-class OperatorTime(_Part):
+class OperatorTime(Part):
     """What one kind of operator takes in one forward."""
 
     name: str = Field(description="The backend's or the portable kernel's name")
@@ -175,7 +177,7 @@ class OperatorTime(_Part):
     share: float = Field(description="Of the sum over all operators")
 
 
-class Trace(_Part):
+class Trace(Part):
     """Where the time of a forward goes; tracing itself takes time, so the sum is not the latency."""
 
     threads: int
@@ -186,9 +188,10 @@ class Trace(_Part):
 
 
 Measurement = TypeVar("Measurement", Latency, Trace)
+Kind = TypeVar("Kind", bound=Part)
 
 
-class Record(_Part):
+class Record(Part):
     """Everything known about one exported file."""
 
     schema_version: Literal[1] = SCHEMA_VERSION
@@ -221,7 +224,10 @@ class Record(_Part):
     latency: list[Latency] = Field(default_factory=list)
     traces: list[Trace] = Field(default_factory=list, description="Time per operator, where it was traced")
     notes: list[str] = Field(default_factory=list, description="What was not verified, and why")
-    manifest: dict[str, Any] = Field(description="edge_sk.manifest.manifest(): command, versions, commit, host, date")
+    manifest: dict[str, Any] = Field(
+        description="edge_sk.manifest.manifest(): command, versions, commit, host, date; from deploy/report.py also "
+        "made_from, a digest of the network, the code and the packages"
+    )
 
     def to_json(self) -> str:
         """What is written beside the file."""
@@ -290,14 +296,35 @@ def read_record(path: str | os.PathLike[str]) -> Record:
     Raises:
         InputError: No such file, not JSON, or not a record; the first wrong field is named.
     """
-    path = Path(path)
+    content = read_json(path, missing=f"no record at {path}; deploy/export.py writes one beside each file")
+    return validated(Record, content, path, "record")
+
+
+def read_json(path: str | os.PathLike[str], *, missing: str) -> Any:
+    """The content of a record or report, not validated.
+
+    Raises:
+        InputError: No such file (``missing`` is what to say then), a folder, or not JSON.
+    """
     try:
-        return Record.model_validate(json.loads(path.read_text(encoding="utf-8")))
+        return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise InputError(f"no record at {path}; deploy/export.py writes one beside each file") from None
+        raise InputError(missing) from None
+    except IsADirectoryError:
+        raise InputError(f"{path} is a folder; give the report.json or a record in it") from None
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise InputError(f"{path} is not a record: {error}") from error
+        raise InputError(f"{path} is not JSON, so it is not a record: {error}") from error
+
+
+def validated(kind: type[Kind], content: Any, path: str | os.PathLike[str], what: str) -> Kind:
+    """The content of a file as a model.
+
+    Raises:
+        InputError: It is not a valid one; the first wrong field and ``what`` it should be are named.
+    """
+    try:
+        return kind.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(map(str, first["loc"])) or "the record"
-        raise InputError(f"{path} is not a valid record: {place}: {first['msg']}") from error
+        place = ".".join(map(str, first["loc"])) or "the file"
+        raise InputError(f"{path}: {place}: {first['msg']}; it is not a valid {what}") from error

@@ -4,10 +4,11 @@ from edge_sk.grafting import preserve
 from edge_sk.grafting._graft import graft, graft_
 from edge_sk.grafting.report import Replaced, Report
 from edge_sk.grafting.site import Left, Site
-from edge_sk.grafting.unit import default_kernels, insert, make_unit, replace
-from edge_sk.grafting.where import Where, depthwise, grouped, stages, stride1
+from edge_sk.grafting.unit import default_kernels, make_unit, replace
+from edge_sk.grafting.where import NAMED, Where, depthwise, grouped, late, stages, stride1
 
 __all__ = [
+    "NAMED",
     "Left",
     "Replaced",
     "Report",
@@ -18,7 +19,7 @@ __all__ = [
     "graft",
     "graft_",
     "grouped",
-    "insert",
+    "late",
     "make_unit",
     "preserve",
     "replace",

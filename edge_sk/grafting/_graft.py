@@ -15,8 +15,8 @@ from edge_sk.errors import InputError
 from edge_sk.grafting import dataflow, eligibility, measure, preserve, structure
 from edge_sk.grafting.report import Replaced, Report
 from edge_sk.grafting.site import Left, Site, describe
-from edge_sk.grafting.unit import Init, Kernels, activation_moves, make_unit, replace
-from edge_sk.selective_kernel import SelectiveKernel
+from edge_sk.grafting.unit import Init, make_unit, replace
+from edge_sk.selective_kernel import Kernels, SelectiveKernel, UnitSpec
 
 
 def graft(
@@ -28,24 +28,28 @@ def graft(
     reduction: int = 16,
     min_width: int = 32,
     select: bool = True,
+    act: str | Callable[..., nn.Module] | None = None,
     input_size: int | Sequence[int] | None = None,
     images: Tensor | None = None,
 ) -> tuple[nn.Module, Report]:
     """Give a network selective kernels, and keep what it has learned.
 
-    Every depthwise or grouped ``k x k`` convolution (``k >= 3``) with batch normalisation behind it, and the activation
-    behind that, becomes a :class:`~edge_sk.SelectiveKernel`. Sites are found by following tensors through the network.
+    Every depthwise or grouped ``k x k`` convolution (``k >= 3``) with batch normalisation behind it becomes a
+    :class:`~edge_sk.SelectiveKernel` of linear branches; an activation behind them stays where it is. Sites are found
+    by following tensors through the network.
 
     Args:
         model: Any network that takes one image batch; it is not changed.
         kernels: Branches of every unit, for instance ``"3+5"``, or a function from a site to its branches. ``None``:
-            the site's own kernel and one two pixels larger, dense for ``"preserve"``, a dilated 3x3 for ``"random"``.
+            the site's own kernel and a dilated 3x3 that sees two pixels more.
         where: Which sites, see :mod:`edge_sk.grafting.where`; ``None``: all.
         init: ``"preserve"``: the network computes what it did before (see :mod:`edge_sk.grafting.preserve`);
             ``"random"``: fresh units with the paper's initialisation.
         reduction: ``r``.
         min_width: ``L``.
         select: ``False``: sum the branches instead of selecting.
+        act: Activation in every branch, as in the paper's networks, for instance ``"relu"``; ``None``: linear branches.
+            With one, ``"preserve"`` starts near the network, not exactly as it.
         input_size: ``(C, H, W)``, ``(N, C, H, W)`` or the side of a square image, to measure at; ``None``: that of
             ``images``, of the model's ``default_cfg``, or 3x224x224.
         images: A batch of real images as the network takes them, to measure on; ``None``: two photographs.
@@ -63,15 +67,14 @@ def graft(
         (1, True)
     """
     _check(model, where=where, init=init)
+    spec = UnitSpec(kernels=kernels, reduction=reduction, min_width=min_width, select=select, act=act)
     shape = _shape(model, input_size, images)
     grafted = running.copied(model)
     noise = running.random_images(grafted, (2, *shape))
     real = running.photographs(grafted, shape) if images is None else images.to(noise)
     with running.evaluating(grafted):
         before, before_real = running.outputs(grafted, noise), running.outputs(grafted, real)
-    done = _operate(
-        grafted, noise, kernels=kernels, where=where, init=init, reduction=reduction, min_width=min_width, select=select
-    )
+    done = _operate(grafted, noise, spec, where=where, init=init)
     with running.evaluating(grafted):
         after, differences = measure.site_differences(grafted, noise, done.units)
         after_real, differences_real = measure.site_differences(grafted, real, done.units)
@@ -86,10 +89,9 @@ def graft(
                 found_by=site.found_by,
                 conv=describe(site.conv),
                 kernels="+".join(map(str, unit.kernels)),
-                activation=_placement(site, unit),
                 stage=site.stage,
                 resolution=site.resolution,
-                exact=init == "preserve" and preserve.is_exact(unit.kernels, site),
+                exact=init == "preserve" and preserve.is_exact(unit, site),
                 difference=difference,
                 difference_real=difference_real,
             )
@@ -111,42 +113,30 @@ def graft(
 
 def graft_(
     model: nn.Module,
+    spec: UnitSpec | None = None,
     *,
-    kernels: Kernels | Callable[[Site], Kernels | None] | None = None,
     where: Callable[[Site], bool] | None = None,
     init: Init = "preserve",
-    reduction: int = 16,
-    min_width: int = 32,
-    select: bool = True,
     input_size: int | Sequence[int] | None = None,
-) -> None:
+) -> list[tuple[Site, SelectiveKernel]]:
     """:func:`graft` into the model itself, without the report.
 
     Args:
         model: Changed in place.
-        kernels: See :func:`graft`, as the other options.
+        spec: What every unit is; ``None``: the defaults of :class:`~edge_sk.UnitSpec`.
         where: Which sites.
         init: How units start.
-        reduction: ``r``.
-        min_width: ``L``.
-        select: Whether branches are selected or summed.
         input_size: Of the images that the model runs on once.
+
+    Returns:
+        The sites replaced, each with its unit.
 
     Raises:
         InputError: As :func:`graft`, but for a changed output, which is not measured.
     """
     _check(model, where=where, init=init)
     images = running.random_images(model, (2, *_shape(model, input_size, None)))
-    _operate(
-        model,
-        images,
-        kernels=kernels,
-        where=where,
-        init=init,
-        reduction=reduction,
-        min_width=min_width,
-        select=select,
-    )
+    return _operate(model, images, spec or UnitSpec(), where=where, init=init).units
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,15 +155,7 @@ class _Operation:
 
 
 def _operate(
-    model: nn.Module,
-    images: Tensor,
-    *,
-    kernels: Kernels | Callable[[Site], Kernels | None] | None,
-    where: Callable[[Site], bool] | None,
-    init: Init,
-    reduction: int,
-    min_width: int,
-    select: bool,
+    model: nn.Module, images: Tensor, spec: UnitSpec, *, where: Callable[[Site], bool] | None, init: Init
 ) -> _Operation:
     """Graft in place; the model runs once on ``images``."""
     with running.evaluating(model):
@@ -185,7 +167,7 @@ def _operate(
     if not chosen:
         raise InputError(_nothing(model, left))
     # In the model's own mode, which units take over.
-    units = [(site, _unit(site, kernels, reduction, min_width, select, init)) for site in chosen]
+    units = [(site, make_unit(site, spec, init)) for site in chosen]
     for site, unit in units:
         replace(model, site, unit)
         site.conv.eval()  # taken out, and kept to compare with
@@ -212,8 +194,8 @@ def _check(model: nn.Module, *, where: object, init: str) -> None:
     for path, parameter in model.named_parameters():
         if isinstance(parameter, nn.parameter.UninitializedParameter):
             raise InputError(f"{path} is lazy and has no shape yet: run the model once, then graft it")
-        if parameter.is_meta:
-            raise InputError(f"{path} has no values (meta device): load the weights, then graft")
+        if parameter.is_meta and init == "preserve":
+            raise InputError(f"{path} has no values to preserve (meta device): load the weights, then graft")
 
 
 def _shape(model: nn.Module, input_size: int | Sequence[int] | None, images: Tensor | None) -> tuple[int, ...]:
@@ -269,31 +251,6 @@ def _observed(model: nn.Module, images: Tensor, sites: list[Site]) -> tuple[list
     return kept, left
 
 
-def _unit(
-    site: Site,
-    kernels: Kernels | Callable[[Site], Kernels | None] | None,
-    reduction: int,
-    min_width: int,
-    select: bool,
-    init: Init,
-) -> SelectiveKernel:
-    try:
-        return make_unit(site, kernels=kernels, reduction=reduction, min_width=min_width, select=select, init=init)
-    except InputError as error:
-        raise InputError(f"at {site.name} ({describe(site.conv)}): {error}") from error
-
-
-def _placement(site: Site, unit: SelectiveKernel) -> str:
-    if site.activation is None:
-        return "none"
-    label = site.activation.label
-    if activation_moves(site, unit):
-        return f"{label} in branches"
-    if isinstance(unit.branches[0].get_submodule("act"), nn.Identity):
-        return f"{label} after selection"
-    return f"{label} in branches and after"
-
-
 def _nothing(model: nn.Module, left: Sequence[Left]) -> str:
     grafted = sum(eligibility.is_selective_kernel(module) for module in model.modules())
     if grafted and not left:
@@ -322,7 +279,7 @@ def _macs(before: nn.Module, after: nn.Module, shape: Sequence[int]) -> tuple[in
     try:
         return profile(before, (1, *shape)).macs, profile(after, (1, *shape)).macs
     except InputError:
-        return None  # jit tracing refuses some networks that run; the graft itself does not depend on it
+        return None  # scripted parts cannot be counted; the graft itself does not depend on it
 
 
 def _same_choice(before: Sequence[Tensor], after: Sequence[Tensor]) -> float | None:

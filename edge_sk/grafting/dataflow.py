@@ -10,7 +10,7 @@ from torch import fx, nn
 
 from edge_sk import tracing
 from edge_sk.grafting import eligibility
-from edge_sk.grafting.site import Activation, Left, Site, describe
+from edge_sk.grafting.site import Left, Site, describe
 
 # A convolution in a module that was not looked into, or whose weight is used without calling it.
 UNSEEN = "forward does not call it as a module of its own"
@@ -118,26 +118,7 @@ def _site(graph: _Graph, sharing: tracing.Sharing, name: str, conv: nn.Conv2d) -
     if reason:
         return reason if reason.startswith("it") else f"its {type(norm).__name__} {reason}"
     assert isinstance(norm, nn.BatchNorm2d)
-    activation = _activation(graph, sharing, after, norm)
-    return Site(name, conv, str(after.target), norm, "dataflow", activation)
-
-
-def _activation(graph: _Graph, sharing: tracing.Sharing, norm_node: fx.Node, norm: nn.BatchNorm2d) -> Activation | None:
-    inside = getattr(norm, "act", None)
-    if isinstance(inside, nn.Module) and not isinstance(inside, nn.Identity):
-        return Activation(type(inside).__name__, inside, "norm")
-    after = graph.next(norm_node)
-    if after is None:
-        return None
-    module = graph.module(after)
-    if module is None:
-        called = tracing.activation_function(after)
-        return Activation(called[0], called[1]() if called[1] else None, "outside") if called else None
-    if not tracing.is_activation(module):
-        return None
-    alone = not _misused(graph, module) and eligibility.is_plain(module, sharing)
-    label = type(module).__name__
-    return Activation(label, module, "module", str(after.target)) if alone else Activation(label, module, "outside")
+    return Site(name, conv, str(after.target), norm, "dataflow")
 
 
 def _misused(graph: _Graph, module: nn.Module) -> str | None:

@@ -12,11 +12,6 @@ from edge_sk.selective_kernel import SelectiveKernel
 from edge_sk.tracing import Sharing, is_norm_act
 
 
-def is_idempotent(activation: nn.Module | None) -> bool:
-    """Whether applying it again, even to a mixture of its outputs, changes nothing: it clips to an interval."""
-    return type(activation) in (nn.ReLU, nn.ReLU6)
-
-
 def is_selective_kernel(module: nn.Module) -> bool:
     """Whether a module is a selective kernel, ours or timm's."""
     timm = tracing.timm_layers()
@@ -79,11 +74,6 @@ def why_not_norm(norm: nn.Module, sharing: Sharing) -> str | None:
     if is_norm_act(norm) and not isinstance(norm.drop, nn.Identity):
         return f"its {type(norm).__name__} drops activations"
     return None
-
-
-def is_plain(module: nn.Module, sharing: Sharing) -> bool:
-    """Whether nothing is attached to a module that replacing it would lose."""
-    return _trouble(module, sharing) is None
 
 
 def _trouble(module: nn.Module, sharing: Sharing) -> str | None:

@@ -79,8 +79,9 @@ def site_differences(
 
 
 def _original(site: Site, unit: nn.Module, x: Tensor) -> Tensor:
-    """What stood where the unit stands: convolution, normalisation, and the activation if the unit has it."""
+    """What stood where the unit stands, behind the activation that its branches have, if any."""
     norm = site.norm_module
     x = F.batch_norm(site.conv(x), norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
-    assert isinstance(unit, SelectiveKernel)
-    return unit.branches[0].get_submodule("act")(x)
+    for name, part in unit.get_submodule("branches.0").named_children():
+        x = part(x) if name == "act" else x
+    return x

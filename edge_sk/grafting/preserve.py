@@ -4,39 +4,29 @@ A branch *holds* the old filter if it can equal it: not dilated, at least as lar
 Holders start as the old filter, zero-padded, with the old batch normalisation (a bias of the convolution goes into its
 mean). If every branch is a holder, all give the old output, and so does any attention, because it sums to one.
 
-A dilated or a smaller branch does not hold it. Beside a holder it starts with its batch normalisation scaled by
-:data:`WHISPER`: it adds nothing that float32 can see, but the gradient of that scale has full size from the first step
-(at exactly zero, ReLU would pass none and the branch would stay dead). The attention must then be known: the gate's
-last map starts at zero, so that every branch has weight ``1 / M``, and the holders' normalisation is scaled up to make
-up for it. Scaling commutes with the activation only if that is positively homogeneous (ReLU, LeakyReLU, PReLU, none);
-with any other, :func:`edge_sk.graft` leaves the activation behind the selection, and the branches are linear.
+A dilated or a smaller branch does not hold it. Beside a holder it starts with a batch normalisation of zero weight and
+bias: it adds nothing, and these two have gradients of full size from the first step, in float16 too. The attention must
+then be known: the gate's last map starts at zero, so that every branch has the weight ``1 / M``, and the holders'
+normalisation is scaled up to make up for it. Scaling commutes with linear branches, so the function is kept exactly,
+whatever follows.
 
-The zoo's ``sk_`` names have every activation inside the branches, where a hard-swish or a ReLU6 makes the function no
-longer exact beside a whispering branch. There the gate starts with a constant attention that leaves whispering
-branches :data:`FAINT`, so that holders are scaled by hardly more than one. Measured on MobileNets v1, v2 and v3 small
-with the statistics of real activations: 0.4 to 1.3 % of the largest output, where uniform attention and holders of
-twice the size give 30 to 50 %, and the same faint attention with unscaled holders beside the nearest filters 2 to 25 %.
+An activation in the branches does not commute with scaling, unless it is ReLU or a leaky one; then a grafted network
+starts near the old one, and the report says how near. A ReLU passes no gradient at zero, so branches that do not hold
+the filter start with their batch normalisation scaled by :data:`FADED` instead.
 
 Without any holder the function cannot be kept: every branch starts as near to the old filter as it can be.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 
 from edge_sk.grafting.site import Site
-from edge_sk.selective_kernel import Gate, Kernel, SelectiveKernel
+from edge_sk.selective_kernel import Kernel, SelectiveKernel
 
-# Scale of a branch that is to add nothing yet: below float32's resolution, far above its smallest number.
-WHISPER = 1e-8
-# Attention that whispering branches share where holders must keep their scale: the output differs in proportion to it,
-# and so do the gradients that wake those branches.
-FAINT = 0.01
-_HOMOGENEOUS = (nn.Identity, nn.ReLU, nn.LeakyReLU, nn.PReLU)
+# Far below what changes an output, far above the smallest number of float16.
+FADED = 2.0**-16
 
 
 def holds(kernel: Kernel, site: Site) -> bool:
@@ -45,59 +35,37 @@ def holds(kernel: Kernel, site: Site) -> bool:
     return kernel.dilation == 1 and kernel.size >= site.kernel_size and site.groups % groups == 0
 
 
-def is_exact(kernels: Sequence[Kernel], site: Site) -> bool:
-    """Whether a unit of these branches can start as the site's function."""
-    return any(holds(kernel, site) for kernel in kernels)
+def is_exact(unit: SelectiveKernel, site: Site) -> bool:
+    """Whether a unit can start as the site's function: linear branches, one of which holds the filter."""
+    return is_linear(unit) and any(holds(kernel, site) for kernel in unit.kernels)
 
 
-def fits_branches(activation: nn.Module, kernels: Sequence[Kernel], site: Site, *, select: bool) -> bool:
-    """Whether the unit can start as the site's function with the activation inside its branches."""
-    every = all(holds(kernel, site) for kernel in kernels)
-    return (every and select) or isinstance(activation, _HOMOGENEOUS)
+def is_linear(unit: SelectiveKernel) -> bool:
+    """Whether the branches have no activation."""
+    return not any(hasattr(branch, "act") for branch in unit.branches)
 
 
 @torch.no_grad()
 def start(unit: SelectiveKernel, site: Site) -> None:
-    """Give a unit the function of a site, or the nearest its branches allow, in place."""
+    """Give a unit the function of a site, or the nearest that its branches allow, in place."""
     held = [holds(kernel, site) for kernel in unit.kernels]
     # Without a holder all branches share the work.
     working = held if any(held) else [True] * len(held)
-    homogeneous = isinstance(unit.branches[0].get_submodule("act"), _HOMOGENEOUS)
-    if unit.gate is None:
-        if any(held) and not homogeneous:
-            # Parts of the old filter would not add up behind the activation: the first holder is all of it.
-            working = [index == held.index(True) for index in range(len(held))]
-        attention = float(sum(working))
-    elif all(working):
-        attention = 1.0
-    else:
-        attention = sum(working) / len(working) if homogeneous else 1 - FAINT
-        _attend(unit.gate, working, attention)
-    whisper = max(WHISPER, torch.finfo(site.conv.weight.dtype).tiny)
+    # What the working branches add up to, if each of them gives the old output.
+    total = float(sum(working))
+    if unit.gate is not None and all(working):
+        total = 1.0
+    elif unit.gate is not None:
+        nn.init.zeros_(unit.gate.expand.weight)
+        total /= len(working)
+    silent = 0.0 if is_linear(unit) else FADED
     for branch, kernel, works in zip(unit.branches, unit.kernels, working, strict=True):
         conv, norm = branch.get_submodule("conv"), branch.get_submodule("bn")
         assert isinstance(conv, nn.Conv2d)
         assert isinstance(norm, nn.BatchNorm2d)
         weight = _regroup(site.conv.weight, site.groups, conv.groups)
         conv.weight.copy_(_resample(weight, kernel))
-        _copy_norm(norm, site, 1 / attention if works else whisper)
-
-
-def _attend(gate: Gate, working: Sequence[bool], attention: float) -> None:
-    """Start the gate with ``attention`` for the working branches together, the rest for the others, for any input."""
-    others = len(working) - sum(working)
-    margin = math.log(attention * others / ((1 - attention) * sum(working)))
-    nn.init.zeros_(gate.expand.weight)
-    if abs(margin) < 1e-6:
-        return
-    # The gate has no bias; a hidden vector that starts constant stands for one. Its scale has a gradient at once.
-    nn.init.zeros_(gate.bn.weight)
-    nn.init.ones_(gate.bn.bias)
-    level = gate.act(torch.ones_like(gate.bn.bias)).sum()
-    by_branch = gate.expand.weight.view(len(working), gate.channels, -1)
-    for index, works in enumerate(working):
-        if not works:
-            by_branch[index] = -margin / level
+        _copy_norm(norm, site, 1 / total if works else silent)
 
 
 def _copy_norm(norm: nn.BatchNorm2d, site: Site, scale: float) -> None:

@@ -18,7 +18,6 @@ class Replaced:
         found_by: ``"dataflow"`` (torch.fx) or ``"structure"`` (order of registration, confirmed by a run).
         conv: The convolution that stood there, in short.
         kernels: The branches, for instance ``3+5``.
-        activation: Where the site's activation went, in words.
         stage: See :class:`~edge_sk.grafting.Site`.
         resolution: ``(H, W)`` of its output.
         exact: Whether the unit can start as the site's function, and did.
@@ -30,7 +29,6 @@ class Replaced:
     found_by: str
     conv: str
     kernels: str
-    activation: str
     stage: int | None
     resolution: tuple[int, int] | None
     exact: bool
@@ -97,13 +95,12 @@ class Report:
         ]
         if self.untraced:
             lines.append(f"  torch.fx cannot trace all of it: {self.untraced}")
-        header = ("site", "was", "kernels", "activation", "stage", "output", "difference")
+        header = ("site", "was", "kernels", "stage", "output", "difference")
         rows = [
             (
                 site.name,
                 site.conv,
                 site.kernels,
-                site.activation,
                 "" if site.stage is None else str(site.stage),
                 "" if site.resolution is None else "{}x{}".format(*site.resolution),
                 f"{max(site.difference, site.difference_real):.1e}" + ("" if site.exact else " (not kept)"),

@@ -9,26 +9,8 @@ from torch import nn
 
 
 @dataclasses.dataclass(frozen=True)
-class Activation:
-    """What follows a site's batch normalisation.
-
-    Args:
-        label: Its name for people, for instance ``ReLU6``.
-        module: A module that computes it, to copy into branches; ``None`` for one that can only stay where it is.
-        place: ``"module"``: a module of its own; ``"norm"``: inside the normalisation (timm's ``BatchNormAct2d``);
-            ``"outside"``: a function in ``forward``, or a module that serves other places too. It stays.
-        path: Dotted path of the module, where it is one of its own.
-    """
-
-    label: str
-    module: nn.Module | None
-    place: Literal["module", "norm", "outside"]
-    path: str | None = None
-
-
-@dataclasses.dataclass(frozen=True)
 class Site:
-    """A convolution that a selective kernel can stand for, with what follows it.
+    """A convolution that a selective kernel can replace, with the batch normalisation behind it.
 
     Args:
         name: Dotted path of the convolution in the model.
@@ -36,7 +18,6 @@ class Site:
         norm: Dotted path of its batch normalisation.
         norm_module: The batch normalisation.
         found_by: ``"dataflow"`` (torch.fx) or ``"structure"`` (order of registration, confirmed by a run).
-        activation: What follows; ``None`` for a linear site.
         resolution: ``(H, W)`` of the convolution's output at the model's input size; ``None`` before the model has run.
         stage: ``log2`` of the output's stride, minus 1: 1 to 4 are ResNet's ``layer1`` to ``layer4``. ``None`` before
             the model has run.
@@ -47,7 +28,6 @@ class Site:
     norm: str
     norm_module: nn.BatchNorm2d
     found_by: Literal["dataflow", "structure"]
-    activation: Activation | None = None
     resolution: tuple[int, int] | None = None
     stage: int | None = None
 

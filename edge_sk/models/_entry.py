@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
 
 from torch import nn
 
+from edge_sk.errors import InputError
+from edge_sk.grafting import NAMED, Site, graft_
 from edge_sk.running import IMAGENET
+from edge_sk.selective_kernel import UnitSpec
 
 # What timm calls a default_cfg: how to feed the network. Entries say where they differ.
 DEFAULT_CFG: dict[str, Any] = {
@@ -26,21 +29,44 @@ TIMM_OPTIONS = ("drop_rate", "drop_path_rate")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Graft:
-    """How a network of the zoo takes its selective kernels.
+    """How a network takes its selective kernels, unless options say otherwise.
 
     Args:
-        where: From the option ``sk_units`` to a predicate over sites; ``None``: every site, and no such option.
-        kernels: Branches; ``None``: the site's own kernel and a dilated 3x3 of the next extent.
-        reduction: ``r``.
-        min_width: ``L``.
-        act_layer: Activation of the branches; ``None``: the one the site has.
+        unit: What they are.
+        sk_units: Where they are: a key of ``places``.
+        places: Predicates over sites, by what the option ``sk_units`` calls them.
     """
 
-    where: Callable[[str], Callable[[Any], bool]] | None = None
-    kernels: str | None = None
-    reduction: int = 16
-    min_width: int = 32
-    act_layer: Callable[..., nn.Module] | None = None
+    unit: UnitSpec = dataclasses.field(default_factory=UnitSpec)
+    sk_units: str = "all"
+    places: Mapping[str, Callable[[Site], bool]] = dataclasses.field(default_factory=lambda: NAMED)
+
+    # What an option of a name may be.
+    OPTIONS: ClassVar = (*(field.name for field in dataclasses.fields(UnitSpec)), "sk_units", "init")
+
+    def into(
+        self, model: nn.Module, options: Mapping[str, Any], *, input_size: tuple[int, ...], preserve: bool
+    ) -> None:
+        """Put selective kernels into a plain network, in place.
+
+        Args:
+            model: The plain network.
+            options: Those of :attr:`OPTIONS` that are given.
+            input_size: ``(C, H, W)`` of its images.
+            preserve: Whether units start as the convolutions they replace, if the option ``init`` is not given.
+
+        Raises:
+            InputError: A value that makes no sense, or nothing to replace.
+        """
+        unit = {key: value for key, value in options.items() if key not in ("sk_units", "init")}
+        if unit.get("kernels") == "auto":
+            unit["kernels"] = None
+        place = options.get("sk_units", self.sk_units)
+        if place not in self.places:
+            raise InputError(f"sk_units={place!r} is not known; use {', '.join(map(repr, self.places))}")
+        init = options.get("init", "preserve" if preserve else "random")
+        spec = dataclasses.replace(self.unit, **unit)
+        graft_(model, spec, where=self.places[place], init=init, input_size=input_size)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

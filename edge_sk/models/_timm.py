@@ -9,8 +9,9 @@ from typing import Any
 from torch import nn
 
 from edge_sk.errors import InputError
-from edge_sk.models._entry import Entry
-from edge_sk.models._registry import SK_OPTIONS, check_options, entries, insert_units
+from edge_sk.models._create import check_options
+from edge_sk.models._entry import Entry, Graft
+from edge_sk.models._registry import entries
 
 # timm's registry looks these two up in the module that defines an entry point.
 __all__: list[str] = []
@@ -58,8 +59,7 @@ def _entry_point(entry: Entry, name: str) -> Any:
                 f"there are no trained weights of {name} to download; "
                 f"edge_sk.create_model({entry.name!r}, init_from=...) takes a run folder, a file, or a plain network's"
             )
-        option_names = (*SK_OPTIONS, "sk_units") if entry.graft else ()
-        options = {key: kwargs.pop(key) for key in option_names if key in kwargs}
+        options = {key: kwargs.pop(key) for key in Graft.OPTIONS if entry.graft and key in kwargs}
         check_options(entry, options)
         return _build(entry, name, options, kwargs)
 
@@ -76,7 +76,8 @@ def _build(entry: Entry, name: str, options: dict[str, Any], kwargs: dict[str, A
     def grafted(**model_args: Any) -> nn.Module:
         model = entry.build(**entry.build_args, **model_args)
         if entry.graft is not None:
-            insert_units(entry, model, options)
+            size = (model_args.get("in_chans", 3), *entry.default_cfg["input_size"][1:])
+            entry.graft.into(model, options, input_size=size, preserve=False)
         return model
 
     if entry.timm_name is None:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from edge_sk.models._entry import Entry, Graft
 from edge_sk.models._staged import StagedClassifier
+from edge_sk.selective_kernel import UnitSpec
 
 PLANES = (64, 128, 256)
 EXPANSION = 4
@@ -106,7 +107,7 @@ class CifarResNeXt(StagedClassifier):
 def entries() -> list[Entry]:
     """The rows of the zoo."""
     # Kernels 1x1 and 3x3, G = 16, r = 32: the only setting found to reproduce the cited 27.7M parameters and 4.2 GMACs.
-    graft = Graft(kernels="1+3", reduction=32)
+    graft = Graft(unit=UnitSpec(kernels="1+3", reduction=32, act="relu"))
     common: dict[str, Any] = {
         "build": CifarResNeXt,
         "recipe": "cifar",

@@ -1,7 +1,8 @@
 """MobileNet V1-V4: timm's networks, plain, with squeeze-and-excitation, and with selective kernels grafted in.
 
-The SKNet paper names MobileNet as a place for SK convolutions but reports none; DCANet (Ma et al., 2020) replaces every
-3x3 depthwise convolution of MobileNetV2, as the ``sk_`` names here do.
+The SKNet paper names MobileNet as a place for SK convolutions but reports none. DCANet (Ma et al., 2020) replaces every
+3x3 depthwise convolution of MobileNetV2 (``sk_units=all``). The ``sk_`` names replace those of stride 1 on small maps
+(``late``), because large maps are what makes a unit slow (deploy/results/NOTES.md).
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ def entries() -> list[Entry]:
         args: dict[str, Any] = {"build": _build, "recipe": "light", "timm_name": timm_name, "options": TIMM_OPTIONS}
         plain = {"timm_name": timm_name}
         rows.append(Entry(name=name, build_args=plain, **args))
-        rows.append(Entry(name=f"sk_{name}", build_args=plain, graft=Graft(), **args))
+        rows.append(Entry(name=f"sk_{name}", build_args=plain, graft=Graft(sk_units="late"), **args))
         if name.startswith(("mobilenetv1", "mobilenetv2")):
             rows.append(Entry(name=f"se_{name}", build_args=plain | {"se": True}, **args))
     return rows

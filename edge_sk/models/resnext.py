@@ -12,6 +12,7 @@ from typing import Any, cast
 from torch import nn
 
 from edge_sk.models._entry import TIMM_OPTIONS, Entry, Graft
+from edge_sk.selective_kernel import UnitSpec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +76,8 @@ def entries() -> list[Entry]:
         "options": TIMM_OPTIONS,
     }
     rows = [Entry(name=name, build_args={"config": config}, **common) for name, config in CONFIGS.items()]
+    paper = Graft(unit=UnitSpec(act="relu"))
     rows += [
-        Entry(name=name, build_args={"config": CONFIGS[plain]}, graft=Graft(), **common) for name, plain in SK.items()
+        Entry(name=name, build_args={"config": CONFIGS[plain]}, graft=paper, **common) for name, plain in SK.items()
     ]
     return rows

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from edge_sk.grafting import NAMED, Where
 from edge_sk.models._entry import Entry, Graft
 from edge_sk.models._staged import StagedClassifier
 
@@ -166,26 +167,12 @@ def _build(width: str, *, se: bool = False, **kwargs: Any) -> nn.Module:
     return ShuffleNetV2(WIDTHS[width], **kwargs)
 
 
-def _sites(sk_units: str) -> Callable[[Any], bool]:
-    from edge_sk.errors import InputError
-
-    wanted: dict[str, Callable[[Any], bool]] = {
-        "stride1": lambda site: site.stride == 1,
-        "main": lambda site: "branch2" in site.name,
-        "all": lambda site: True,
-    }
-    if sk_units not in wanted:
-        raise InputError(
-            f"sk_units={sk_units!r} is not known; use 'stride1' (units of stride 1), 'main' (the main branch of every "
-            "unit) or 'all' (the shortcut of stride-2 units too)"
-        )
-    return wanted[sk_units]
-
-
 def entries() -> list[Entry]:
     """The rows of the zoo."""
-    # The depthwise convolution has no activation behind it; the SK paper's branches have ReLU.
-    graft = Graft(where=_sites, act_layer=nn.ReLU)
+    # The main branch of every unit, stride 2 too.
+    places = NAMED | {"main": Where(lambda site: "branch2" in site.name, "main")}
+    # Stride 1 matches the parameters that the paper reports.
+    graft = Graft(sk_units="stride1", places=places)
     rows: list[Entry] = []
     for width in WIDTHS:
         name = f"shufflenetv2_{width}"

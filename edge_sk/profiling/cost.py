@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from edge_sk.errors import InputError
+from edge_sk.profiling.tables import make_table, plain_text
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +48,6 @@ class FeatureMap:
         return math.prod(self.shape)
 
     def __str__(self) -> str:
-        """Write shape and module."""
         return f"{'x'.join(map(str, self.shape))} ({self.module or 'network'})"
 
 
@@ -51,15 +55,25 @@ class ModuleTable(dict[str, ModuleCost]):
     """Costs by module name, in the order of the modules; the network's own name is ``""``."""
 
     def __str__(self) -> str:
-        """Write the costs as a table."""
-        # At first use: the tables are made of these classes.
-        from edge_sk.profiling.tables import module_table, plain_text
+        return plain_text(self.table())
 
-        return plain_text(module_table(self))
+    def table(self) -> Table:
+        """A rich table with one row per module, children indented."""
+        rows = (
+            (
+                f"{'  ' * _level(name)}{name.split('.')[-1] or '(network)'}",
+                cost.type,
+                *(f"{n:,}" for n in (cost.params, cost.macs, cost.gate_macs, cost.elementwise, cost.activations)),
+            )
+            for name, cost in self.items()
+        )
+        return make_table(
+            ("module", "class"), ("params", "MACs", "in gates", "elementwise", "activations"), rows, last=()
+        )
 
 
 @dataclasses.dataclass(frozen=True)
-class Profile:
+class Profile(ModuleCost):
     """What a network costs for one input. See :mod:`edge_sk.profiling` for the conventions.
 
     Args:
@@ -69,8 +83,7 @@ class Profile:
         operators: MACs by operator.
         elementwise_operators: Elementwise work by operator.
         largest_feature_map: The largest tensor that an operator wrote.
-        unsupported: Operators that no one counted, and how often each was met.
-        fvcore_total: ``fvcore.nn.FlopCountAnalysis(model, input).total()``.
+        unsupported: Operators that are not counted, and how often each ran.
     """
 
     name: str
@@ -80,32 +93,6 @@ class Profile:
     elementwise_operators: dict[str, int]
     largest_feature_map: FeatureMap
     unsupported: dict[str, int]
-    fvcore_total: int
-
-    @property
-    def params(self) -> int:
-        """Parameters, buffers not included."""
-        return self.modules[""].params
-
-    @property
-    def macs(self) -> int:
-        """Multiply-accumulates of convolutions and matrix products, batch norm folded."""
-        return self.modules[""].macs
-
-    @property
-    def gate_macs(self) -> int:
-        """MACs inside channel attention (part of :attr:`macs`)."""
-        return self.modules[""].gate_macs
-
-    @property
-    def activations(self) -> int:
-        """Elements that convolutions and matrix products write."""
-        return self.modules[""].activations
-
-    @property
-    def elementwise(self) -> int:
-        """Elements that all other operators go over."""
-        return self.modules[""].elementwise
 
     def by_module(self, depth: int | None = 1) -> ModuleTable:
         """Costs of the modules down to ``depth`` levels below the network (``None``: all).
@@ -115,31 +102,18 @@ class Profile:
         """
         if depth is not None and depth < 0:
             raise InputError(f"depth {depth} is negative; 0 is the network, 1 its children, None every module")
-        return ModuleTable((name, cost) for name, cost in self.modules.items() if depth is None or level(name) <= depth)
+        return ModuleTable(
+            (name, cost) for name, cost in self.modules.items() if depth is None or _level(name) <= depth
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the modules, as plain data."""
-        return {
-            "name": self.name,
-            "input_size": list(self.input_size),
-            "params": self.params,
-            "macs": self.macs,
-            "gate_macs": self.gate_macs,
-            "activations": self.activations,
-            "elementwise": self.elementwise,
-            "largest_feature_map": {
-                "shape": list(self.largest_feature_map.shape),
-                "elements": self.largest_feature_map.elements,
-                "module": self.largest_feature_map.module,
-            },
-            "operators": self.operators,
-            "elementwise_operators": self.elementwise_operators,
-            "unsupported": self.unsupported,
-            "fvcore_total": self.fvcore_total,
-        }
+        entry = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        del entry["type"], entry["modules"]
+        largest = dataclasses.asdict(self.largest_feature_map) | {"elements": self.largest_feature_map.elements}
+        return entry | {"largest_feature_map": largest}
 
     def __str__(self) -> str:
-        """Write the totals, one per line."""
         lines = [
             f"{self.name}, input {'x'.join(map(str, self.input_size))}",
             f"  parameters           {self.params:>15,}",
@@ -150,15 +124,41 @@ class Profile:
             f"  largest feature map  {self.largest_feature_map.elements:>15,}  {self.largest_feature_map}",
         ]
         if self.unsupported:
-            lines.append(f"  not counted: {unsupported_text(self)}")
+            lines.append(f"  not counted: {_unsupported_text(self)}")
         return "\n".join(lines)
 
 
-def level(name: str) -> int:
+def comparison(profiles: Sequence[Profile], title: str | None = None) -> Table:
+    """A rich table with one row per network; operators that are not counted get a column if there are any."""
+    unsupported = any(one.unsupported for one in profiles)
+    rows = (
+        (
+            one.name,
+            "x".join(map(str, one.input_size[1:])),
+            f"{one.params / 1e6:,.3f}",
+            f"{one.macs / 1e6:,.2f}",
+            f"{one.gate_macs / 1e6:,.3f}",
+            f"{one.elementwise / 1e6:,.2f}",
+            f"{one.activations / 1e6:,.2f}",
+            str(one.largest_feature_map),
+            *([_unsupported_text(one)] if unsupported else []),
+        )
+        for one in profiles
+    )
+    table = make_table(
+        ("network",),
+        ("input", "params M", "MACs M", "in gates M", "elementwise M", "activations M"),
+        rows,
+        last=("largest feature map", *(["not counted"] if unsupported else [])),
+    )
+    table.title, table.title_justify = title, "left"
+    return table
+
+
+def _level(name: str) -> int:
     """How far below the network a module is; the network itself is at 0."""
     return name.count(".") + 1 if name else 0
 
 
-def unsupported_text(one: Profile) -> str:
-    """The operators that no one counted, on one line."""
+def _unsupported_text(one: Profile) -> str:
     return ", ".join(f"{name.removeprefix('aten::')} x{times}" for name, times in one.unsupported.items())

@@ -2,23 +2,12 @@
 
 from __future__ import annotations
 
-import copy
-
-import torch
 from torch import fx, nn
 from torch.nn import functional as F
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from edge_sk.rewriting.graph import Layers, add_module, argument, called_module, calls, replace_module, replace_node
+from edge_sk.selective_kernel import folded
 from edge_sk.tracing import hooks, is_norm_act
-
-
-def folded(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
-    """A new convolution that computes ``norm(conv(x))``; rounded once, from float64."""
-    exact_conv, exact_norm = copy.deepcopy(conv), copy.deepcopy(norm)
-    for module in (exact_conv, exact_norm):
-        module.to("cpu", torch.float64)
-    return fuse_conv_bn_eval(exact_conv, exact_norm).to(conv.weight.device, conv.weight.dtype)
 
 
 def split_norm_act(graph: fx.GraphModule) -> int:

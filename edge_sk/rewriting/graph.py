@@ -206,5 +206,4 @@ def is_elementwise(graph: fx.GraphModule, node: fx.Node) -> bool:
     if module is not None:
         alike = isinstance(module, (*tracing.ACTIVATIONS, nn.Identity, nn.Dropout)) and not isinstance(module, nn.PReLU)
         return alike and not tracing.hooks(module)
-    named = tracing.activation_function(node) is not None
-    return named or calls(node, (torch.clamp,), ("clamp", "contiguous"))
+    return tracing.calls_activation(node) or calls(node, (torch.clamp,), ("clamp", "contiguous"))

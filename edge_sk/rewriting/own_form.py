@@ -9,9 +9,8 @@ from torch import nn
 
 from edge_sk import tracing
 from edge_sk.errors import InputError
-from edge_sk.rewriting.selective import DeploySelectiveKernel
 from edge_sk.running import reference
-from edge_sk.selective_kernel import SelectiveKernel
+from edge_sk.selective_kernel import DeploySelectiveKernel, SelectiveKernel
 
 # The convention of ``timm.utils.reparameterize_model``: ``fuse`` returns a module, the others change their own.
 METHODS = ("fuse", "reparameterize", "switch_to_deploy")

@@ -27,7 +27,7 @@ from edge_sk.rewriting.graph import (
     known,
     shuffle_functions,
 )
-from edge_sk.rewriting.selective import DeploySelectiveKernel
+from edge_sk.selective_kernel import DeploySelectiveKernel
 from edge_sk.tracing import hooks, writes
 
 Channel = tuple[fx.Node, int]

@@ -44,11 +44,7 @@ def write_csv(folder: Path, history: Sequence[Row]) -> None:
 
 
 def read_csv(folder: str | Path) -> list[Row]:
-    """``epoch``, ``test_top1`` and ``seconds`` of every row of ``metrics.csv``; nothing where there is no such file.
-
-    Raises:
-        InputError: It is damaged.
-    """
+    """``epoch``, ``test_top1`` and ``seconds`` of every row of ``metrics.csv``; nothing where there is no such file."""
     path = Path(folder) / CSV
     if not path.is_file():
         return []
@@ -68,27 +64,24 @@ def plot_curves(folder: Path, history: Sequence[Row], *, title: str) -> None:
     figure = Figure(figsize=(12, 3.6), layout="constrained")
     FigureCanvasAgg(figure)
     loss, accuracy, rate = figure.subplots(1, 3)
-    epochs = [row["epoch"] for row in history]
-    marker = "o" if len(history) == 1 else ""
-    loss.plot(epochs, [row["train_loss"] for row in history], marker=marker, label="train")
-    loss.plot(epochs, [row["test_loss"] for row in history], marker=marker, label="test")
-    loss.set_ylabel("loss")
+    columns = {name: [row[name] for row in history] for name in COLUMNS}
+    style: Any = {"data": columns, "marker": "o" if len(history) == 1 else ""}
+    loss.plot("epoch", "train_loss", label="train", **style)
+    loss.plot("epoch", "test_loss", label="test", **style)
+    accuracy.plot("epoch", "test_top1", color="tab:orange", **style)
+    rate.plot("epoch", "lr", color="tab:green", **style)
     # The first epochs of a batch-normed network can test a thousand times worse than the rest.
     loss.set_yscale("log")
     loss.legend()
-    accuracy.plot(epochs, [row["test_top1"] for row in history], marker=marker, color="tab:orange")
-    accuracy.set_ylabel("test top-1 (%)")
     accuracy.annotate(
         f"{history[-1]['test_top1']:.2f} %",
-        (epochs[-1], history[-1]["test_top1"]),
+        (history[-1]["epoch"], history[-1]["test_top1"]),
         xytext=(-4, -14),
         textcoords="offset points",
         horizontalalignment="right",
     )
-    rate.plot(epochs, [row["lr"] for row in history], marker=marker, color="tab:green")
-    rate.set_ylabel("learning rate")
-    for axes in (loss, accuracy, rate):
-        axes.set_xlabel("epoch")
+    for axes, label in ((loss, "loss"), (accuracy, "test top-1 (%)"), (rate, "learning rate")):
+        axes.set(xlabel="epoch", ylabel=label)
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
     figure.suptitle(title)
@@ -96,12 +89,8 @@ def plot_curves(folder: Path, history: Sequence[Row], *, title: str) -> None:
         figure.savefig(temporary, format="png", dpi=120)
 
 
-class Reporters:
-    """TensorBoard and Weights & Biases, as far as the recipe asks for them.
-
-    Raises:
-        InputError: One is asked for and not installed.
-    """
+class Boards:
+    """TensorBoard and Weights & Biases, as far as the recipe asks for them; they must be installed then."""
 
     def __init__(self, recipe: LogRecipe, folder: Path, *, name: str, config: dict[str, Any], step: int) -> None:
         self._board: Any = None

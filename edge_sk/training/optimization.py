@@ -13,11 +13,7 @@ from edge_sk.training.recipe import OptimRecipe, ScheduleRecipe
 
 
 def make_optimizer(model: nn.Module, recipe: OptimRecipe) -> torch.optim.Optimizer:
-    """The optimizer; weight decay on weights of two or more dimensions only, unless the recipe says otherwise.
-
-    Raises:
-        InputError: timm has no optimizer of that name.
-    """
+    """An optimizer of timm's; weight decay on weights of two or more dimensions, unless the recipe says otherwise."""
     name = recipe.name.lower()
     if name == "sgd" and not recipe.nesterov:
         # timm's "sgd" is Nesterov's.

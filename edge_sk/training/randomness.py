@@ -17,15 +17,13 @@ def derive_seed(*parts: int | str) -> int:
 
 def seed_everything(*parts: int | str) -> None:
     """Seed Python's, NumPy's and torch's global generators (all devices) with ``derive_seed(*parts)``."""
+    torch.manual_seed(seed_sample(*parts))
+
+
+def seed_sample(*parts: int | str) -> int:
+    """Seed as ``seed_everything``, but of torch the CPU only: cheap enough for every image."""
     seed = derive_seed(*parts)
     random.seed(seed)
     np.random.seed(seed & 0xFFFFFFFF)  # noqa: NPY002 timm's transforms and mixup draw from the legacy generator
-    torch.manual_seed(seed)
-
-
-def seed_sample(*parts: int | str) -> None:
-    """As ``seed_everything`` for the CPU only: cheap enough to call for every image."""
-    seed = derive_seed(*parts)
-    random.seed(seed)
-    np.random.seed(seed & 0xFFFFFFFF)  # noqa: NPY002 as above
     torch.default_generator.manual_seed(seed)
+    return seed

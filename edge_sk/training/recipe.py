@@ -17,6 +17,7 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
+CropPct = Annotated[float, Field(gt=0, le=1)]
 # YAML has lists only; the fields are tuples so that a frozen recipe is frozen to the bottom.
 Range = Annotated[tuple[float, float], Field(strict=False)]
 
@@ -32,9 +33,7 @@ class DataRecipe(_Section):
     accumulation: Count = 1  # parts that a process's share of the batch is computed in, to save memory
     eval_batch_size: Count = 256  # images per process
     input_size: Annotated[int, Field(ge=8)] | None = None  # pixels; null: the architecture's own
-    crop_pct: Annotated[float, Field(gt=0, le=1)] | None = (
-        None  # evaluation crop / resized side; null: the architecture's
-    )
+    crop_pct: CropPct | None = None  # evaluation crop / resized side; null: the architecture's
     interpolation: Literal["bilinear", "bicubic"] | None = None  # null: the architecture's
     num_classes: Count | None = None  # only where the data set cannot tell (WebDataset)
     max_unreadable: Annotated[int, Field(ge=0)] = 10  # images that may be skipped before the run stops
@@ -125,7 +124,7 @@ class RuntimeRecipe(_Section):
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # autocast; fp16 with loss scaling
     compile: bool = False  # torch.compile
     channels_last: bool = False
-    sync_bn: bool = False  # batch statistics over all processes
+    sync_bn: bool = False  # batch statistics over all processes; on GPUs only
 
 
 class CheckpointRecipe(_Section):
@@ -156,27 +155,21 @@ class Recipe(_Section):
     log: LogRecipe = LogRecipe()
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML 1.2's floats: PyYAML follows 1.1 and reads ``4e-5``, which has no dot, as a string."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$"),
-    list("-+.0123456789"),
-)
-
-
-def parse_yaml(text: str, origin: str) -> Any:
-    """``yaml.safe_load`` with YAML 1.2 floats.
-
-    Raises:
-        InputError: ``text`` is not YAML; the message names ``origin`` and the line.
-    """
-    try:
-        return yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError as error:
-        raise InputError(f"{origin} is not YAML: {' '.join(str(error).split())}") from None
+# Fields that a resumed run may change, and that may differ between runs of one comparison: they change where, how fast
+# and how safely a run computes, not what. What of accumulation and sync_bn matters is how many images a batch norm
+# sees, which a checkpoint remembers (plan.start).
+FREE = {
+    "data.accumulation",
+    "data.eval_batch_size",
+    "data.max_unreadable",
+    "data.root",
+    "data.download",
+    "runtime.compile",
+    "runtime.sync_bn",
+    "checkpoint.every_minutes",
+    "log.tensorboard",
+    "log.wandb",
+}
 
 
 def load_recipe(name: str, overrides: Sequence[str] = (), *, folder: Path) -> Recipe:
@@ -195,6 +188,11 @@ def load_recipe(name: str, overrides: Sequence[str] = (), *, folder: Path) -> Re
     if not path.is_file():
         known = ", ".join(sorted(file.stem for file in folder.glob("*.yaml")))
         raise InputError(f"no recipe {name!r}: known are {known}, or give the path of a .yaml file")
+    return read_recipe(path, overrides)
+
+
+def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read the YAML file of a recipe; arguments and errors as in :func:`load_recipe`."""
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError:
@@ -206,7 +204,7 @@ def load_recipe(name: str, overrides: Sequence[str] = (), *, folder: Path) -> Re
 
 
 def make_recipe(values: dict[str, Any], overrides: Sequence[str] = (), *, origin: str = "recipe") -> Recipe:
-    """Validate nested ``values`` after applying ``overrides``; errors as in ``load_recipe``."""
+    """Validate nested ``values`` after applying ``overrides``; errors as in :func:`load_recipe`."""
     merged = {key: dict(value) if isinstance(value, dict) else value for key, value in values.items()}
     overridden = set()
     for override in overrides:
@@ -215,7 +213,7 @@ def make_recipe(values: dict[str, Any], overrides: Sequence[str] = (), *, origin
         if not (equals and dot and field):
             raise InputError(f"--set {override!r} is not section.key=value, for example optim.lr=0.1")
         overridden.add(key.strip())
-        # A section that is not a mapping is left for validation to report.
+        # Validation reports a section that is not a mapping.
         if isinstance(merged.setdefault(section, {}), dict):
             merged[section][field] = parse_yaml(text, f"--set {key}")
     try:
@@ -229,51 +227,57 @@ def make_recipe(values: dict[str, Any], overrides: Sequence[str] = (), *, origin
         raise InputError("; ".join(problems)) from None
 
 
-def recipe_keys() -> list[str]:
-    """Every dotted key a recipe may set."""
-    return [
-        f"{section}.{key}"
-        for section, field in Recipe.model_fields.items()
-        for key in field.default.__class__.model_fields
-    ]
+def settings(recipe: Recipe) -> dict[str, Any]:
+    """Every field of a recipe by its dotted key, values as in YAML."""
+    return {
+        f"{section}.{key}": value
+        for section, fields in recipe.model_dump(mode="json").items()
+        for key, value in fields.items()
+    }
 
 
-def differing_keys(a: Recipe, b: Recipe) -> list[str]:
-    """Dotted keys at which two recipes differ, as ``key: a -> b``."""
-    left, right = a.model_dump(mode="json"), b.model_dump(mode="json")
-    return [
-        f"{section}.{key}: {left[section][key]} -> {right[section][key]}"
-        for section in left
-        for key in left[section]
-        if left[section][key] != right[section][key]
-    ]
+def recipe_differences(a: Recipe, b: Recipe) -> list[str]:
+    """``key: a -> b`` for every field that is not free and in which two recipes differ."""
+    left, right = settings(a), settings(b)
+    return [f"{key}: {left[key]} -> {right[key]}" for key in left if key not in FREE and left[key] != right[key]]
 
 
 def recipe_to_yaml(recipe: Recipe) -> str:
-    """The resolved recipe, every field, in an order a reader knows."""
+    """The resolved recipe: every field, in the order of the sections above."""
     return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2's floats: PyYAML follows 1.1 and reads ``4e-5``, which has no dot, as a string."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$"),
+    list("-+.0123456789"),
+)
+
+
+def parse_yaml(text: str, origin: str) -> Any:
+    """``yaml.safe_load`` with YAML 1.2 floats; an ``InputError`` names ``origin`` and the line that is not YAML."""
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        raise InputError(f"{origin} is not YAML: {' '.join(str(error).split())}") from None
+
+
 def _explain(problem: dict[str, Any], where: str) -> str:
-    if problem["type"] == "extra_forbidden":
-        keys = recipe_keys()
-        sections = list(Recipe.model_fields)
-        if "." not in where:
-            # A forgotten section (lr for optim.lr) is the commonest mistake.
-            nearest = [key for key in keys if key.split(".")[1] == where]
-            nearest = nearest or difflib.get_close_matches(where, sections, n=1)
-            known = sections
-        else:
-            section, _, field = where.partition(".")
-            known = [key for key in keys if key.startswith(f"{section}.")]
-            # Of the field alone: the section, being right, would make every key of it look near.
-            nearest = [
-                f"{section}.{key}" for key in difflib.get_close_matches(field, [k.split(".")[1] for k in known], n=1)
-            ]
-            nearest = nearest or [key for key in keys if key.split(".")[1] == field]
-        hint = f" (did you mean {nearest[0]}?)" if nearest else ""
-        return f"unknown key {where}{hint}; known: {', '.join(known)}"
     message = str(problem["msg"])
     if problem["type"] == "value_error":
         return f"{where}: {message.removeprefix('Value error, ')}"
-    return f"{where}: {message} (got {problem['input']!r})" if where else message
+    if problem["type"] != "extra_forbidden":
+        return f"{where}: {message} (got {problem['input']!r})" if where else message
+    section, dot, field = where.rpartition(".")
+    keys = list(settings(Recipe()))
+    known = [key for key in keys if key.startswith(f"{section}.")] if dot else list(Recipe.model_fields)
+    names = {name.rpartition(".")[2]: name for name in known}
+    # A wrong or forgotten section (lr for optim.lr) is the commonest mistake, a misspelled name the next.
+    nearest = [key for key in keys if key.endswith(f".{field}")]
+    nearest += [names[name] for name in difflib.get_close_matches(field, names, n=1)]
+    hint = f" (did you mean {nearest[0]}?)" if nearest else ""
+    return f"unknown key {where}{hint}; known: {', '.join(known)}"

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from edge_sk.errors import InputError
-from edge_sk.training.digits import CLASSES, digits
+from edge_sk.training.digits import digits
 from edge_sk.training.randomness import derive_seed
 
 CANVAS = 96
@@ -30,14 +30,10 @@ NOISE = 10.0  # standard deviation, of 255
 class ScaledDigits:
     """Drawn digits."""
 
-    images: np.ndarray
-    """uint8, ``(N, canvas, canvas)``."""
-    labels: np.ndarray
-    """int64, ``(N,)``."""
-    scales: np.ndarray
-    """float64, ``(N,)``: side of the digit's square as a fraction of the canvas."""
-    digits: np.ndarray
-    """int64, ``(N,)``: which image of ``digits(split)`` was drawn."""
+    images: np.ndarray  # uint8, (N, canvas, canvas)
+    labels: np.ndarray  # int64, (N,)
+    scales: np.ndarray  # float64, (N,): side of the digit's square as a fraction of the canvas
+    digits: np.ndarray  # int64, (N,): which image of ``digits(split)`` was drawn
 
 
 @functools.lru_cache(maxsize=4)
@@ -46,17 +42,10 @@ def scaled_digits(
 ) -> ScaledDigits:
     """Draw the data set; it is a function of the arguments alone, and read-only.
 
-    Training and test drawings are of different digits, and their clutter too: pieces of digits of the same split.
-
-    Args:
-        split: Which digits.
-        scale: Draw every digit at this scale instead of a random one. What else is random is as without it, so
-            that data sets of several scales hold the same digits, in the same order, in the same clutter.
-        canvas: Side of the images in pixels.
-        seed: Of scale, position and clutter.
-
-    Raises:
-        InputError: A scale outside ``SCALES`` or a canvas on which the smallest digit has fewer than 8 pixels.
+    Training and test drawings are of different digits, and their clutter too: pieces of digits of the same split. The
+    images have ``canvas`` pixels a side. With a ``scale`` every digit is drawn at this one instead of a random one;
+    what else is random stays, so that data sets of several scales hold the same digits, in the same order, in the
+    same clutter.
     """
     low, high = SCALES
     if scale is not None and not low <= scale <= high:
@@ -111,31 +100,3 @@ def _piece(picture: Image.Image, canvas: int, random: np.random.Generator) -> np
 
 def _resize(picture: Image.Image, side: int) -> np.ndarray:
     return np.asarray(picture.resize((side, side), Image.Resampling.BICUBIC), dtype=np.float32)
-
-
-class ScaledDigitsSource:
-    """``scaled_digits``, or ``scaled_digits@0.5`` for one scale, as a ``Source``.
-
-    Raises:
-        InputError: What follows the @ is not a scale.
-    """
-
-    def __init__(self, data: str, split: Literal["train", "test"]) -> None:
-        _, at, text = data.partition("@")
-        try:
-            scale = float(text) if at else None
-        except ValueError:
-            raise InputError(f"--data {data}: {text!r} is not a number; for example scaled_digits@0.5") from None
-        self.drawn = scaled_digits(split, scale=scale)
-        self.classes: list[str] | None = list(CLASSES)
-
-    def __len__(self) -> int:
-        return len(self.drawn.labels)
-
-    def load(self, index: int) -> tuple[Image.Image, int]:
-        """See ``Source``."""
-        return Image.fromarray(self.drawn.images[index]), int(self.drawn.labels[index])
-
-    def name(self, index: int) -> str:
-        """See ``Source``."""
-        return f"scaled digit {index}"

@@ -1,4 +1,4 @@
-"""WebDataset shards through timm's reader: order and augmentation repeatable, so that a run resumes at any step."""
+"""WebDataset's tar files through timm's reader, in an order that can be repeated: a run resumes at any step."""
 
 from __future__ import annotations
 
@@ -6,218 +6,168 @@ import contextlib
 import itertools
 import json
 import logging
-import os
+import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from torch.utils.data import IterableDataset, get_worker_info
 
 from edge_sk.errors import InputError, require
-from edge_sk.training.data import Batch, Sample, collate, start_worker
+from edge_sk.training.batches import Batch, Sample, Shard, make_loader, part_size, steps_per_epoch
 from edge_sk.training.randomness import derive_seed, seed_sample
-from edge_sk.training.recipe import DataRecipe, Recipe
-from edge_sk.training.sampler import part_size
-from edge_sk.training.sources import Split, quiet_readers
-from edge_sk.training.transforms import Transform, evaluation_transform, training_transform
+from edge_sk.training.recipe import DataRecipe
+from edge_sk.training.sources import Split
+from edge_sk.training.transforms import Transform
 
 
-class ShardFeed:
-    """``wds/FOLDER``: tar shards described by the folder's ``_info.json`` or by the recipe's splits.
+class Streamed:
+    """One split of ``wds/FOLDER``: tar files named by the folder's ``_info.json`` or by the recipe's splits.
 
-    Every process and loader worker reads its own shards, so an epoch of several processes is whole only if
-    their shards hold equally many images; timm's reader repeats images of the shorter ones, as is usual for shards.
-    A run resumed within an epoch reads past the images it has seen, at the speed of decoding.
+    Every process and loader worker reads its own tar files, so an epoch of several processes is whole only if their
+    files hold equally many images; timm's reader repeats images of the shorter ones, as is usual. A run resumed
+    within an epoch reads past the images it has seen, at the speed of decoding. An ``InputError`` says which folder,
+    split or tar file is not there.
     """
 
-    def __init__(
-        self, data: str, recipe: Recipe, form: Any, *, seed: int, workers: int, rank: int, world_size: int
-    ) -> None:
-        options = recipe.data
-        self.classes: list[str] | None = None
-        if options.num_classes is None:
-            raise InputError(f"--data {data} does not say how many classes it has: --set data.num_classes=N")
-        self.num_classes = options.num_classes
-        self.train_images = count_images(data, "train", options)
-        if options.batch_size > self.train_images:
-            raise InputError(
-                f"the training set has {self.train_images} images, fewer than one batch of "
-                f"data.batch_size={options.batch_size}"
-            )
-        self.steps_per_epoch = self.train_images // options.batch_size
-        self._data, self._recipe, self._form, self._seed = data, recipe, form, seed
-        self._workers, self._rank, self._world_size = workers, rank, world_size
-        self._part = part_size(options.batch_size, world_size=world_size, accumulation=options.accumulation)
+    classes: list[str] | None = None
 
-    def training(self, epoch: int, step: int) -> Iterator[Batch]:
-        """See ``Feed``."""
-        recipe, form = self._recipe, self._form
-        stream = _Stream(
-            self._data,
-            "train",
-            recipe.data,
-            training_transform(recipe.augment, form.input_size, form.interpolation),
-            training=True,
-            batch_size=self._part,
-            seed=self._seed,
-            epoch=epoch,
-            skip_batches=step * recipe.data.accumulation,
-            rank=self._rank,
-            world_size=self._world_size,
-        )
-        loader = _loader(stream, batch_size=self._part, workers=self._workers, seed=(self._seed, epoch), drop_last=True)
-        wanted = (self.steps_per_epoch - step) * recipe.data.accumulation
-        return itertools.islice(iter(loader), wanted)
-
-    def test(self) -> Iterable[Batch]:
-        """See ``Feed``."""
-        return evaluation_batches(
-            self._data,
-            "test",
-            self._recipe.data,
-            evaluation_transform(self._form.input_size, self._form.crop_pct, self._form.interpolation),
-            batch_size=self._recipe.data.eval_batch_size,
-            workers=self._workers,
-            rank=self._rank,
-            world_size=self._world_size,
-        )
-
-
-def evaluation_batches(
-    data: str,
-    split: Split,
-    options: DataRecipe,
-    transform: Transform,
-    *,
-    batch_size: int,
-    workers: int,
-    rank: int = 0,
-    world_size: int = 1,
-) -> Iterable[Batch]:
-    """This process's share of a split's shards, in order; every image exactly once over all processes and workers."""
-    stream = _Stream(
-        data,
-        split,
-        options,
-        transform,
-        training=False,
-        batch_size=batch_size,
-        seed=0,
-        epoch=0,
-        skip_batches=0,
-        rank=rank,
-        world_size=world_size,
-    )
-    return _loader(stream, batch_size=batch_size, workers=workers, seed=(0, 0), drop_last=False)
-
-
-def count_images(data: str, split: Split, options: DataRecipe) -> int:
-    """Images of a split, as its description says.
-
-    Raises:
-        InputError: No such folder or split, or no count.
-    """
-    images = _open_reader(data, split, options).num_samples
-    if not images:
-        raise InputError(f"{_name(split, options)!r} of --data {data} has no count: write it as SHARDS.tar|IMAGES")
-    return images
-
-
-class _Stream(IterableDataset):
-    """One epoch of this process's part of a split, transformed."""
-
-    def __init__(
-        self,
-        data: str,
-        split: Split,
-        options: DataRecipe,
-        transform: Transform,
-        *,
-        training: bool,
-        batch_size: int,
-        seed: int,
-        epoch: int,
-        skip_batches: int,
-        rank: int,
-        world_size: int,
-    ) -> None:
+    def __init__(self, data: str, split: Split, options: DataRecipe) -> None:
+        require("webdataset", extra="train", needed_for=f"--data {data}")
         self._data, self._options = data, options
-        self._split: Split = split
-        self._training = training
-        self._transform, self._batch_size = transform, batch_size
-        self._seed, self._epoch, self._skip_batches = seed, epoch, skip_batches
-        self._rank, self._world_size = rank, world_size
+        self._root = Path(data.removeprefix("wds/"))
+        if not self._root.is_dir():
+            raise InputError(f"--data {data}: {self._root} is not a folder with WebDataset shards")
+        self._split = (options.train_split or "train") if split == "train" else (options.val_split or "validation")
+        reader = self.read()
+        self._images: int = reader.num_samples
+        names = list(reader.split_info.filenames)
+        missing = [name for name in names if not (self._root / name).exists()]
+        if missing:
+            first = self._root / missing[0]
+            raise InputError(f"--data {data}: {len(missing)} of {len(names)} shards are missing, the first is {first}")
+
+    def __len__(self) -> int:
+        """Images of the split; an ``InputError`` where its description does not say."""
+        if not self._images:
+            raise InputError(f"{self._split!r} of --data {self._data} has no count: write it as SHARDS.tar|IMAGES")
+        return self._images
+
+    def training(self, transform: Transform, shard: Shard, *, seed: int) -> Callable[[int, int], Iterator[Batch]]:
+        """A function from epoch and step to this process's batches from there to the end of the epoch."""
+        options = self._options
+        part, steps = part_size(options, shard.size), steps_per_epoch(len(self), options.batch_size)
+
+        def batches(epoch: int, step: int) -> Iterator[Batch]:
+            skip = step * options.accumulation
+            stream = _Stream(self, transform, shard, batch_size=part, seed=seed, epoch=epoch, skip_batches=skip)
+            # The workers' seeds, which order the images, come from the loader's.
+            loader = make_loader(
+                stream, shard, seed=derive_seed(seed, epoch, "loader"), batch_size=part, drop_last=True
+            )
+            return itertools.islice(loader, steps * options.accumulation - skip)
+
+        return batches
+
+    def test(self, transform: Transform, shard: Shard, *, batch_size: int) -> Iterable[Batch]:
+        """This process's tar files in order; every image exactly once over all processes and workers."""
+        return make_loader(_Stream(self, transform, shard), shard, batch_size=batch_size)
+
+    def read(self, **options: Any) -> Any:
+        """Open timm's reader of the split."""
+        from timm.data.readers.reader_wds import ReaderWds
+
+        try:
+            with _collect_warnings():
+                return ReaderWds(
+                    str(self._root),
+                    split=self._split,
+                    input_key=self._options.image_key or "jpg;png;webp",
+                    target_key=self._options.label_key,
+                    **options,
+                )
+        except (RuntimeError, KeyError, ValueError, TypeError, json.JSONDecodeError) as error:
+            raise InputError(
+                f"--data {self._data} has no split {self._split!r} ({error}); describe it in {self._root}/_info.json "
+                'or set data.train_split and data.val_split, for example "train-{0000..0009}.tar|10000"'
+            ) from None
+
+
+@dataclass(frozen=True)
+class _Stream(IterableDataset[Sample]):
+    """This process's part of a split, transformed; with a seed one epoch of training, from a batch on."""
+
+    split: Streamed
+    transform: Transform
+    shard: Shard
+    batch_size: int = 1
+    seed: int | None = None
+    epoch: int = 0
+    skip_batches: int = 0
 
     def __iter__(self) -> Iterator[Sample]:
-        info = get_worker_info()
-        worker, workers = (info.id, info.num_workers) if info is not None else (0, 1)
         # A fresh reader: an epoch depends on its number, not on the epochs read before it.
-        reader = _open_reader(
-            self._data,
-            self._split,
-            self._options,
-            training=self._training,
-            batch_size=self._batch_size,
-            seed=derive_seed(self._seed, "shards", self._epoch) % 2**31,
-            rank=self._rank,
-            world_size=self._world_size,
-        )
+        reader = self._reader()
+        worker, workers = 0, 1
+        if (info := get_worker_info()) is not None:
+            workers = info.num_workers
+            # The loader takes batches from its workers in turn, and begins with the first: after a resume it reads in
+            # the place of the worker whose turn it is.
+            worker = (info.id + self.skip_batches) % workers
+            reader.worker_info, reader.worker_seed = info, info.seed - info.id + worker
+            reader.global_worker_id = reader.dist_rank * workers + worker
         reader.set_loader_cfg(num_workers=workers)
-        # The loader takes batches from its workers in turn.
-        done = self._skip_batches * self._batch_size
-        skipped_here = len(range(worker, self._skip_batches, workers)) * self._batch_size if done else 0
+        skipped_here = len(range(worker, self.skip_batches, workers)) * self.batch_size
         with _collect_warnings() as warnings:
             for position, (image, label) in enumerate(reader):
                 if position < skipped_here:
                     continue
-                if self._training:
-                    seed_sample(self._seed, "augment", self._epoch, self._rank, worker, position)
+                if self.seed is not None:
+                    seed_sample(self.seed, "augment", self.epoch, self.shard.rank, worker, position)
                 unreadable = tuple(warnings)
                 warnings.clear()
-                yield Sample(self._transform(image), int(label), unreadable)
+                yield Sample(self.transform(image), int(label), unreadable)
             if warnings:
                 yield Sample(None, -1, tuple(warnings))
 
-
-def _loader(stream: _Stream, *, batch_size: int, workers: int, seed: tuple[int, int], drop_last: bool) -> Any:
-    return DataLoader(
-        stream,
-        batch_size=batch_size,
-        num_workers=workers,
-        collate_fn=collate,
-        worker_init_fn=start_worker,
-        drop_last=drop_last,
-        # The workers' seeds, which order the images, come from this generator.
-        generator=torch.Generator().manual_seed(derive_seed(*seed, "loader")),
-    )
+    def _reader(self) -> Any:
+        rank, size = self.shard.rank, self.shard.size
+        if self.seed is None:
+            reader = self.split.read()
+            # timm's sharded evaluation pads with repeated images; whole tar files are dealt out here instead.
+            reader.dist_rank, reader.dist_num_replicas = 0, 1
+            reader.split_info.filenames = tuple(reader.split_info.filenames[rank::size])
+        else:
+            seed = derive_seed(self.seed, "shards", self.epoch) % 2**31
+            reader = self.split.read(is_training=True, batch_size=self.batch_size, seed=seed)
+            reader.dist_rank, reader.dist_num_replicas = rank, size
+        return reader
 
 
 @contextlib.contextmanager
 def _collect_warnings() -> Iterator[list[str]]:
-    """Catch what timm's reader logs about the images that it skips."""
+    """Catch what timm's reader logs: of a folder what is reported as an error, then the images that it skips."""
     messages: list[str] = []
 
-    class Collector(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            error = sys.exc_info()[1]
-            messages.append(f"{_sample_at_fault(error)} ({error or record.getMessage()})")
+    def collect(record: logging.LogRecord) -> bool:
+        error = sys.exc_info()[1]
+        # Without the addresses of objects: a message names an image, and the next epoch must give it the same name.
+        reason = re.sub(r" <[^<>]* at 0x[0-9a-f]+>", "", str(error or record.getMessage()))
+        messages.append(f"{_sample_at_fault(error)} ({reason})")
+        return False
 
     logger = logging.getLogger("timm.data.readers.reader_wds")
-    handler = Collector()
-    propagate = logger.propagate
-    logger.addHandler(handler)
-    logger.propagate = False
+    logger.addFilter(collect)
     try:
         yield messages
     finally:
-        logger.removeHandler(handler)
-        logger.propagate = propagate
+        logger.removeFilter(collect)
 
 
 def _sample_at_fault(error: BaseException | None) -> str:
-    """Shard and key of the sample: webdataset's exception has neither, the loop that it passed through has both."""
+    """Tar file and key of the sample: webdataset's exception has neither, the loop that it passed through has both."""
     trace = error.__traceback__ if error is not None else None
     while trace is not None:
         sample = trace.tb_frame.f_locals.get("sample")
@@ -225,62 +175,3 @@ def _sample_at_fault(error: BaseException | None) -> str:
             return f"{sample.get('__url__', '?')}:{sample['__key__']}"
         trace = trace.tb_next
     return "an image of the shards"
-
-
-def _name(split: Split, options: DataRecipe) -> str:
-    if split == "train":
-        return options.train_split or "train"
-    return options.val_split or "validation"
-
-
-def _open_reader(
-    data: str,
-    split: Split,
-    options: DataRecipe,
-    *,
-    training: bool = False,
-    batch_size: int = 1,
-    seed: int = 0,
-    rank: int = 0,
-    world_size: int = 1,
-) -> Any:
-    require("webdataset", extra="train", needed_for=f"--data {data}")
-    from timm.data.readers.reader_wds import ReaderWds
-
-    root = Path(data.removeprefix("wds/"))
-    if not root.is_dir():
-        raise InputError(f"--data {data}: {root} is not a folder with WebDataset shards")
-    name = _name(split, options)
-
-    def read(name: str) -> Any:
-        with quiet_readers():
-            return ReaderWds(
-                str(root),
-                split=name,
-                is_training=training,
-                batch_size=batch_size,
-                seed=seed,
-                input_key=options.image_key or "jpg;png;webp",
-                target_key=options.label_key,
-            )
-
-    try:
-        reader = read(name)
-    except (RuntimeError, KeyError, ValueError, TypeError, json.JSONDecodeError) as error:
-        raise InputError(
-            f"--data {data} has no split {name!r} ({error}); describe it in {root}/_info.json or set data.train_split "
-            'and data.val_split, for example "train-{0000..0009}.tar|10000"'
-        ) from None
-    shards = list(reader.split_info.filenames)
-    missing = [shard for shard in shards if not os.path.exists(root / shard)]
-    if missing:
-        raise InputError(
-            f"--data {data}: {len(missing)} of {len(shards)} shards are missing, the first is {root / missing[0]}"
-        )
-    if training:
-        reader.dist_rank, reader.dist_num_replicas = rank, world_size
-    else:
-        # timm's sharded evaluation pads with repeated images; whole shards are dealt out here instead.
-        reader.dist_rank, reader.dist_num_replicas = 0, 1
-        reader.split_info.filenames = tuple(shards[rank::world_size])
-    return reader

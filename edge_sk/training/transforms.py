@@ -2,17 +2,63 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
+import torch
 from PIL import Image
 from torch import Tensor
 from torchvision import transforms
 from torchvision.transforms import InterpolationMode
 
 from edge_sk.errors import InputError
-from edge_sk.training.recipe import AugmentRecipe
+from edge_sk.training.recipe import AugmentRecipe, DataRecipe
 
 Transform = Callable[[Image.Image], Tensor]
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How a network wants its images; the fields are named as in ``default_cfg`` and ``config.json``."""
+
+    input_size: tuple[int, int, int]  # (C, H, W)
+    mean: tuple[float, ...]  # per channel, of inputs in [0, 1]
+    std: tuple[float, ...]
+    interpolation: str
+    crop_pct: float
+
+    @classmethod
+    def of(cls, cfg: Mapping[str, Any], data: DataRecipe) -> Preprocessing:
+        """A ``default_cfg`` or ``config.json``; what the recipe sets takes precedence."""
+        channels, height, width = cfg["input_size"]
+        return cls(
+            input_size=(channels, data.input_size or height, data.input_size or width),
+            mean=tuple(cfg["mean"]),
+            std=tuple(cfg["std"]),
+            interpolation=data.interpolation or cfg["interpolation"],
+            crop_pct=data.crop_pct or cfg["crop_pct"],
+        )
+
+    def for_evaluation(self) -> Transform:
+        """The transform of a test image."""
+        return evaluation_transform(self.input_size, self.crop_pct, self.interpolation)
+
+
+class Normalizer:
+    """Turns uint8 images into the network's input, ``(x / 255 - mean) / std``, on the device."""
+
+    def __init__(
+        self, mean: Iterable[float], std: Iterable[float], device: torch.device, *, channels_last: bool = False
+    ) -> None:
+        self._mean = 255 * torch.tensor(list(mean), device=device).view(1, -1, 1, 1)
+        self._std = 255 * torch.tensor(list(std), device=device).view(1, -1, 1, 1)
+        self._layout = torch.channels_last if channels_last else torch.preserve_format
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Normalise a batch ``(N, C, H, W)``."""
+        images = images.to(self._mean.device, non_blocking=True).to(memory_format=self._layout)
+        return (images.float() - self._mean) / self._std
 
 
 def evaluation_transform(input_size: tuple[int, int, int], crop_pct: float, interpolation: str) -> Transform:

@@ -13,7 +13,7 @@ from torch.testing import assert_close
 
 import edge_sk
 from deploy import claims
-from edge_sk.textbook import TextbookSelectiveKernel, textbook
+from recipes.textbook import TextbookSelectiveKernel, textbook
 
 
 def test_the_textbook_form_computes_the_same(lived_in: Callable[[nn.Module], nn.Module], digits: Tensor) -> None:

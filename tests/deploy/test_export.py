@@ -111,7 +111,7 @@ def test_each_precision_goes_to_the_formats_that_have_it(
 def test_checkpoint_of_another_arch(tmp_path: Path) -> None:
     """The weights say what they belong to before anything is lowered."""
     import edge_sk
-    from edge_sk.training.checkpoint import RunConfig, save_config, save_weights
+    from edge_sk.training.run import RunConfig, save_config, save_weights
 
     config = RunConfig(
         arch="shufflenetv2_0.5", num_classes=10, classes=None, in_chans=3, input_size=(3, 40, 40), mean=(0.5,) * 3,

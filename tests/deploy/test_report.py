@@ -14,6 +14,7 @@ from playwright.sync_api import expect
 import edge_sk
 from deploy.report import main
 from edge_sk.export.report import Report, read_report, render_html
+from edge_sk.export.report.latencies import METRICS, front, latency_in, settings
 from tests.export.test_network import save_run
 
 SAMPLE = Path(__file__).parents[2] / "docs" / "report" / "report.json"
@@ -100,7 +101,7 @@ def test_an_unfinished_run_is_taken_on_demand_only(
     assert "--unfinished" in said
     assert said.count("\n") == 1
     assert not (tmp_path / "out").exists()
-    monkeypatch.setattr(deploy.report, "_collect", lambda *_: None)
+    monkeypatch.setattr(deploy.report, "_collect", lambda *_: Report(records=[], manifest={}))
     main([*command, str(tmp_path / "out"), "--unfinished"])
     assert "warning: the training of run is not finished: 1 of 2 epochs\n" in capsys.readouterr().err
 
@@ -113,7 +114,7 @@ def test_an_old_report_survives_a_failing_new_one(tmp_path: Path, monkeypatch: p
     def full(*_: Any) -> str:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(deploy.report.pages, "render_html", full)
+    monkeypatch.setattr(deploy.report.reports, "render_html", full)
     assert main(["--records", str(SAMPLE), "--output", str(tmp_path)]) == 1
     assert (tmp_path / "report.html").read_text() == "old"
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
@@ -201,6 +202,25 @@ def test_opens_without_complaints_and_draws_both_charts(browser: Any, sample_pag
         assert page.locator("#tradeoff .scatterlayer .trace").count() == 9
         assert page.locator("#operator-chart .barlayer .trace").count() >= 3
         assert page.locator("h1").count() == 1
+
+
+@needs_browser
+def test_every_point_and_bar_that_is_drawn_is_a_measurement(browser: Any, sample_page: Path) -> None:
+    records = read_report(SAMPLE).records
+    with Opened(browser, sample_page) as page:
+        traces = page.evaluate("document.getElementById('tradeoff').data.map(({mode, x, y}) => ({mode, x, y}))")
+        bars = page.evaluate("document.getElementById('operator-chart').data.map(({x}) => Array.from(x))")
+    setting = settings(records)[0]
+    timed = [(latency, record) for record in records if (latency := latency_in(record, setting))]
+    points = [(trace["x"][0], trace["y"][0]) for trace in traces if trace["mode"] == "markers"]
+    assert points == [(latency.p50_ms, record.macs / 1e6) for latency, record in timed]
+    on_front = [timed[index] for index in front([record for _, record in timed], setting, METRICS[1])]
+    (line,) = [trace for trace in traces if trace["mode"] == "lines"]
+    assert [*zip(line["x"], line["y"], strict=True)] == [(ms.p50_ms, record.macs / 1e6) for ms, record in on_front]
+    drawn = [sum(parts) for parts in zip(*bars, strict=True)]
+    assert drawn == pytest.approx(
+        sorted(sum(operator.p50_ms for operator in record.traces[0].operators) for record in records if record.traces)
+    )
 
 
 @needs_browser

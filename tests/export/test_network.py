@@ -17,9 +17,8 @@ import edge_sk
 from edge_sk.errors import InputError
 from edge_sk.export import to_mlpackage, to_pte
 from edge_sk.export.network import MOST_IMAGES, UNTRAINED, Network, from_arch, from_run
-from edge_sk.training.checkpoint import RunConfig, save_config, save_weights
 from edge_sk.training.recipe import make_recipe, recipe_to_yaml
-from edge_sk.training.runs import RECIPE
+from edge_sk.training.run import RECIPE, RunConfig, save_config, save_weights
 
 CLASSES = ("ant", "bee", "cat")
 

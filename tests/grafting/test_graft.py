@@ -142,7 +142,7 @@ def test_difference_is_nan_wherever_an_output_is_not_finite() -> None:
 
 def test_difference_sees_a_broken_branch(digits: Tensor, lived_in: LivedIn) -> None:
     model = lived_in(block())
-    grafted, _ = edge_sk.graft(model, input_size=16)
+    grafted, _ = edge_sk.graft(model, kernels="3+5", input_size=16)
     sites, _ = dataflow.find(model, heed_marks=False)
     unit = units(grafted)[0]
     nn.init.zeros_(unit.branches[1].get_submodule("conv").weight)
@@ -173,14 +173,14 @@ def test_report_is_for_people_and_for_json(lived_in: LivedIn) -> None:
     _, report = edge_sk.graft(model, input_size=16)
     text = str(report)
     assert "1 of 2 grouped convolutions grafted, found by dataflow" in text
-    assert re.search(r"site\.1 +3x3 depthwise 8 +3\+5 +ReLU in branches +-1 +16x16 +\d\.\de-0[78]", text)
+    assert re.search(r"site\.1 +3x3 depthwise 8 +3\+3d2 +-1 +16x16 +\d\.\de-0[78]", text)
     assert "left: conv (3x3 depthwise 8): it is followed by relu, not by batch normalisation" in text
     assert re.search(r"parameters \d+ -> [\d,]+ \(\+", text)
     assert re.search(r"MACs +[\d,]+ -> [\d,]+ \(\+.*at 3x16x16", text)
     assert "init=preserve: relative output difference" in text
     assert "two photographs" in text
     plain = json.loads(json.dumps(report.to_dict()))
-    assert plain["replaced"][0]["kernels"] == "3+5"
+    assert plain["replaced"][0]["kernels"] == "3+3d2"
     assert plain["exact"] is True
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import edge_sk
-from edge_sk import Kernel, grafting, running
+from edge_sk import Kernel, running
 from edge_sk.grafting import preserve
 from tests.grafting.networks import Handmade, LivedIn, answering, block, units
 
@@ -70,7 +70,7 @@ def test_exact_with_any_branches_one_of_which_holds(
 
 def test_attention_does_not_matter_to_dense_branches(digits: Tensor, lived_in: LivedIn) -> None:
     model = lived_in(block())
-    grafted, _ = edge_sk.graft(model, input_size=16)
+    grafted, _ = edge_sk.graft(model, kernels="3+5", input_size=16)
     gate = units(grafted)[0].gate
     assert gate is not None
     nn.init.normal_(gate.expand.weight, std=30)
@@ -108,14 +108,38 @@ def test_no_dead_parameter(act: type[nn.Module], kernels: str, digits: Tensor, l
     assert (unit.state_dict()[gate] - start[gate]).abs().max() > 1e-7
 
 
-def test_whispering_branch_gets_a_full_gradient_at_once(digits: Tensor, lived_in: LivedIn) -> None:
-    grafted, _ = edge_sk.graft(lived_in(block()), kernels="3+3d2", input_size=16)
-    unit = units(grafted)[0]
-    grafted(digits).square().mean().backward()
-    holder, whisper = (branch.get_submodule("bn").weight.grad for branch in unit.branches)
-    assert isinstance(holder, Tensor)
-    assert isinstance(whisper, Tensor)
-    assert whisper.abs().mean() > 0.05 * holder.abs().mean()
+@pytest.mark.parametrize("kernels", ["3+3d2", "3d2+3+5d2", "1+3"])
+@pytest.mark.parametrize("act", [nn.ReLU, nn.Hardswish])
+def test_silent_branches_train_at_once_in_every_precision(
+    kernels: str, act: type[nn.Module], digits: Tensor, lived_in: LivedIn
+) -> None:
+    model = lived_in(block(nn.BatchNorm2d(8), act()))
+
+    def gradients(dtype: torch.dtype) -> list[float]:
+        grafted, _ = edge_sk.graft(model, kernels=kernels, input_size=16)
+        grafted.train()
+        optimizer = torch.optim.SGD(grafted.parameters(), lr=0.1)
+        norms: list[float] = []
+        for _ in range(2):
+            optimizer.zero_grad()
+            with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+                loss = grafted(digits).float().square().mean()
+            loss.backward()
+            for branch in units(grafted)[0].branches:
+                for parameter in branch.parameters():
+                    assert parameter.grad is not None
+                    norms.append(float(parameter.grad.norm()))
+            optimizer.step()
+        return norms
+
+    full = gradients(torch.float32)
+    branches = len(kernels.split("+"))
+    scales = [full[3 * index + 1] for index in range(branches)]
+    assert min(scales) > 0.05 * max(scales)
+    assert min(full[3 * branches :]) > 0  # from the second step on the filters too
+    for dtype in (torch.bfloat16, torch.float16):
+        # Rounding moves them; a branch that float16 cannot see would lose nine tenths.
+        assert gradients(dtype) == pytest.approx(full, rel=0.5, abs=0.02 * max(full))
 
 
 @pytest.mark.parametrize("groups", [(4, 2), (4, 1), (2, 2)])
@@ -156,76 +180,64 @@ def test_biases_strides_paddings(conv: dict[str, Any], affine: bool, digits: Ten
     assert (new.eps, new.momentum) == (1e-3, 0.03)
 
 
-def test_activation_placement(lived_in: LivedIn, digits: Tensor) -> None:
-    def placed(model: nn.Module, **options: Any) -> list[str]:
-        grafted, report = edge_sk.graft(lived_in(model), input_size=32, **options)
-        with torch.no_grad():
-            torch.testing.assert_close(grafted(digits[:2]), model(digits[:2]), rtol=1e-5, atol=1e-5)
-        return [site.activation for site in report.replaced]
-
-    functional = ["relu in branches and after", "Hardswish in branches"]
-    assert sorted(placed(Handmade())) == sorted(functional)
-    assert "hardswish after selection" in placed(Handmade(F.hardswish))
-    assert "silu after selection" in placed(Handmade(F.silu))
-    assert "relu in branches and after" in placed(Handmade(lambda x: x.relu()))
-    assert "none" in placed(Handmade(lambda x: x * torch.sigmoid(x)))
-    assert placed(block(nn.BatchNorm2d(8), nn.Identity(), nn.ReLU())) == ["ReLU in branches"]
-    assert placed(block(nn.BatchNorm2d(8), nn.SiLU()), kernels="3+3d2") == ["SiLU after selection"]
-
-
-def test_norm_with_activation_inside(lived_in: LivedIn, digits: Tensor) -> None:
+def test_what_follows_stays_in_its_place(lived_in: LivedIn, digits: Tensor) -> None:
     from timm.layers import BatchNormAct2d
 
-    model = lived_in(block(BatchNormAct2d(8, act_layer=nn.SiLU)))
-    for kernels, where in (("3+5", "SiLU in branches"), ("3+3d2", "SiLU after selection")):
-        grafted, report = edge_sk.graft(model, kernels=kernels, input_size=16)
-        assert [site.activation for site in report.replaced] == [where]
-        with torch.no_grad():
-            torch.testing.assert_close(grafted(digits[:2]), model(digits[:2]), rtol=1e-5, atol=1e-5)
+    follow = [
+        Handmade(),
+        Handmade(F.hardswish),
+        Handmade(F.silu),
+        Handmade(lambda x: x.relu()),
+        Handmade(lambda x: x * torch.sigmoid(x)),
+        block(nn.BatchNorm2d(8), nn.Identity(), nn.ReLU()),
+        block(nn.BatchNorm2d(8), nn.PReLU(8)),
+        block(BatchNormAct2d(8, act_layer=nn.SiLU)),
+    ]
+    for model in follow:
+        for kernels in ("5+7", "5+3d2"):
+            grafted, report = edge_sk.graft(lived_in(model), kernels=kernels, input_size=32)
+            assert report.exact
+            assert all(
+                [name for name, _ in branch.named_children()] == ["conv", "bn"]
+                for u in units(grafted)
+                for branch in u.branches
+            )
+            with torch.no_grad():
+                torch.testing.assert_close(grafted(digits[:2]), model(digits[:2]), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("act", [nn.Hardswish, nn.ReLU6, nn.SiLU])
-@pytest.mark.parametrize(
-    ("kernels", "select", "bound"),
-    [
-        ("3+3d2", True, 0.011),
-        ("3d2+3+5", True, 0.011),
-        ("3+5", True, 1e-6),
-        ("3+5", False, 1e-6),
-        ("3+3d2", False, 1e-6),
-    ],
-)
-def test_activation_in_branches_that_does_not_scale(
-    act: type[nn.Module], kernels: str, select: bool, bound: float, digits: Tensor, lived_in: LivedIn
+@pytest.mark.parametrize(("act", "bound"), [("relu", 1e-4), ("leaky_relu", 1e-4), ("relu6", 0.6), ("hard_swish", 0.6)])
+@pytest.mark.parametrize("select", [True, False])
+def test_activation_in_branches_starts_near_and_trains(
+    act: str, bound: float, select: bool, digits: Tensor, lived_in: LivedIn
 ) -> None:
-    model = lived_in(block(nn.BatchNorm2d(8), act()))
-    norm = model.get_submodule("2")
-    assert isinstance(norm, nn.BatchNorm2d)
-    norm.weight.data.mul_(12)  # reaches 6, where ReLU6 stops
-    grafted = copy.deepcopy(model)
-    [(site, unit)] = grafting.insert(grafted, kernels=kernels, select=select)
-    preserve.start(unit, site)
-    grafted.eval()
+    from timm.layers.create_act import get_act_layer
+
+    layer = get_act_layer(act)
+    assert layer is not None
+    model = lived_in(block(nn.BatchNorm2d(8), layer()))
+    grafted, report = edge_sk.graft(model, kernels="3+3d2", select=select, act=act, input_size=16)
+    assert not report.exact
+    assert "not kept" in str(report)
+    assert all(hasattr(branch, "act") for branch in units(grafted)[0].branches)
     with torch.no_grad():
-        expected = model(digits[:8])
-        assert expected.max() > 4
-        assert running.difference([expected], [grafted(digits[:8])]) < bound
-        # In training too: nothing of the batch reaches the gate yet.
-        assert running.difference([model.train()(digits[:8])], [grafted.train()(digits[:8])]) < max(bound, 1e-4)
+        # A host's activation stays behind: applied twice, but for ReLU, it is another function.
+        if act in ("relu", "relu6"):
+            assert running.difference([model(digits[:8])], [grafted(digits[:8])]) < bound
     moved: set[str] = set()
     optimizer = torch.optim.SGD(grafted.parameters(), lr=0.1)
     for _ in range(4):
         optimizer.zero_grad()
         grafted(digits).square().mean().backward()
-        moved |= {name for name, p in unit.named_parameters() if p.grad is not None and p.grad.abs().max() > 0}
+        moved |= {name for name, p in grafted.named_parameters() if p.grad is not None and p.grad.abs().max() > 0}
         optimizer.step()
-    assert moved == {name for name, _ in unit.named_parameters()}
+    assert moved == {name for name, _ in grafted.named_parameters()}
 
 
-def test_whisper_survives_half_precision() -> None:
-    assert preserve.WHISPER < 1e-5  # invisible to the float32 target
+def test_silent_branches_survive_half_precision() -> None:
+    assert torch.finfo(torch.float16).smallest_normal / 2**10 < preserve.FADED
     model = block().half().eval()
-    unit = units(edge_sk.graft(model, kernels="3+3d2", input_size=16)[0])[0]
+    unit = units(edge_sk.graft(model, kernels="3+3d2", act="relu", input_size=16)[0])[0]
     scale = unit.branches[1].get_submodule("bn").weight
     assert isinstance(scale, Tensor)
     assert float(scale.detach().abs().min()) > 0

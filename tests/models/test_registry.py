@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -32,9 +33,18 @@ EXACT = {
     "shufflenetv2_0.5": 1_366_792,
     "sk_shufflenetv2_0.5": 1_442_096,
     "sk_shufflenetv2_1.0": 2_459_410,
-    "sk_mobilenetv2_1.0": 4_532_360,
+    "sk_mobilenetv1_1.0": 4_714_216,
+    "sk_mobilenetv2_0.5": 2_267_144,
+    "sk_mobilenetv2_1.0": 4_357_152,
+    "sk_mobilenetv2_1.4": 7_670_132,
+    "sk_mobilenetv3_small_1.0": 2_759_952,
+    "sk_mobilenetv3_large_1.0": 6_054_532,
+    "sk_mobilenetv4_conv_small": 4_151_432,
+    "sk_mobilenetv2_1.0@sk_units=stride1": 4_417_328,
+    "sk_mobilenetv2_1.0@sk_units=all": 4_532_360,
+    "sk_shufflenetv2_1.0@sk_units=late": 2_440_600,
     # DCANet's: d = C / 8 without a floor.
-    "sk_mobilenetv2_1.0@reduction=8,min_width=1": 5_277_248,
+    "sk_mobilenetv2_1.0@sk_units=all,reduction=8,min_width=1": 5_277_248,
     "sknet29": 27_813_450,
 }
 # What the facts give in millions: SK placements, SE, Tables 3, 6 and 7, the CIFAR networks.
@@ -45,7 +55,7 @@ ROUNDED = {
     "sk_shufflenetv2_1.0@sk_units=all": 2.543,
     "se_shufflenetv2_0.5": 1.397,
     "se_shufflenetv2_1.0": 2.449,
-    "sk_mobilenetv1_1.0": 4.862,
+    "sk_mobilenetv1_1.0@sk_units=all": 4.862,
     "senet50": 27.6,
     "senet101": 49.0,
     "resnext50_bam": 25.4,
@@ -64,6 +74,28 @@ ROUNDED = {
     "resnext29_16x64d": 68.2,
     "senet29": 34.9,
 }
+
+
+# Of names and shapes in order: what a file of weights depends on.
+KEYS = {
+    "sknet26": "e1f309c9c7e0efa6",
+    "sknet50": "736a0bce0c0fa011",
+    "sknet101": "647cbec80cc033ef",
+    "sknet29": "40377dc640d55b17",
+    "senet50": "ab3fe0e49c8c327e",
+    "resnext50_bam": "d967603338a3c474",
+    "resnext50_cbam": "ab31c678c9440ff6",
+    "resnext29_8x64d": "52e7fbb0de1d793b",
+    "sk_shufflenetv2_1.0": "01c9640ed6a31223",
+}
+
+
+@pytest.mark.parametrize(("name", "expected"), KEYS.items())
+def test_keys_of_weights_do_not_move(name: str, expected: str) -> None:
+    with torch.device("meta"):
+        state = edge_sk.create_model(name).state_dict()
+    text = "\n".join(f"{key} {tuple(value.shape)}" for key, value in state.items())
+    assert hashlib.sha256(text.encode()).hexdigest().startswith(expected)
 
 
 def count(name: str) -> int:
@@ -139,7 +171,14 @@ def test_the_rest_runs_trains_and_exports(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "units"), [("sk_shufflenetv2_1.0", 13), ("sk_mobilenetv2_1.0", 17), ("sknet26", 8), ("sknet29", 9)]
+    ("name", "units"),
+    [
+        ("sk_shufflenetv2_1.0", 13),
+        ("sk_mobilenetv2_1.0", 9),
+        ("sk_mobilenetv2_1.0@sk_units=all", 17),
+        ("sknet26", 8),
+        ("sknet29", 9),
+    ],
 )
 def test_number_of_units(name: str, units: int) -> None:
     with torch.device("meta"):
@@ -299,8 +338,12 @@ def test_bad_weights(tmp_path: Path) -> None:
         ("timm:mobilenetv2_10", {}, "timm has no model 'mobilenetv2_10'; did you mean"),
         ("torchvision:shufflenet", {}, "torchvision has no classification model 'shufflenet'"),
         ("shufflenetv2_1.0", {"kernels": "3+5"}, "has no option 'kernels' .it has no selective kernels."),
-        ("sk_mobilenetv2_1.0", {"sk_units": "all"}, "has no option 'sk_units'; it has drop_rate, drop_path_rate"),
-        ("sk_shufflenetv2_1.0", {"sk_units": "some"}, "sk_units='some' is not known; use 'stride1'"),
+        ("mobilenetv2_1.0", {"sk_units": "all"}, "has no option 'sk_units' .*; it has drop_rate, drop_path_rate"),
+        (
+            "sk_shufflenetv2_1.0",
+            {"sk_units": "some"},
+            "sk_units='some' is not known; use 'all', 'stride1', 'late', 'main'",
+        ),
         ("sk_shufflenetv2_1.0", {"select": "no"}, "select='no' is neither true nor false"),
         ("sk_shufflenetv2_1.0", {"kernels": "3"}, "needs at least 2 kernels, got 1"),
         ("sk_shufflenetv2_1.0", {"drop_rate": 1.5}, "drop_rate=1.5 is not a probability"),

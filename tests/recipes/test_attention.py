@@ -9,7 +9,7 @@ from PIL import Image
 
 import edge_sk
 import edge_sk.attention
-from edge_sk.training.data import digits
+from edge_sk.training.digits import digits
 from recipes.attention import main
 from recipes.train import main as train
 

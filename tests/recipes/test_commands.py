@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import edge_sk
-from edge_sk.paper.tables import TABLES
+from recipes.paper.tables import TABLES
 from recipes.train import main as train
 
 README = Path(__file__).parents[2] / "recipes" / "README.md"

@@ -14,8 +14,12 @@ import pytest
 import torch
 
 from edge_sk.errors import InputError
-from edge_sk.training.checkpoint import load_run
-from edge_sk.training.comparison import (
+from edge_sk.training.distributed import World
+from edge_sk.training.plan import make_plan, start
+from edge_sk.training.recipe import load_recipe
+from edge_sk.training.run import load_run
+from recipes.compare import RECIPES, Run, main, parse, train_command
+from recipes.experiments.comparison import (
     Finished,
     compare,
     independent_seeds,
@@ -24,10 +28,6 @@ from edge_sk.training.comparison import (
     read_finished,
     verdict,
 )
-from edge_sk.training.distributed import World
-from edge_sk.training.recipe import load_recipe
-from edge_sk.training.runs import make_plan, start
-from recipes.compare import RECIPES, Run, main, parse, train_command
 from recipes.train import main as train
 
 QUICK = ["schedule.epochs=1", "schedule.warmup_epochs=0", "data.batch_size=479", "data.input_size=32"]
@@ -191,7 +191,7 @@ def test_a_run_is_not_finished_before_its_last_weights_are_written(tmp_path: Pat
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("edge_sk.training.engine.save_weights", disk_is_full)
+        patch.setattr("edge_sk.training.loop.save_weights", disk_is_full)
         assert train([*common, "--set", *QUICK]) != 0
     # As a run that was stopped once leaves them.
     (folder / "model.safetensors").write_bytes(b"weights of an earlier epoch")

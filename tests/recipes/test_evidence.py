@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from edge_sk.evidence.experiments import COMPARISONS, EXPERIMENTS, read_records
-from edge_sk.evidence.page import page
 from recipes import evidence
+from recipes.experiments.page import page
+from recipes.experiments.plan import COMPARISONS, EXPERIMENTS, read_records
 
 
 def test_the_page_says_what_the_records_say() -> None:

@@ -10,10 +10,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from edge_sk.paper.count import compute, increments, unexplained
-from edge_sk.paper.markdown import markdown
-from edge_sk.paper.plot import plot
-from edge_sk.paper.tables import TABLES
+from recipes.paper.plot import plot
+from recipes.paper.tables import TABLES, compute, increments, unexplained
+from recipes.paper.text import markdown
 from recipes.paper_tables import main
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -102,7 +101,7 @@ def test_plot_is_written(tmp_path):
 
 def test_the_script_says_what_it_wrote_and_the_library_does_not(tmp_path, capsys, monkeypatch):
     """Without counting, which takes minutes."""
-    monkeypatch.setattr("edge_sk.paper.plot.counted", lambda row: SimpleNamespace(macs=1e9, params=1e6))
+    monkeypatch.setattr("recipes.paper.plot.count", lambda row: SimpleNamespace(macs=1e9, params=1e6))
     paths = [tmp_path / f"paper_accuracy.{extension}" for extension in ("png", "svg")]
     assert plot(tmp_path) == paths
     assert capsys.readouterr().out == ""

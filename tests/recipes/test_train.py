@@ -17,10 +17,9 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from deploy.export import main as export
-from edge_sk.training import engine
-from edge_sk.training.checkpoint import load_run
-from edge_sk.training.data import digits
-from edge_sk.training.runs import unfinished
+from edge_sk.training import loop
+from edge_sk.training.digits import digits
+from edge_sk.training.run import load_run, unfinished
 from recipes.evaluate import main as evaluate
 from recipes.train import main as train
 from recipes.train import parse
@@ -197,14 +196,15 @@ def test_a_run_stopped_at_any_step_and_resumed_is_bitwise_the_uninterrupted_one(
     if extra:
         reference = tmp_path / "reference"
         assert train(quick(reference, settings=extra)) == 0
-    train_step = engine.Trainer._train_step
+    train_step = loop.Trainer._train_step
 
-    def preempted(self: engine.Trainer, *args: object) -> None:
-        train_step(self, *args)  # type: ignore[arg-type]
-        if self.step == step:
+    def preempted(self: loop.Trainer, *args: object) -> torch.Tensor:
+        loss = train_step(self, *args)  # type: ignore[arg-type]
+        if self.state.step == step:
             signal.raise_signal(signal.SIGTERM)
+        return loss
 
-    monkeypatch.setattr(engine.Trainer, "_train_step", preempted)
+    monkeypatch.setattr(loop.Trainer, "_train_step", preempted)
     run = tmp_path / "stopped"
     assert train(quick(run, settings=extra)) == 128 + signal.SIGTERM
     message = capsys.readouterr().out
@@ -362,13 +362,13 @@ def test_an_unreadable_image_is_named_skipped_and_counted(
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    loss = engine.Trainer._loss
+    loss = loop.Trainer._loss
 
-    def diverging(self: engine.Trainer, batch: object) -> torch.Tensor:
+    def diverging(self: loop.Trainer, batch: object) -> torch.Tensor:
         value = loss(self, batch)  # type: ignore[arg-type]
-        return value * float("nan") if self.step == 4 else value
+        return value * float("nan") if self.state.step == 4 else value
 
-    monkeypatch.setattr(engine.Trainer, "_loss", diverging)
+    monkeypatch.setattr(loop.Trainer, "_loss", diverging)
     message = failure(quick(tmp_path / "run", settings=("checkpoint.every_minutes=0",)), capsys)
     assert "the loss is nan at step 5 (epoch 1): stopped; the checkpoint of step 4 in" in message
     monkeypatch.undo()
@@ -379,14 +379,15 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpo
 def test_weights_that_are_not_finite_are_never_saved(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    train_step = engine.Trainer._train_step
+    train_step = loop.Trainer._train_step
 
-    def poisoned(self: engine.Trainer, *args: object) -> None:
-        train_step(self, *args)  # type: ignore[arg-type]
-        if self.step == 3:
+    def poisoned(self: loop.Trainer, *args: object) -> torch.Tensor:
+        loss = train_step(self, *args)  # type: ignore[arg-type]
+        if self.state.step == 3:
             next(self.model.parameters()).data.fill_(float("inf"))
+        return loss
 
-    monkeypatch.setattr(engine.Trainer, "_train_step", poisoned)
+    monkeypatch.setattr(loop.Trainer, "_train_step", poisoned)
     message = failure(quick(tmp_path / "run", settings=("checkpoint.every_minutes=0",)), capsys)
     assert "is not finite after step 3" in message
     assert torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["step"] == 2
@@ -447,14 +448,14 @@ def test_a_full_disk_is_one_line_and_the_last_checkpoint_stays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"
-    save_snapshot = engine.snapshot.save_snapshot
+    save_checkpoint = loop.save_checkpoint
 
     def full(folder: Path, state: dict) -> None:
         if state["step"] == 3:
             raise OSError(28, "No space left on device", str(folder / "checkpoint.pt"))
-        save_snapshot(folder, state)
+        save_checkpoint(folder, state)
 
-    monkeypatch.setattr(engine.snapshot, "save_snapshot", full)
+    monkeypatch.setattr(loop, "save_checkpoint", full)
     message = failure(quick(run, settings=("checkpoint.every_minutes=0",)), capsys, code=1)
     assert "No space left on device" in message
     assert torch.load(run / "checkpoint.pt", weights_only=True)["step"] == 2

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import edge_sk
 from edge_sk.rewriting import STEPS, batchnorm, normalize, pooling, scalars, shuffle, slices
 from edge_sk.rewriting.graph import finish, trace
-from edge_sk.rewriting.selective import DeploySelectiveKernel
+from edge_sk.selective_kernel import DeploySelectiveKernel
 
 Rewrite = Callable[[nn.Module], nn.Module]
 

@@ -6,7 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from edge_sk.errors import InputError
-from edge_sk.training.recipe import Recipe, differing_keys, load_recipe, make_recipe, parse_yaml, recipe_to_yaml
+from edge_sk.training.recipe import Recipe, load_recipe, make_recipe, parse_yaml, recipe_differences, recipe_to_yaml
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 
@@ -106,4 +106,4 @@ def test_recipes_are_frozen_and_compared_by_key() -> None:
     recipe = Recipe()
     with pytest.raises(ValidationError):
         recipe.optim.lr = 1.0  # type: ignore[misc]
-    assert differing_keys(recipe, make_recipe({}, ["optim.lr=0.5"])) == ["optim.lr: 0.1 -> 0.5"]
+    assert recipe_differences(recipe, make_recipe({}, ["optim.lr=0.5"])) == ["optim.lr: 0.1 -> 0.5"]

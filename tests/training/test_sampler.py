@@ -8,20 +8,18 @@ import pytest
 from PIL import Image
 
 from edge_sk.errors import InputError
-from edge_sk.training.data import eval_batches
-from edge_sk.training.sampler import ShardSampler, StepSampler
+from edge_sk.training.batches import Shard
+from edge_sk.training.data import StepSampler, eval_batches, share
+from edge_sk.training.recipe import DataRecipe
 
 
 def steps(world_size: int, accumulation: int, *, epoch: int = 0, start: int = 0, seed: int = 0) -> list[list[int]]:
     """Images of each global step, parts and processes in order."""
-    samplers = [
-        StepSampler(103, 12, rank=rank, world_size=world_size, accumulation=accumulation, seed=seed)
-        for rank in range(world_size)
-    ]
+    data = DataRecipe(batch_size=12, accumulation=accumulation)
+    samplers = [StepSampler(103, data, Shard(rank, world_size), seed=seed) for rank in range(world_size)]
     for sampler in samplers:
-        sampler.set_position(epoch, start)
+        sampler.epoch, sampler.start_step = epoch, start
     parts = [list(sampler) for sampler in samplers]
-    assert [len(sampler) for sampler in samplers] == [len(part) for part in parts]
     images = [[index for rank in range(world_size) for _, index in parts[rank][i]] for i in range(len(parts[0]))]
     return [list(itertools.chain(*images[i : i + accumulation])) for i in range(0, len(images), accumulation)]
 
@@ -50,27 +48,21 @@ def test_epochs_and_seeds_shuffle_differently() -> None:
 
 def test_a_batch_that_does_not_divide_or_fit_is_refused() -> None:
     with pytest.raises(InputError, match=r"data.batch_size=10 .* 2 processes x 3 accumulated parts; try 6"):
-        StepSampler(100, 10, world_size=2, accumulation=3)
+        StepSampler(100, DataRecipe(batch_size=10, accumulation=3), Shard(size=2))
     with pytest.raises(InputError, match=r"has 9 images, fewer than one batch of data\.batch_size=10"):
-        StepSampler(9, 10)
+        StepSampler(9, DataRecipe(batch_size=10), Shard())
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 7])
 def test_evaluation_counts_no_image_twice_and_misses_none(world_size: int) -> None:
-    shares = [[i for _, i in ShardSampler(range(10), rank=rank, world_size=world_size)] for rank in range(world_size)]
+    shares = [share(10, Shard(rank, world_size)) for rank in range(world_size)]
     assert sorted(itertools.chain(*shares)) == list(range(10))
-    assert [len(ShardSampler(range(10), rank=rank, world_size=world_size)) for rank in range(world_size)] == [
-        len(share) for share in shares
-    ]
 
 
 @pytest.mark.parametrize("world_size", [1, 3])
 @pytest.mark.parametrize(("limit", "expected"), [(4, [0, 2, 5, 7]), (10, [*range(10)]), (99, [*range(10)]), (0, [])])
 def test_a_limit_is_spread_over_the_data_set(world_size: int, limit: int, expected: list[int]) -> None:
-    shares = [
-        [i for _, i in ShardSampler(range(10), rank=rank, world_size=world_size, limit=limit)]
-        for rank in range(world_size)
-    ]
+    shares = [share(10, Shard(rank, world_size), limit=limit) for rank in range(world_size)]
     assert sorted(itertools.chain(*shares)) == expected
 
 

@@ -10,7 +10,8 @@ import pytest
 
 from edge_sk.errors import InputError
 from edge_sk.training import scaled_digits as module
-from edge_sk.training.data import digits, eval_batches
+from edge_sk.training.data import eval_batches
+from edge_sk.training.digits import digits
 from edge_sk.training.recipe import DataRecipe
 from edge_sk.training.scaled_digits import SCALES, scaled_digits
 from edge_sk.training.sources import open_source

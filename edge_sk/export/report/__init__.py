@@ -1,9 +1,8 @@
-"""Several networks side by side: what they cost, whether the files can be trusted, where it was measured."""
+"""Compare exported networks: their cost, whether their files can be trusted, where and how that was measured."""
 
-from edge_sk.export.report.compare import Change, compare
-from edge_sk.export.report.html import render_html
-from edge_sk.export.report.markdown import render_markdown
+from edge_sk.export.report.differences import Change, compare
 from edge_sk.export.report.model import Failure, NetworkCost, Report, read_report, write_report
+from edge_sk.export.report.pages import render_html, render_markdown
 
 __all__ = [
     "Change",

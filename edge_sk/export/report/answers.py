@@ -1,22 +1,22 @@
-"""The questions people open a report with, answered in plain words."""
+"""The questions that a report is opened with, and their answers in plain words."""
 
 from __future__ import annotations
 
-import dataclasses
+from collections import Counter
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from edge_sk.export.network import UNTRAINED
 from edge_sk.export.record import Record
-from edge_sk.export.report.fronts import Metric, default_metric, front
-from edge_sk.export.report.model import Report, file_name, network_name
-from edge_sk.export.report.pairs import Pair, pairs
-from edge_sk.export.report.settings import Setting, difference_noise_ms, latency_in, settings
-from edge_sk.export.report.verdicts import parity_mark
+from edge_sk.export.report import latencies
+from edge_sk.export.report.differences import SELECTIVE_KERNELS, pairs
+from edge_sk.export.report.latencies import Setting, latency_in
+from edge_sk.export.report.marks import parity_mark
+from edge_sk.export.report.model import Report, file_title, network_title
 
 
-@dataclasses.dataclass(frozen=True)
-class Answer:
-    """A question, its answer in a few words, and what it rests on."""
+class Answer(NamedTuple):
+    """A question, its answer in a few words, and what the answer rests on."""
 
     question: str
     answer: str
@@ -24,167 +24,129 @@ class Answer:
 
 
 def answers(report: Report) -> list[Answer]:
-    """Smallest, fastest, on the front, does SK pay, can the files be trusted."""
+    """Which file is smallest, which fastest, which on the front; does SK pay; can the files be trusted."""
     records = report.records
-    known = settings(records)
-    setting = known[0] if known else None
-    metric = default_metric(records, setting)
+    setting = next(iter(latencies.settings(records)), None)
+    metric = latencies.default_metric(records, setting)
+    on_front = [records[index] for index in latencies.front(records, setting, metric)]
     return [
-        _smallest(records),
-        _fastest(records, setting),
-        _on_front(records, setting, metric),
-        _sk_pays(records, setting, metric),
-        _trust(report),
+        Answer("Which file is smallest?", *_smallest(records)),
+        Answer("Which is fastest?", *_fastest(records, setting)),
+        Answer("Which are on the Pareto front?", *_on_front(on_front, metric.more_is_better)),
+        Answer("Does SK pay here?", *_sk_pays(records, setting, on_front)),
+        Answer("Can I trust the files?", *_trust(report)),
     ]
 
 
-def _smallest(records: Sequence[Record]) -> Answer:
-    least = min(records, key=lambda r: r.size_bytes)
-    lean = min(records, key=lambda r: r.params)
-    also = f"Fewest parameters: {network_name(lean)}, {lean.params / 1e6:.2f} million."
-    return Answer("Which file is smallest?", f"{file_name(least)}: {least.size_bytes / 1e6:.2f} MB", also)
-
-
-def _fastest(records: Sequence[Record], setting: Setting | None) -> Answer:
-    question = "Which is fastest?"
-    timed = sorted(
-        ((one, record) for record in records if (one := latency_in(record, setting))), key=lambda t: t[0].p50_ms
+def _smallest(records: Sequence[Record]) -> tuple[str, str]:
+    least, lean = min(records, key=lambda r: r.size_bytes), min(records, key=lambda r: r.params)
+    return (
+        f"{file_title(least)}: {least.size_bytes / 1e6:.2f} MB",
+        f"Fewest parameters: {network_title(lean)}, {lean.params / 1e6:.2f} million.",
     )
+
+
+def _fastest(records: Sequence[Record], setting: Setting | None) -> tuple[str, str]:
+    timed = [(latency, record) for record in records if (latency := latency_in(record, setting))]
     if not timed or setting is None:
-        return Answer(question, "Not measured", "No record holds a latency.")
-    best, record = timed[0]
-    close = [other for one, other in timed[1:] if one.p50_ms - best.p50_ms <= difference_noise_ms(one, best)]
-    tied = f" Not told apart from it, within the noise: {', '.join(map(file_name, close))}." if close else ""
-    same = [
-        (one, other) for one, other in timed if (other.precision, other.format) == ("fp32", "pte") and other != record
-    ]
-    full = f" Fastest in fp32: {network_name(same[0][1])}, {same[0][0].p50_ms:.2f} ms." if same else ""
+        return "Not measured", "No record holds a latency."
+    timed.sort(key=lambda pair: pair[0].p50_ms)
+    best, fastest = timed[0]
     place = "this computer, not on a phone" if setting.is_host else setting.where
-    return Answer(
-        question,
-        f"{file_name(record)}: {best.p50_ms:.2f} ms",
-        f"Median on {place}, {setting.thread_text}.{full}{tied}",
-    )
+    because = f"Median on {place}, {setting.thread_text}."
+    full = next(((latency.p50_ms, r) for latency, r in timed if (r.precision, r.format) == ("fp32", "pte")), None)
+    if full and full[1] is not fastest:
+        because += f" Fastest in fp32: {network_title(full[1])}, {full[0]:.2f} ms."
+    noise = latencies.difference_noise_ms
+    close = [file_title(r) for latency, r in timed[1:] if latency.p50_ms - best.p50_ms <= noise(latency, best)]
+    if close:
+        because += f" Not told apart from it, within the noise: {', '.join(close)}."
+    return f"{file_title(fastest)}: {best.p50_ms:.2f} ms", because
 
 
-def _on_front(records: Sequence[Record], setting: Setting | None, metric: Metric) -> Answer:
-    question = "Which are on the Pareto front?"
-    found = front(records, setting, metric)
+def _on_front(on_front: Sequence[Record], by_accuracy: bool) -> tuple[str, str]:
+    if not on_front:
+        return "Not measured", "A front needs latencies."
+    because = "No other file is both faster and leaner in MACs. Cost only: not two files have both a latency and an "
+    because += "accuracy, so this does not say which network recognises better."
+    if by_accuracy:
+        because = "No other file is both faster and more accurate, as measured: differences within the noise count too."
+    return ", ".join(map(file_title, on_front)), because
+
+
+def _sk_pays(records: Sequence[Record], setting: Setting | None, on_front: Sequence[Record]) -> tuple[str, str]:
+    found = [pair for pair in pairs(records, setting) if pair.added == SELECTIVE_KERNELS]
     if not found:
-        return Answer(question, "Not measured", "A front needs latencies.")
-    names = ", ".join(file_name(records[index]) for index in found)
-    if metric.more_is_better:
-        return Answer(
-            question,
-            names,
-            "No other file is both faster and more accurate, as measured: differences within the noise count too.",
-        )
-    return Answer(
-        question,
-        names,
-        "No other file is both faster and leaner in MACs. Cost only: not two files have both a latency and an "
-        "accuracy, so this does not say which network recognises better.",
-    )
-
-
-def _sk_pays(records: Sequence[Record], setting: Setting | None, metric: Metric) -> Answer:
-    question = "Does SK pay here?"
-    found = [pair for pair in pairs(records, setting) if pair.added == "selective kernels"]
-    if not found:
-        return Answer(question, "Not asked", "No network is here both with and without selective kernels.")
+        return "Not asked", "No network is here both with and without selective kernels."
     # Without the rounding of int8, and where latency is known.
     pair = min(found, key=lambda p: (p.latency is None, p.changed.format != "pte", p.changed.precision != "fp32"))
-    costs = (
-        f"{network_name(pair.changed)} against {network_name(pair.plain)} ({pair.changed.precision} "
-        f".{pair.changed.format}): parameters {pair.params:+.1%}, MACs {pair.macs:+.1%}, {_latency_text(pair)}"
+    latency = "not measured"
+    if pair.latency is not None and pair.latency_ms is not None:
+        change, noise = pair.latency_ms
+        noise_text = f"{'within the noise of' if abs(change) <= noise else 'noise'} {noise:.2f}"
+        latency = f"{pair.latency:+.1%} ({change:+.2f} ms, {noise_text})"
+    because = (
+        f"{network_title(pair.changed)} against {network_title(pair.plain)} ({pair.changed.precision} "
+        f".{pair.changed.format}): parameters {pair.params:+.1%}, MACs {pair.macs:+.1%}, latency {latency}"
     )
-    if pair.accuracy is None or pair.accuracy_noise is None:
-        return Answer(
-            question,
-            "Its cost is known, its gain was not measured",
-            f"{costs}. Accuracy decides, and these files have none: give trained run folders with --checkpoint.",
-        )
-    gain = f"{costs}, accuracy {pair.accuracy:+.2f} points (noise {pair.accuracy_noise:.2f})"
-    if pair.accuracy <= pair.accuracy_noise:
-        return Answer(question, "Not shown: its gain is within the noise", f"{gain}.")
-    on_front = {id(records[index]) for index in front(records, setting, metric)}
-    if pair.latency is not None and id(pair.changed) not in on_front:
-        return Answer(
-            question,
-            "It gains, and another network gives more for the time",
-            f"{gain}. It is not on the front of latency against accuracy.",
-        )
-    return Answer(question, "Yes: it gains accuracy beyond the noise", f"{gain}. One training of each, no repeats.")
+    if pair.accuracy is None:
+        because += ". Accuracy decides, and these files have none: give trained run folders with --checkpoint."
+        return "Its cost is known, its gain was not measured", because
+    because += f", accuracy {pair.accuracy.value:+.2f} points (noise {pair.accuracy.noise:.2f})."
+    if pair.accuracy.value <= pair.accuracy.noise:
+        return "Not shown: its gain is within the noise", because
+    if pair.latency is not None and not any(record is pair.changed for record in on_front):
+        because += " It is not on the front of latency against accuracy."
+        return "It gains, and another network gives more for the time", because
+    return "Yes: it gains accuracy beyond the noise", f"{because} One training of each, no repeats."
 
 
-def _latency_text(pair: Pair) -> str:
-    if pair.latency is None or pair.latency_ms is None or pair.latency_noise_ms is None:
-        return "latency not measured"
-    within = "within" if abs(pair.latency_ms) <= pair.latency_noise_ms else "noise"
-    noise = (
-        f"{within} the noise of {pair.latency_noise_ms:.2f}"
-        if within == "within"
-        else (f"noise {pair.latency_noise_ms:.2f}")
-    )
-    return f"latency {pair.latency:+.1%} ({pair.latency_ms:+.2f} ms, {noise})"
-
-
-def _trust(report: Report) -> Answer:
+def _trust(report: Report) -> tuple[str, str]:
     records = report.records
-    marks = [parity_mark(record) for record in records]
-    counts = {level: sum(mark.level == level for mark in marks) for level in ("good", "partial", "bad", "unknown")}
-    total = len(records)
-    said = [f"{counts['good']} of {total} reach the full demands"]
-    said += [f"{counts['partial']} only weak ones (untrained weights)"] if counts["partial"] else []
-    said += [f"{counts['unknown']} were not run"] if counts["unknown"] else []
-    said += [f"{counts['bad']} differ"] if counts["bad"] else []
+    counts = Counter(parity_mark(record).level for record in records)
+    texts = {"partial": "only weak ones (untrained weights)", "unknown": "were not run", "bad": "differ"}
+    said = [f"{counts['good']} of {len(records)} reach the full demands"]
+    said += [f"{counts[level]} {text}" for level, text in texts.items() if counts[level]]
     because = f"Each file was run on real images and held against the network in PyTorch: {', '.join(said)}."
     if report.failures:
         because += f" {len(report.failures)} wanted could not be made or measured: see below."
     if any(record.weights == UNTRAINED for record in records):
         because += " Untrained networks are here for their cost; do not ship them."
     if counts["bad"]:
-        return Answer("Can I trust the files?", "No: some files compute something else", because)
+        return "No: some files compute something else", because
     if counts["unknown"]:
-        return Answer("Can I trust the files?", "Those that were run", because)
+        return "Those that were run", because
     if counts["partial"]:
-        return Answer("Can I trust the files?", "Conversion yes; int8 needs trained weights to tell", because)
+        return "Conversion yes; int8 needs trained weights to tell", because
     if any(record.precision in ("int8", "palette6") for record in records):
-        because += (
-            " Rounded files (int8, palette6) need not give equal numbers: they are held to a least SQNR and to the "
-            "same class on 95% of the images."
-        )
-        return Answer("Can I trust the files?", "Yes, as far as each precision goes", because)
-    return Answer("Can I trust the files?", "Yes: all compute what the networks compute", because)
+        because += " Rounded files (int8, palette6) need not give equal numbers: they are held to a least SQNR and to "
+        because += "the same class on 95% of the images."
+        return "Yes, as far as each precision goes", because
+    return "Yes: all compute what the networks compute", because
 
 
 def not_measured(report: Report) -> list[str]:
     """What the report does not know, one sentence each."""
     records, found = report.records, []
-    without = [record for record in records if record.accuracy is None]
-    if without:
-        why = (
-            "their weights are untrained"
-            if all(r.weights == UNTRAINED for r in without)
-            else ("their weights are untrained or were trained on other classes than the images here")
-        )
+    if without := [record for record in records if record.accuracy is None]:
+        why = "their weights are untrained"
+        if any(record.weights != UNTRAINED for record in without):
+            why += " or were trained on other classes than the images here"
         found.append(f"Accuracy of {len(without)} of {len(records)} files: {why}.")
-    unfinished = {
-        f"{network_name(r)} at the end of its training, which is {r.training}." for r in records if r.training
-    }
-    found += sorted(unfinished)
-    if not any(not setting.is_host for setting in settings(records)):
+    found += sorted(
+        {f"{network_title(r)} at the end of its training, which is {r.training}." for r in records if r.training}
+    )
+    if all(setting.is_host for setting in latencies.settings(records)):
         found.append("Anything on a phone: every latency is this computer's. Measure there and join with --records.")
-    for form, why in (
+    for file_format, why in (
         ("mlpackage", "Core ML runs on Apple's systems only; measure on a Mac or an iPhone and join with --records"),
         ("pte", "no record of theirs holds one"),
     ):
-        untimed = [record for record in records if record.format == form and not record.latency]
-        if untimed:
-            found.append(f"Latency, load time and memory of {len(untimed)} .{form} files: {why}.")
-    if untraced := [record for record in records if record.format == "pte" and not record.traces]:
-        found.append(f"Time per operator of {len(untraced)} .pte files.")
-    if unproven := [record for record in records if record.parity is None]:
-        found.append(f"Outputs of {len(unproven)} files: {', '.join(map(file_name, unproven))}.")
+        if untimed := sum(record.format == file_format and not record.latency for record in records):
+            found.append(f"Latency, load time and memory of {untimed} .{file_format} files: {why}.")
+    if untraced := sum(record.format == "pte" and not record.traces for record in records):
+        found.append(f"Time per operator of {untraced} .pte files.")
+    if unproven := [file_title(record) for record in records if record.parity is None]:
+        found.append(f"Outputs of {len(unproven)} files: {', '.join(unproven)}.")
     found.append("Energy, heat and throttling, GPUs, NPUs and the Neural Engine.")
     return found

@@ -1,32 +1,26 @@
-"""What a report holds, as JSON: the records, what the networks cost on paper, and what failed."""
+"""``report.json``: records of files, what their networks cost by counting, and what failed; reading and joining."""
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
-import edge_sk
 from edge_sk.errors import InputError
 from edge_sk.export.network import UNTRAINED, Network
-from edge_sk.export.record import Format, Precision, Record, newest
+from edge_sk.export.record import Format, Part, Precision, Record, newest, read_json, validated
 from edge_sk.files import write_text
+from edge_sk.profiling import profile
 
 SCHEMA_VERSION = 1
-
-Model = TypeVar("Model", bound=BaseModel)
-
-
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+MISSING = "there is no file {}; give a record or a report.json"
 
 
-class NetworkCost(_Part):
-    """What a network costs by counting, whatever file it is in; see edge_sk.profiling for the conventions."""
+class NetworkCost(Part):
+    """What a network costs by counting, in any file; edge_sk.profiling has the conventions."""
 
     arch: str
     weights: str = Field(description="As in a record")
@@ -37,28 +31,24 @@ class NetworkCost(_Part):
     activations: int = Field(description="Elements that convolutions and linear layers write")
     elementwise: int = Field(description="Elements that all other operators go over")
     largest_feature_map: int = Field(description="Elements of the largest tensor")
-    unsupported: dict[str, int] = Field(default_factory=dict, description="Operators that no one counted")
+    unsupported: dict[str, int] = Field(default_factory=dict, description="Operators that were not counted")
 
     @classmethod
     def of(cls, network: Network) -> NetworkCost:
         """Count a network at its input size."""
-        cost = edge_sk.profile(network.model, (1, *network.input_size))
+        cost = profile(network.model, (1, *network.input_size))
+        same = ("params", "macs", "gate_macs", "activations", "elementwise", "unsupported")
         return cls(
             arch=network.arch,
             weights=network.weights,
             input_size=list(cost.input_size),
-            params=cost.params,
-            macs=cost.macs,
-            gate_macs=cost.gate_macs,
-            activations=cost.activations,
-            elementwise=cost.elementwise,
             largest_feature_map=cost.largest_feature_map.elements,
-            unsupported=cost.unsupported,
+            **{name: getattr(cost, name) for name in same},
         )
 
 
-class Failure(_Part):
-    """A file that was wanted and that there is not, or that could not be measured."""
+class Failure(Part):
+    """A file that could not be made or measured."""
 
     arch: str
     weights: str
@@ -68,8 +58,8 @@ class Failure(_Part):
     reason: str
 
 
-class Report(_Part):
-    """Everything that the report's pages show."""
+class Report(Part):
+    """Everything that the pages of a report show."""
 
     schema_version: Literal[1] = SCHEMA_VERSION
     records: list[Record]
@@ -78,17 +68,17 @@ class Report(_Part):
     manifest: dict[str, Any] = Field(description="edge_sk.manifest.manifest() of the report itself")
 
 
-def network_name(one: Record | NetworkCost | Failure) -> str:
-    """How pages call a network: its architecture, and its weights where it is trained."""
-    if one.weights == UNTRAINED:
-        return one.arch
-    # A run folder is named after its network unless the user chose otherwise: once is enough.
-    return one.weights if one.weights.startswith(one.arch) else f"{one.arch} ({one.weights})"
+def network_title(item: Record | NetworkCost | Failure) -> str:
+    """How pages call a network: its architecture, and its weights if it is trained."""
+    if item.weights == UNTRAINED:
+        return item.arch
+    # By default a run folder is named after its network: one of the two names is enough.
+    return item.weights if item.weights.startswith(item.arch) else f"{item.arch} ({item.weights})"
 
 
-def file_name(one: Record | Failure) -> str:
+def file_title(item: Record | Failure) -> str:
     """How pages call a file: network, precision and format."""
-    return f"{network_name(one)} {one.precision} .{one.format}"
+    return f"{network_title(item)} {item.precision} .{item.format}"
 
 
 def write_report(path: str | os.PathLike[str], report: Report) -> None:
@@ -102,34 +92,38 @@ def read_report(path: str | os.PathLike[str]) -> Report:
     Raises:
         InputError: No such file, not JSON, or not a report; the first wrong field is named.
     """
-    return _validate(Report, _read_json(Path(path)), path, "report; deploy/report.py writes report.json")
+    content = read_json(path, missing=MISSING.format(path))
+    return validated(Report, content, path, "report; deploy/report.py writes report.json")
 
 
 def read_records(paths: Sequence[str | os.PathLike[str]]) -> list[Record]:
-    """Read records from their files, from reports, and from folders of either.
+    """Read records from their files, from reports, and from folders of records.
 
     Raises:
         InputError: A path is none of these, or a folder holds none.
     """
     records: list[Record] = []
     for given in map(Path, paths):
-        if not given.is_dir():
-            records += _records_of(given)
-            continue
-        found = sorted(given.glob("*.pte.json")) + sorted(given.glob("*.mlpackage.json"))
-        if not found:
+        files = [*sorted(given.glob("*.pte.json")), *sorted(given.glob("*.mlpackage.json"))] or [given]
+        if files == [given] and given.is_dir():
             raise InputError(
                 f"--records {given} holds no record, which ends in .pte.json or .mlpackage.json; "
                 "deploy/export.py writes one beside each file"
             )
-        records += [record for path in found for record in _records_of(path)]
+        for file in files:
+            content = read_json(file, missing=MISSING.format(file))
+            if isinstance(content, dict) and "records" in content:
+                records += validated(Report, content, file, "report").records
+            else:
+                what = "record; give files that deploy/export.py or deploy/report.py wrote"
+                records.append(validated(Record, content, file, what))
     return records
 
 
 def join(records: Sequence[Record]) -> list[Record]:
-    """One record per file: those of the same file, measured in several places, become one.
+    """Merge the records of each file that was measured in several places.
 
-    Measurements with the same threads, place and runtime are one measurement; the newest stays.
+    Of the measurements with the same threads, place and runtime, the newest stays.
     """
     joined: dict[tuple[Any, ...], Record] = {}
     for record in records:
@@ -149,32 +143,5 @@ def join(records: Sequence[Record]) -> list[Record]:
 
 
 def identity(record: Record) -> tuple[Any, ...]:
-    """What makes two records speak of the same file, in this report or in an older one."""
+    """What two records of the same file have in common, in this report or in an older one."""
     return (record.arch, record.weights, record.format, record.backend, record.precision, *record.input.shape)
-
-
-def _records_of(path: Path) -> list[Record]:
-    content = _read_json(path)
-    if isinstance(content, dict) and "records" in content:
-        return _validate(Report, content, path, "report").records
-    return [_validate(Record, content, path, "record; give files that deploy/export.py or deploy/report.py wrote")]
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"there is no file {path}; give a record or a report.json") from None
-    except IsADirectoryError:
-        raise InputError(f"{path} is a folder; give the report.json in it") from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise InputError(f"{path} is not JSON: {error}") from None
-
-
-def _validate(kind: type[Model], content: Any, path: str | os.PathLike[str], what: str) -> Model:
-    try:
-        return kind.model_validate(content)
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"])) or "the file"
-        raise InputError(f"{path}: {place}: {first['msg']}; it is not a valid {what}") from None

@@ -10,9 +10,8 @@ import pytest
 from edge_sk.export.record import Accuracy
 from edge_sk.export.report import Report
 from edge_sk.export.report.answers import answers, not_measured
-from edge_sk.export.report.fronts import METRICS, front
-from edge_sk.export.report.pairs import pairs, plain_name
-from edge_sk.export.report.settings import Setting, settings
+from edge_sk.export.report.differences import pairs, plain_name
+from edge_sk.export.report.latencies import METRICS, Setting, front, settings
 from tests.export.report.samples import find, latency, trained, variant
 
 
@@ -27,6 +26,18 @@ def test_the_smallest_and_the_fastest_are(report: Report) -> None:
     best = min(timed, key=lambda r: next(one.p50_ms for one in r.latency if one.threads == 1))
     assert answer(report, "fastest").answer.startswith(f"{best.arch} {best.precision}")
     assert "not on a phone" in answer(report, "fastest").because
+
+
+def test_the_fastest_in_fp32_is_named_once(report: Report) -> None:
+    fp32, int8, other = (find(report, *name) for name in (
+        ("shufflenetv2_1.0",), ("shufflenetv2_1.0", "int8"), ("sk_shufflenetv2_1.0",)))  # fmt: skip
+    report.records = [fp32, int8, other]
+    for record, ms in ((fp32, 10.0), (int8, 5.0), (other, 20.0)):
+        record.latency = [latency(ms)]
+    assert "Fastest in fp32: shufflenetv2_1.0, 10.00 ms." in answer(report, "fastest").because
+    int8.latency = [latency(15.0)]
+    assert answer(report, "fastest").answer.startswith("shufflenetv2_1.0 fp32")
+    assert "Fastest in fp32" not in answer(report, "fastest").because
 
 
 def test_files_within_the_noise_of_the_fastest_are_named_with_it(report: Report) -> None:

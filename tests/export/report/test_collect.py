@@ -10,15 +10,15 @@ import pytest
 import torch
 
 from edge_sk.errors import InputError
-from edge_sk.export.record import Latency, Record, read_record
+from edge_sk.export.record import Latency, Record, read_record, write_record
 from edge_sk.export.report import Report
+from edge_sk.files import file_digest
 from tests.export.report.samples import find, latency, variant
 
 
 def fake_exports(monkeypatch: pytest.MonkeyPatch, report: Report, calls: list[str]) -> None:
     """Exports and measurements that write sample records at once."""
     from edge_sk.export import latency as timing
-    from edge_sk.export.record import write_record
     from edge_sk.export.report import collect
 
     def export(form: str) -> Callable[..., Record]:
@@ -27,6 +27,7 @@ def fake_exports(monkeypatch: pytest.MonkeyPatch, report: Report, calls: list[st
             record = variant(find(report, "shufflenetv2_1.0", precision, form), latency=[], traces=[])
             folder.mkdir(parents=True, exist_ok=True)
             (folder / record.file).write_text(f"{form} {precision}")
+            record.sha256 = file_digest(folder / record.file)
             write_record(folder / record.file, record)
             return record
 
@@ -77,8 +78,13 @@ def test_what_is_made_and_unchanged_is_kept(report: Report, tmp_path: Path, monk
     assert run() == ["export fp32 .pte", "measure 2 files, 1", "measure 2 files, 2", "trace"]
     Path(f"{file}.json").unlink()
     assert run()[0] == "export fp32 .pte"
-    (tmp_path / "artifacts.json").write_text("{")
-    assert run() == everything
+    file.unlink()
+    assert run()[0] == "export fp32 .pte"
+    Path(f"{file}.json").write_text("{")
+    assert run()[0] == "export fp32 .pte"
+    # Another command wrote a file of the same name.
+    write_record(file, variant(find(report, "shufflenetv2_1.0"), sha256=file_digest(file)))
+    assert run()[0] == "export fp32 .pte"
 
     with torch.no_grad():
         next(network.model.parameters()).add_(1)

@@ -9,7 +9,7 @@ import pytest
 
 from edge_sk.errors import InputError
 from edge_sk.export.report import Failure, Report, charts, compare, render_html, render_markdown
-from edge_sk.export.report.settings import latency_in, settings
+from edge_sk.export.report.latencies import latency_in, settings
 from tests.export.report.samples import SAMPLE, trained, variant
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'`|%{x}{{7*7}}"
@@ -84,8 +84,8 @@ def test_accuracy_has_a_column_where_a_file_has_one(report: Report) -> None:
     for each, there in ((report, False), (some, True)):
         head, rows = _files(_own(render_html(each)))
         assert {len(re.findall("<t[hd][ >]", row)) for row in rows} == {head.count("<th ")}
-        header, rule, *rows = [line for line in render_markdown(each).splitlines() if line.startswith("| ")]
-        assert {line.count(" |") for line in (rule, *rows)} == {header.count(" |")}
+        header, rule, *rows = [line for line in render_markdown(each).splitlines() if line.startswith("|")]
+        assert {line.count("|") for line in (rule, *rows)} == {header.count("|")}
         assert (">Accuracy <" in head) is ("accuracy %" in header) is there
     assert "71.00" in render_markdown(some)
 
@@ -103,18 +103,18 @@ def test_changes_are_shown_on_both_pages(report: Report) -> None:
 
 def test_every_point_and_bar_is_a_measurement(report: Report) -> None:
     known = settings(report.records)
-    figures = charts.tradeoffs(report.records, known)
-    assert "0/macs" in figures
-    assert "0/accuracy" not in figures
-    points = {(t["x"][0], t["y"][0]) for t in figures["0/macs"]["data"] if t["mode"] == "markers"}
+    data = charts.tradeoffs(report.records, known)
+    assert data["fronts"][0]["macs"]
+    assert not data["fronts"][0]["accuracy"]
+    points = {
+        (file["latencies"][0]["p50_ms"], file["values"]["macs"]) for file in data["files"] if file["latencies"][0]
+    }
     assert points == {
-        (one.p50_ms, record.macs / 1e6) for record in report.records if (one := latency_in(record, known[0]))
+        (latency.p50_ms, record.macs / 1e6) for record in report.records if (latency := latency_in(record, known[0]))
     }
     traced = [(record, record.traces[0]) for record in report.records if record.traces]
-    bars = charts.operators(traced)
-    assert bars is not None
-    drawn = sum(sum(trace["x"]) for trace in bars["data"])
-    assert drawn == pytest.approx(sum(o.p50_ms for _, trace in traced for o in trace.operators), rel=1e-3)
+    drawn = [[operator["p50_ms"] for operator in file["operators"]] for file in charts.operators(traced)]
+    assert drawn == [[operator.p50_ms for operator in trace.operators] for _, trace in traced]
 
 
 def test_pages_without_any_latency_are_whole(report: Report) -> None:

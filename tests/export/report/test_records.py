@@ -1,4 +1,4 @@
-"""Records read, joined, refused; the documented schema."""
+"""Records read, joined, refused."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from edge_sk.errors import InputError
-from edge_sk.export.report import Report, read_report, schema, write_report
+from edge_sk.export.report import Report, read_report, write_report
+from edge_sk.export.report.latencies import Setting, latency_in
+from edge_sk.export.report.marks import delegation_mark
 from edge_sk.export.report.model import join, read_records
-from edge_sk.export.report.settings import Setting, latency_in
-from edge_sk.export.report.verdicts import delegation_mark
 from tests.export.report.samples import SAMPLE, find, latency, variant
 
 ROOT = Path(__file__).parents[3]
@@ -62,12 +62,6 @@ def test_bad_records_are_named(tmp_path: Path, content: str | None, message: str
 def test_a_folder_without_records_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"holds no record, which ends in \.pte\.json"):
         read_records([tmp_path])
-
-
-def test_the_documented_schema_is_the_schema() -> None:
-    assert (ROOT / "docs" / "record.md").read_text(encoding="utf-8") == schema.describe(), (
-        "run: python -m edge_sk.export.report.schema > docs/record.md"
-    )
 
 
 def test_unknown_fields_are_refused(tmp_path: Path) -> None:

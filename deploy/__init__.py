@@ -1,0 +1,1 @@
+"""Scripts to export, measure, report and sweep; what only they share is imported as ``deploy.X``."""

@@ -1,0 +1,115 @@
+"""What the sweeps share: the networks that an export format must take (the zoo, and grafts of others), and the loop."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import edge_sk
+from edge_sk.errors import InputError
+from edge_sk.export.network import Network, from_arch
+from edge_sk.export.settle import settle
+from edge_sk.files import artifact_path, write_text
+from edge_sk.manifest import manifest
+
+RESULTS = Path(__file__).parent / "results"
+
+GRAFTS = (
+    "timm:mobilenetv1_100",
+    "timm:mobilenetv2_100",
+    "timm:mobilenetv3_large_100",
+    "timm:mobilenetv4_conv_small",
+    "timm:efficientnet_b0",
+    "timm:efficientnet_lite0",
+    "timm:mobileone_s1",
+    "timm:ghostnet_100",
+    "timm:regnety_002",
+    "timm:resnext50_32x4d",
+    "torchvision:shufflenet_v2_x1_0",
+    "torchvision:mobilenet_v2",
+    "torchvision:mobilenet_v3_small",
+    "torchvision:mobilenet_v3_large",
+    "torchvision:mnasnet1_0",
+)
+"""Selective kernels are put into these with :func:`edge_sk.graft`'s defaults."""
+
+PREFIX = "graft "
+
+
+def names(pattern: str = "*") -> list[str]:
+    """Names of the zoo that match, and with ``*`` the grafts as ``graft NAME``.
+
+    Raises:
+        InputError: None matches.
+    """
+    found = edge_sk.list_models(pattern)
+    if not found:
+        raise InputError(f"no name of the zoo matches {pattern!r}; edge_sk.list_models() names them")
+    return found + ([PREFIX + name for name in GRAFTS] if pattern == "*" else [])
+
+
+def small_network(name: str, *, size: int = 64) -> Network:
+    """A network at a small image size, with batch-norm statistics as after training; the graph is that of any size."""
+    network = from_arch(name.removeprefix(PREFIX))
+    model = network.model
+    if name.startswith(PREFIX):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            model, _ = edge_sk.graft(model)
+    side = min(size, network.input_size[1])
+    shape = (network.input_size[0], side, side)
+    return settle(dataclasses.replace(network, arch=name, model=model, input_size=shape), vary=True)
+
+
+def command_line(stem: str, prog: str, description: str | None) -> argparse.ArgumentParser:
+    """The options of every sweep; ``stem`` names its record and its table."""
+    p = argparse.ArgumentParser(
+        prog=prog, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    p.add_argument("--pattern", default="*", help="names of the zoo; grafts are taken with '*' only")
+    p.add_argument("--resume", action="store_true", help="keep the rows that --output already has")
+    p.add_argument("--output", type=Path, default=RESULTS, help=f"folder of {stem}.json and {stem}.md")
+    return p
+
+
+def sweep(
+    jobs: Mapping[str, Callable[[], dict[str, Any]]],
+    args: argparse.Namespace,
+    stem: str,
+    *,
+    facts: Mapping[str, Any],
+    describe: Callable[[dict[str, Any]], str],
+    table: Callable[[dict[str, Any]], str],
+    command: Sequence[str],
+) -> dict[str, Any]:
+    """Run the jobs, print a line for each, write the record ``stem`` and its table after each, and return all rows.
+
+    Raises:
+        InputError: The record to be continued is of other ``facts``, which hold for all its rows.
+    """
+    data = artifact_path(args.output, stem, ".json")
+    rows: dict[str, Any] = {}
+    if data.exists() and (args.resume or args.pattern != "*"):
+        old = json.loads(data.read_text(encoding="utf-8"))
+        for name, value in facts.items():
+            if old[name] != value:
+                raise InputError(f"{data} is of {old[name]}, not {value}; give another --output")
+        rows = old["networks"]
+    for key, job in jobs.items():
+        if args.resume and key in rows and "error" not in rows[key]:
+            continue
+        try:
+            rows[key] = job()
+        except InputError as error:
+            rows[key] = {"error": str(error)}
+        print(f"{key}: {rows[key].get('error') or describe(rows[key])}", flush=True)
+        content = {"networks": rows, **facts, "manifest": manifest(command)}
+        write_text(data, json.dumps(content, indent=1) + "\n")
+        write_text(artifact_path(args.output, stem, ".md"), table(content))
+    return rows

@@ -1,0 +1,97 @@
+"""Marks with their reasons: does a file compute what the network computes, does its backend run all of it."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+from edge_sk.export.record import ParityEvidence, Record
+
+Level = Literal["good", "partial", "unknown", "bad"]
+# From best to worst.
+SYMBOLS: dict[Level, str] = {"good": "✓", "partial": "~", "unknown": "?", "bad": "✗"}
+
+
+class Mark(NamedTuple):
+    """A level, a word for it, and the reason."""
+
+    level: Level
+    word: str
+    reason: str
+
+    @property
+    def symbol(self) -> str:
+        """One character, so that a mark does not rely on its colour."""
+        return SYMBOLS[self.level]
+
+    @property
+    def rank(self) -> int:
+        """0 is the best level."""
+        return list(SYMBOLS).index(self.level)
+
+    def __str__(self) -> str:
+        """Symbol and word."""
+        return f"{self.symbol} {self.word}"
+
+
+def parity_mark(record: Record) -> Mark:
+    """Whether the file's outputs are the network's."""
+    proof = record.parity
+    if proof is None:
+        return Mark("unknown", "not verified", "; ".join(record.notes) or "the record holds no comparison")
+    sqnr = "outputs not finite" if proof.sqnr_db is None else f"SQNR {proof.sqnr_db:.1f} dB"
+    relative = "" if proof.relative is None else f", largest difference {proof.relative:.1e} of the largest output"
+    measured = (
+        f"same first class on {proof.top1_agreement:.1%}, {sqnr}{relative}, on {proof.images} images ({proof.data}), "
+        f"run by: {proof.runtime}"
+    )
+    demands, missed = _demands(proof)
+    if missed:
+        return Mark("bad", "differs", f"{'; '.join(missed)}. {measured}")
+    if proof.threshold_relative is None and proof.threshold_top1_agreement is None:
+        least = f"only {proof.threshold_sqnr_db:g} dB were demanded"
+        return Mark("partial", "weakly tested", f"untrained weights hardly tell images apart, so {least}. {measured}")
+    word = "equal" if record.precision == "fp32" else "agrees"
+    return Mark("good", word, f"{measured}. Demanded: {', '.join(demands)}")
+
+
+def _demands(proof: ParityEvidence) -> tuple[list[str], list[str]]:
+    """What was demanded of a file, and what of it was missed."""
+    sqnr, agreement, relative = proof.threshold_sqnr_db, proof.threshold_top1_agreement, proof.threshold_relative
+    demands, missed = [f"SQNR at least {sqnr:g} dB"], []
+    if proof.sqnr_db is None or proof.relative is None:
+        return demands, ["outputs are not finite"]
+    if proof.sqnr_db < sqnr:
+        missed.append(f"SQNR {proof.sqnr_db:.1f} dB is below {sqnr:g} dB")
+    if agreement is not None:
+        demands.append(f"the same class on {agreement:.0%}")
+        if proof.top1_agreement < agreement:
+            missed.append(f"the same class on {proof.top1_agreement:.1%} is below {agreement:.0%}")
+    if relative is not None:
+        demands.append(f"a difference of at most {relative:.0e}")
+        if proof.relative > relative:
+            missed.append(f"the difference {proof.relative:.1e} is above {relative:.0e}")
+    return demands, missed
+
+
+def delegation_mark(record: Record) -> Mark:
+    """Whether the backend runs the whole network."""
+    found = record.delegation
+    if found is None:
+        units = record.program and record.program.compute_units
+        if not units:
+            return Mark("unknown", "by the device", "Core ML chooses CPU, GPU or Neural Engine when it loads the file")
+        planned = [
+            f"{device}: {', '.join(f'{count} on {unit}' for unit, count in counts.items())}"
+            for device, counts in units.items()
+        ]
+        return Mark("good", "planned", f"Operators by the unit that Core ML plans for them. {'; '.join(planned)}")
+    floating = f" Computed in float inside the delegate: {', '.join(found.in_float)}." if found.in_float else ""
+    if found.whole:
+        return Mark("good", "whole", f"One delegate runs all {found.operators_delegated} operators.{floating}")
+    outside = "; ".join(f"{left.count}x {left.operator}: {left.why} ({left.remedy})" for left in found.left)
+    pieces = f"{found.delegates} delegate{'s' if found.delegates != 1 else ''}"
+    return Mark(
+        "partial" if found.delegates else "bad",
+        f"{pieces}, {sum(left.count for left in found.left)} left",
+        f"{pieces} with {found.operators_delegated} operators; outside: {outside or 'nothing'}.{floating}",
+    )

@@ -1,0 +1,125 @@
+"""The pages of a report, from templates: one HTML file that needs no other, and Markdown for a pull request."""
+
+from __future__ import annotations
+
+import base64
+import bisect
+import hashlib
+from collections.abc import Sequence
+from importlib import resources
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from edge_sk.errors import require
+from edge_sk.export.report import charts
+from edge_sk.export.report.answers import answers, not_measured
+from edge_sk.export.report.differences import Change, pairs
+from edge_sk.export.report.latencies import METRICS, default_metric, front, latency_in, noise_ms, settings
+from edge_sk.export.report.marks import delegation_mark, parity_mark
+from edge_sk.export.report.model import Report, file_title, network_title
+from edge_sk.markdown import code, escape, markdown_table
+
+# GitHub takes 65,536 characters in a comment.
+LIMIT = 60_000
+
+
+def render_html(report: Report, changes: Sequence[Change] | None = None) -> str:
+    """The report as one HTML file; ``changes`` are what :func:`edge_sk.export.report.compare` found, if compared.
+
+    The page loads nothing, and nothing in it runs but its own two scripts.
+
+    Raises:
+        InputError: Plotly is not installed.
+    """
+    plotly = require("plotly.offline", extra="deploy", needed_for="the report's page").get_plotlyjs()
+    # A browser's parser hands line ends to the hash as line feeds.
+    scripts = [text.replace("\r\n", "\n").replace("\r", "\n") for text in (plotly, _asset("page.js"))]
+    facts = _facts(report, changes)
+    traced = [(record, record.traces[0]) for record in report.records if record.traces]
+    data = charts.tradeoffs(report.records, facts["settings"])
+    return _template("page.html.jinja", autoescape=True).render(
+        facts,
+        pairs=pairs(report.records, facts["setting"]),
+        traced=traced,
+        metrics=[metric for metric in METRICS if any(fronts[metric.key] for fronts in data["fronts"])],
+        data={**data, "operators": charts.operators(traced)},
+        css=Markup(_asset("page.css")),
+        scripts=[Markup(script) for script in scripts],
+        digests=[base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts],
+        download=base64.b64encode(report.model_dump_json(indent=1).encode()).decode(),
+    )
+
+
+def render_markdown(report: Report, changes: Sequence[Change] | None = None) -> str:
+    """The report as Markdown, with as many files as fit a comment of a pull request; ``changes`` as in the page."""
+    facts = _facts(report, changes)
+    template = _template("page.md.jinja", finalize=lambda text: text if isinstance(text, Markup) else escape(text))
+    head, align, rows = _table(facts)
+
+    def page(shown: int) -> str:
+        files = Markup(markdown_table(head, rows[:shown], align))
+        return template.render(facts, table=files, hidden=len(rows) - shown)
+
+    fitting = bisect.bisect_left(range(len(rows)), True, key=lambda last: len(page(last + 1)) > LIMIT)
+    text = page(fitting)
+    return text if len(text) <= LIMIT else text[: LIMIT - 40] + "\n\n… cut; report.json has it all.\n"
+
+
+def _table(facts: dict[str, Any]) -> tuple[list[str], str, list[list[str]]]:
+    """The table of files: titles, alignment and rows."""
+    places, known = facts["places"], facts["settings"]
+    titles = [
+        f"p50 ms, {setting.thread_text}" + (f" [{places.index(setting.where) + 1}]" if len(places) > 1 else "")
+        for setting in known
+    ]
+    titles += ["accuracy %"] if facts["accuracies"] else []
+    head = ["file", "params M", "MACs M", "size MB", *titles, "same output", "delegated", "front"]
+    rows = []
+    for index, record in enumerate(facts["report"].records):
+        measured = [
+            f"{latency.p50_ms:.2f} ± {noise_ms(latency):.2f}" if latency else "not measured"
+            for latency in (latency_in(record, setting) for setting in known)
+        ]
+        if facts["accuracies"]:
+            measured.append(f"{100 * record.accuracy.top1:.2f}" if record.accuracy else "not measured")
+        counts = [f"{record.params / 1e6:.3f}", f"{record.macs / 1e6:.1f}", f"{record.size_bytes / 1e6:.2f}"]
+        marks = [f"{mark.symbol} {escape(mark.word)}" for mark in (parity_mark(record), delegation_mark(record))]
+        in_front = "●" if index in facts["on_front"] else ""
+        rows.append([code(file_title(record)), *counts, *measured, *marks, in_front])
+    return head, "l" + "r" * (len(head) - 4) + "lll", rows
+
+
+def _facts(report: Report, changes: Sequence[Change] | None) -> dict[str, Any]:
+    """What both templates show."""
+    known = settings(report.records)
+    setting = known[0] if known else None
+    metric = default_metric(report.records, setting)
+    return {
+        "report": report,
+        "changes": changes,
+        "regressions": sum(change.verdict == "worse" for change in changes or ()),
+        "answers": answers(report),
+        "not_measured": not_measured(report),
+        "settings": known,
+        "setting": setting,
+        "places": list(dict.fromkeys(setting.where for setting in known)),
+        "accuracies": any(record.accuracy for record in report.records),
+        "metric": metric,
+        "on_front": front(report.records, setting, metric),
+    }
+
+
+def _template(name: str, **escaping: Any) -> jinja2.Template:
+    environment = jinja2.Environment(
+        loader=jinja2.FunctionLoader(_asset), trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
+        undefined=jinja2.StrictUndefined, **escaping,
+    )  # fmt: skip
+    filters = (file_title, network_title, latency_in, noise_ms, parity_mark, delegation_mark, code)
+    environment.filters |= {function.__name__: function for function in filters}
+    return environment.get_template(name)
+
+
+def _asset(name: str) -> str:
+    return resources.files("edge_sk.export.report").joinpath(name).read_text(encoding="utf-8")

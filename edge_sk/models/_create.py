@@ -1,0 +1,135 @@
+"""Names to networks."""
+
+from __future__ import annotations
+
+import logging
+import numbers
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from edge_sk import running
+from edge_sk.errors import InputError, whole_number
+from edge_sk.grafting.measure import TOLERANCE
+from edge_sk.models import _libraries, _weights
+from edge_sk.models._entry import Entry, Graft
+from edge_sk.models._names import parse_name
+from edge_sk.models._registry import find
+
+_logger = logging.getLogger(__name__)
+
+
+def create_model(
+    name: str,
+    *,
+    num_classes: int | None = None,
+    in_chans: int = 3,
+    init_from: str | Path | None = None,
+    **options: Any,
+) -> nn.Module:
+    """Build a network.
+
+    Args:
+        name: A name of the zoo, ``timm:NAME`` or ``torchvision:NAME``. Options may follow an ``@``:
+            ``"sk_shufflenetv2_0.5@kernels=3+3d2,select=false"``.
+        num_classes: Classes; ``None`` takes 1000, and 10 for the CIFAR networks.
+        in_chans: Channels of the image.
+        init_from: Starting weights: ``timm:NAME.TAG``, ``torchvision:NAME.WEIGHTS``, a run folder or a file. Weights
+            of the plain network start one with selective kernels too: with linear branches it gives the plain
+            network's output. ``default_cfg`` takes the weights' mean, std, crop_pct and interpolation; a ``.pt`` file,
+            or a ``.safetensors`` file without a ``config.json`` beside it, does not say them, and the network's own
+            stay.
+        options: ``drop_rate``; ``drop_path_rate`` where the network is timm's (MobileNet, ResNeXt, SKNet-26 to 101).
+            For selective kernels ``kernels``, ``reduction`` (r), ``min_width`` (L), ``select``, ``act`` (the
+            activation in every branch; ``"none"``: linear branches), ``sk_units`` (which sites: ``"all"``,
+            ``"stride1"``, ``"late"``: stride 1 on maps of 1/16 and 1/32 of the image) and ``init`` (``"preserve"`` or
+            ``"random"``, see :func:`edge_sk.graft`). Together they build every row of the paper's Tables 3, 6, 7. With
+            ``timm:`` and ``torchvision:``, ``kernels`` (``"auto"``: each site's default) asks for selective kernels;
+            other options go to the library. ``None`` is the default.
+
+    Returns:
+        The network in training mode, with ``default_cfg`` (timm's form).
+
+    Raises:
+        InputError: An unknown name (the nearest are suggested), option or value, or weights that do not fit.
+    """
+    name, spelled = parse_name(name)
+    # As in timm, None is not given; but kernels=None asks for each site's default.
+    options = {key: value for key, value in (spelled | options).items() if value is not None or key == "kernels"}
+    for key in ("drop_rate", "drop_path_rate"):
+        _check_rate(key, options.get(key, 0.0))
+    num_classes = None if num_classes is None else whole_number("num_classes", num_classes, least=0)
+    in_chans = whole_number("in_chans", in_chans)
+    foreign = name.startswith(_libraries.PREFIXES)
+    if foreign:
+        units = {key: options.pop(key) for key in Graft.OPTIONS if key in options}
+        graft = Graft() if units else None
+        if units and "kernels" not in units:
+            raise InputError(
+                f"{name}: {', '.join(units)} belong to selective kernels: give kernels too, for instance kernels=3+5 "
+                "or kernels=auto"
+            )
+        model = _libraries.create(name, 1000 if num_classes is None else num_classes, in_chans, options)
+    else:
+        entry = find(name)
+        check_options(entry, options)
+        units, graft = options, entry.graft
+        model = _build_plain(entry, options, num_classes, in_chans)
+    cfg = model.default_cfg
+    state, images = (None, {}) if init_from is None else _weights.read(init_from)
+    if state is not None and cfg["num_classes"] == 0:
+        state = _weights.without(state, cfg.get("classifier"))
+    of_plain = state is not None and (graft is None or _weights.fits(model, state))
+    if state is not None and of_plain:
+        _weights.load(model, state, source=init_from, classifier=cfg.get("classifier"))
+    if graft is not None:
+        sample = running.random_images(model, (2, *cfg["input_size"]))
+        before = _outputs(model, sample) if of_plain else None
+        units = {key: value for key, value in units.items() if key in Graft.OPTIONS}
+        graft.into(model, units, input_size=cfg["input_size"], preserve=of_plain or foreign)
+        if before is not None:
+            change = running.difference(before, _outputs(model, sample))
+            level = logging.INFO if change <= TOLERANCE else logging.WARNING
+            _logger.log(
+                level, "%s starts from %s: its output differs from the plain network's by %.1e", name, init_from, change
+            )
+    if state is not None and not of_plain:
+        _weights.load(model, state, source=init_from, classifier=cfg.get("classifier"))
+    cfg.update(images)
+    return model
+
+
+def check_options(entry: Entry, options: dict[str, Any]) -> None:
+    """Refuse options that the entry does not have.
+
+    Raises:
+        InputError: Names the option and the known ones.
+    """
+    known = entry.options + (Graft.OPTIONS if entry.graft is not None else ())
+    for key in options:
+        if key not in known:
+            hint = "" if entry.graft else " (it has no selective kernels)"
+            raise InputError(f"{entry.name} has no option {key!r}{hint}; it has {', '.join(known)}")
+
+
+def _check_rate(name: str, value: object) -> None:
+    if not isinstance(value, numbers.Real) or isinstance(value, bool) or not 0 <= float(value) < 1:
+        raise InputError(f"{name}={value!r} is not a probability below 1")
+
+
+def _build_plain(entry: Entry, options: dict[str, Any], num_classes: int | None, in_chans: int) -> Any:
+    """The plain network of an entry, with ``default_cfg``."""
+    cfg = entry.default_cfg
+    classes = cfg["num_classes"] if num_classes is None else num_classes
+    args = {key: options[key] for key in entry.options if key in options}
+    model: Any = entry.build(**entry.build_args, num_classes=classes, in_chans=in_chans, **args)
+    of_timm = {k: v for k, v in getattr(model, "default_cfg", {}).items() if k in ("classifier", "first_conv")}
+    size = (in_chans, *cfg["input_size"][1:])
+    model.default_cfg = model.pretrained_cfg = cfg | of_timm | entry.cfg | {"num_classes": classes, "input_size": size}
+    return model
+
+
+def _outputs(model: nn.Module, images: Any) -> Any:
+    with running.evaluating(model):
+        return running.outputs(model, images)

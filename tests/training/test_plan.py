@@ -1,0 +1,79 @@
+"""What a run starts from."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import edge_sk
+from edge_sk import InputError
+from edge_sk.export.network import from_arch, from_run
+from edge_sk.training.distributed import join_world
+from edge_sk.training.plan import build_model, make_plan, run_name, start
+from edge_sk.training.run import PREVIOUS, load_config, load_run
+
+ARCH = "sk_shufflenetv2_0.5"
+RECIPES = Path(__file__).resolve().parents[2] / "recipes"
+
+
+def test_a_run_stopped_before_its_first_checkpoint_starts_from_the_given_weights_again(tmp_path: Path) -> None:
+    given = edge_sk.create_model(ARCH, num_classes=10).state_dict()
+    weights, folder = tmp_path / "given.safetensors", tmp_path / "run"
+    save_file({name: tensor.contiguous() for name, tensor in given.items()}, weights)
+    folder.mkdir()
+    plan = make_plan(
+        ARCH, output=str(folder), overrides=[f"checkpoint.init_from={weights}"], resume=True, recipes=RECIPES
+    )
+    model, _ = build_model(plan, 10)
+    assert torch.equal(model.state_dict()["fc.weight"], given["fc.weight"])
+    # From a checkpoint, the weights are its own and the file need not be there any more.
+    (folder / PREVIOUS).touch()
+    weights.unlink()
+    with pytest.raises(InputError, match=r"has no config\.json"):
+        build_model(plan, 10)
+
+
+def test_weights_bring_their_normalisation_into_the_run_and_the_exported_file(tmp_path: Path) -> None:
+    """Through training, a resumption without the weights, the run folder, and the export's contract."""
+    given = edge_sk.create_model(ARCH, num_classes=10).state_dict()
+    source, folder = tmp_path / "given", tmp_path / "run"
+    source.mkdir()
+    save_file(given, source / "model.safetensors")
+    fields = {"mean": [0.5] * 3, "std": [0.25] * 3, "crop_pct": 0.75, "interpolation": "bicubic"}
+    (source / "config.json").write_text(json.dumps(fields))
+    settings = [f"checkpoint.init_from={source}", "data.interpolation=bilinear", "data.batch_size=512"]
+    settings += ["data.crop_pct=null", "schedule.epochs=1", "schedule.warmup_epochs=0"]
+    for resume in (False, True):
+        plan = make_plan(ARCH, output=str(folder), overrides=[] if resume else settings, resume=resume, recipes=RECIPES)
+        with join_world("cpu") as world:
+            trainer = start(plan, world)
+            # Black and white become -2 and 2.
+            extremes = trainer.normalizer(torch.tensor([0, 255], dtype=torch.uint8).view(2, 1, 1, 1).expand(2, 3, 1, 1))
+            assert extremes.flatten(1).tolist() == [[-2.0] * 3, [2.0] * 3]
+            if not resume:
+                trainer.run()
+                (source / "model.safetensors").unlink()
+        config = load_config(folder)
+        assert (config.mean, config.std) == ((0.5,) * 3, (0.25,) * 3)
+        assert (config.crop_pct, config.interpolation) == (0.75, "bilinear")  # the recipe's wins
+        model = load_run(folder).model
+        assert model.default_cfg["mean"] == model.pretrained_cfg["mean"] == (0.5,) * 3  # type: ignore[index]
+        contract = from_run(folder).contract
+        assert (contract.mean, contract.std, contract.interpolation) == ([0.5] * 3, [0.25] * 3, "bilinear")
+        contract = from_arch(ARCH, init_from=str(folder)).contract
+        assert (contract.mean, contract.std, contract.crop_pct) == ([0.5] * 3, [0.25] * 3, 0.75)
+
+
+def test_a_runs_name_tells_data_sets_apart() -> None:
+    assert run_name("sknet29", "cifar", "torch/cifar10", 0) == "sknet29-cifar-cifar10-seed0"
+    assert run_name("sknet29", "cifar", "torch/cifar100", 0) == "sknet29-cifar-cifar100-seed0"
+    assert run_name("timm:dpn92", "large", "/data/imagenet/", 3) == "timm-dpn92-large-imagenet-seed3"
+    assert run_name("sknet29", "digits", "digits", 0) == "sknet29-digits-seed0"
+    assert run_name("sknet29", "mine/digits.yaml", "digits", 0) == "sknet29-digits-seed0"
+    assert (
+        run_name("sknet29", "scaled_digits", "scaled_digits@0.5", 0) == "sknet29-scaled_digits-scaled_digits@0.5-seed0"
+    )

@@ -1,0 +1,73 @@
+"""WebDataset's tar files: any step of an epoch can be gone on from, and a test sees every image once."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import tarfile
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from edge_sk.errors import InputError
+from edge_sk.training.batches import Shard
+from edge_sk.training.data import open_split
+from edge_sk.training.recipe import DataRecipe
+from edge_sk.training.transforms import evaluation_transform
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning"  # webdataset leaves the tars open
+)
+
+TRANSFORM = evaluation_transform((3, 8, 8), 1.0, "bilinear")
+# A label is an image's number, so that labels tell images apart.
+OPTIONS = DataRecipe(batch_size=4, num_classes=100, train_split="train-{0..3}.tar|40", val_split="val-{0..2}.tar|15")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> str:
+    pytest.importorskip("webdataset")
+    root = tmp_path_factory.mktemp("shards")
+    for split, tars, images in (("train", 4, 10), ("val", 3, 5)):
+        for number in range(tars):
+            with tarfile.open(root / f"{split}-{number}.tar", "w") as tar:
+                for label in range(number * images, (number + 1) * images):
+                    buffer = io.BytesIO()
+                    Image.new("RGB", (8, 8), (label, 0, 0)).save(buffer, "png")
+                    damaged = split == "val" and label == 7
+                    image = b"no image" if damaged else buffer.getvalue()
+                    for extension, content in (("png", image), ("cls", str(label).encode())):
+                        info = tarfile.TarInfo(f"{label:04}.{extension}")
+                        info.size = len(content)
+                        tar.addfile(info, io.BytesIO(content))
+    return f"wds/{root}"
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_starting_at_a_step_is_the_rest_of_the_epoch(data: str, workers: int) -> None:
+    batches = open_split(data, "train", OPTIONS).training(TRANSFORM, Shard(workers=workers), seed=0)
+    epochs = [[batch.labels.tolist() for batch in batches(epoch, 0)] for epoch in (0, 1)]
+    assert [sorted(itertools.chain(*epoch)) for epoch in epochs] == [list(range(40))] * 2
+    assert epochs[0] != epochs[1]
+    for step in (1, 2, 7):
+        assert [batch.labels.tolist() for batch in batches(1, step)] == epochs[1][step:]
+
+
+@pytest.mark.parametrize(("processes", "workers"), [(1, 0), (1, 2), (2, 0)])
+def test_a_test_sees_every_readable_image_once(data: str, processes: int, workers: int) -> None:
+    split = open_split(data, "test", OPTIONS)
+    shards = [Shard(rank, processes, workers) for rank in range(processes)]
+    batches = [batch for shard in shards for batch in split.test(TRANSFORM, shard, batch_size=4)]
+    assert sorted(torch.cat([batch.labels for batch in batches]).tolist()) == [*range(7), *range(8, 15)]
+    (name,) = itertools.chain(*(batch.unreadable for batch in batches))
+    assert "val-1.tar:0007 (cannot identify image file)" in name
+
+
+def test_what_is_missing_is_named(data: str, tmp_path: Path) -> None:
+    for field, message in (("val-0.tar", "has no count"), ("val-{0..4}.tar|25", "2 of 5 shards are missing")):
+        with pytest.raises(InputError, match=message):
+            len(open_split(data, "test", OPTIONS.model_copy(update={"val_split": field})))
+    with pytest.raises(InputError, match="is not a folder with WebDataset shards"):
+        open_split(f"wds/{tmp_path / 'none'}", "train", OPTIONS)
