@@ -40,7 +40,7 @@ def test_the_page_shows_the_records_figures() -> None:
 
 def test_measures_time_and_memory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sizes = ["--batch-size", "2", "--input-size", "32", "--rounds", "1", "--warmup", "0"]
-    assert main(["--arch", "sk_shufflenetv2_0.5", *sizes, "--output", str(tmp_path / "record.json")]) == 0
+    assert main(["--arch", "sk_shufflenetv2_0.5@act=relu", *sizes, "--output", str(tmp_path / "record.json")]) == 0
     (one,) = json.loads((tmp_path / "record.json").read_text(encoding="utf-8"))["results"]
     assert json.loads(capsys.readouterr().out)["results"] == [one]
     assert one["step_ratio"]["edge_sk/plain"]["median"] > 0
