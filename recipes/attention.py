@@ -50,12 +50,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
     import torch
 
-    from edge_sk.attention import attention_against_scale, markdown, summarize
+    from edge_sk.attention import attention_against_scale
     from edge_sk.manifest import manifest
     from edge_sk.training.data import eval_batches
     from edge_sk.training.distributed import pick_device
     from edge_sk.training.run import data_options, load_run, trained_at
-    from recipes.attention_figure import plot
+    from recipes.experiments.attention_figure import plot
+    from recipes.experiments.attention_summary import markdown, summarize
     from recipes.experiments.comparison import epochs_trained, independent_seeds
 
     device = pick_device(args.device)

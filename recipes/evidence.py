@@ -12,8 +12,8 @@ from pathlib import Path
 
 from edge_sk.errors import script
 from edge_sk.files import write_text
-from recipes.attention_figure import plot
 from recipes.experiments import comparison
+from recipes.experiments.attention_figure import plot
 from recipes.experiments.page import as_text, page
 from recipes.experiments.plan import COMPARISONS, EXPERIMENTS, WATCHED, Comparison, read_records
 

@@ -15,8 +15,8 @@ from urllib.parse import unquote
 import pytest
 
 import edge_sk
-from edge_sk.attention import direction
 from edge_sk.export.parity import THRESHOLDS
+from recipes.experiments.attention_summary import direction
 from recipes.experiments.comparison import paired, verdict
 from recipes.experiments.plan import KERNELS, SUMMED_AND_SELECTED, WATCHED, kernels, read_records, selective
 

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edge_sk.confidence import deviation, mean, mean_interval
 from edge_sk.errors import InputError
 from edge_sk.files import atomic_write
 from edge_sk.markdown import markdown_table
@@ -17,6 +16,7 @@ from edge_sk.training.metrics import read_csv
 from edge_sk.training.plan import file_name
 from edge_sk.training.recipe import Recipe, recipe_differences
 from edge_sk.training.run import CONFIG, MANIFEST, RECIPE, WEIGHTS, load_config, saved_manifest, saved_recipe
+from recipes.experiments.confidence import mean_interval
 
 
 def run_folder(output: str | Path, arch: str, seed: int) -> Path:
@@ -115,8 +115,8 @@ def compare(
         entry: dict[str, Any] = {
             "arch": arch,
             **costs[arch],
-            "top1": _digits(mean(top1)),
-            "top1_deviation": _digits(deviation(top1)),
+            "top1": _digits(statistics.fmean(top1)),
+            "top1_deviation": _digits(statistics.stdev(top1) if len(top1) > 1 else 0.0),
             "top1_by_seed": {str(seed): _digits(run.top1) for seed, run in runs.items()},
             "seconds": round(statistics.median(run.seconds for run in runs.values()), 1),
         }
@@ -131,7 +131,7 @@ def paired(entry: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]
     differences = {seed: top1 - other["top1_by_seed"][seed] for seed, top1 in entry["top1_by_seed"].items()}
     low, high = mean_interval(list(differences.values()))
     return {
-        "difference": _digits(mean(list(differences.values()))),
+        "difference": _digits(statistics.fmean(differences.values())),
         # JSON has no infinity: one seed has no interval.
         "difference_ci95": None if math.isinf(high) else [_digits(low), _digits(high)],
         "difference_by_seed": {seed: _digits(value) for seed, value in differences.items()},

@@ -7,9 +7,8 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from edge_sk import attention
-from edge_sk.confidence import mean
 from edge_sk.markdown import markdown_table
+from recipes.experiments import attention_summary as attention
 from recipes.experiments import comparison
 from recipes.experiments.plan import (
     COMPARISONS,
@@ -218,7 +217,9 @@ def groups(record: Record) -> list[list[str]]:
     rows = []
     for group in record["by_map"]:
         ways = [attention.direction(units[name]) for name in group["units"]]
-        first, last = (mean([units[name]["difference"][place] for name in group["units"]]) for place in (0, -1))
+        first, last = (
+            statistics.fmean(units[name]["difference"][place] for name in group["units"]) for place in (0, -1)
+        )
         shown = f"{group['shift']:+.3f}"
         low, high = group["shift_ci95"]
         rows.append(

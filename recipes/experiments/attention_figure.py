@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from edge_sk.attention import direction, same_extent
 from edge_sk.files import atomic_write
+from recipes.experiments.attention_summary import direction, same_extent
 
 
 def plot(summary: Mapping[str, Any], path: str | Path, *, title: str) -> None:
