@@ -18,12 +18,13 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from deploy.collecting import Request, collect, join, read_records
 from edge_sk.errors import InputError, script
 from edge_sk.export import network as networks
 from edge_sk.export import report as reports
 from edge_sk.export.record import Format, Precision
 from edge_sk.export.report.answers import answers
-from edge_sk.export.report.model import Report, file_title, join, read_records
+from edge_sk.export.report.model import Report, file_title
 from edge_sk.files import check_output, write_text
 from edge_sk.manifest import manifest
 
@@ -111,8 +112,6 @@ def _networks(args: argparse.Namespace) -> list[networks.Network]:
 
 
 def _collect(chosen: list[networks.Network], args: argparse.Namespace, command: list[str]) -> Report:
-    from edge_sk.export.report.collect import Request, collect
-
     request = Request(
         artifacts=tuple((name, precision) for name in args.formats for precision in PRECISIONS[name]),
         threads=tuple(dict.fromkeys(args.threads)),

@@ -1,7 +1,8 @@
-"""Making the files and measuring them: what is kept, what fails alone, what random weights need."""
+"""Making the files and measuring them: what is kept, what fails alone. Records from elsewhere: read and joined."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,17 +10,26 @@ from typing import Any
 import pytest
 import torch
 
+import deploy.collecting
+from deploy.collecting import Artifact, Request, collect, join, read_records
 from edge_sk.errors import InputError
+from edge_sk.export import latency as timing
+from edge_sk.export.network import from_arch
 from edge_sk.export.record import Latency, Record, read_record, write_record
-from edge_sk.export.report import Report
+from edge_sk.export.report import Report, read_report, write_report
+from edge_sk.export.report.latencies import Setting, latency_in
+from edge_sk.export.report.marks import delegation_mark
 from edge_sk.files import file_digest
-from tests.export.report.samples import find, latency, variant
+from tests.export.report.samples import SAMPLE, find, latency, variant
+
+
+@pytest.fixture
+def report() -> Report:
+    return read_report(SAMPLE)
 
 
 def fake_exports(monkeypatch: pytest.MonkeyPatch, report: Report, calls: list[str]) -> None:
     """Exports and measurements that write sample records at once."""
-    from edge_sk.export import latency as timing
-    from edge_sk.export.report import collect
 
     def export(form: str) -> Callable[..., Record]:
         def write(network: Any, folder: Path, *, precision: str, **_: Any) -> Record:
@@ -38,17 +48,13 @@ def fake_exports(monkeypatch: pytest.MonkeyPatch, report: Report, calls: list[st
         more = {"where": timing.this_host(), "rounds": rounds, "runs": rounds * runs}
         return [latency(3.0, threads=threads, **more) for _ in files]
 
-    monkeypatch.setattr(collect, "to_pte", export("pte"))
-    monkeypatch.setattr(collect, "to_mlpackage", export("mlpackage"))
+    monkeypatch.setattr(deploy.collecting, "to_pte", export("pte"))
+    monkeypatch.setattr(deploy.collecting, "to_mlpackage", export("mlpackage"))
     monkeypatch.setattr(timing, "measure", measure)
     monkeypatch.setattr(timing, "operator_times", lambda *_, **__: calls.append("trace") or [])
 
 
 def test_what_is_made_and_unchanged_is_kept(report: Report, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import dataclasses
-
-    from edge_sk.export.network import from_arch
-    from edge_sk.export.report.collect import Artifact, Request, collect
 
     calls: list[str] = []
     fake_exports(monkeypatch, report, calls)
@@ -92,9 +98,6 @@ def test_what_is_made_and_unchanged_is_kept(report: Report, tmp_path: Path, monk
 
 
 def test_one_failing_file_costs_only_itself(report: Report, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from edge_sk.export import latency as timing
-    from edge_sk.export.network import from_arch
-    from edge_sk.export.report import collect
 
     calls: list[str] = []
     fake_exports(monkeypatch, report, calls)
@@ -108,12 +111,12 @@ def test_one_failing_file_costs_only_itself(report: Report, tmp_path: Path, monk
             raise InputError("cannot run it")
         return working(files, **options)
 
-    monkeypatch.setattr(collect, "to_mlpackage", refuse)
+    monkeypatch.setattr(deploy.collecting, "to_mlpackage", refuse)
     monkeypatch.setattr(timing, "measure", measure)
-    request = collect.Request(
+    request = Request(
         artifacts=(("pte", "fp32"), ("pte", "int8"), ("mlpackage", "fp16")), threads=(1,), rounds=1, runs=1, argv=["x"]
     )
-    collected = collect.collect([from_arch("shufflenetv2_0.5")], tmp_path, request, lambda _: None)
+    collected = collect([from_arch("shufflenetv2_0.5")], tmp_path, request, lambda _: None)
     assert [(one.precision, one.stage, one.reason) for one in collected.failures] == [
         ("fp16", "export", "cannot be converted"),
         ("int8", "latency", "cannot run it"),
@@ -122,10 +125,55 @@ def test_one_failing_file_costs_only_itself(report: Report, tmp_path: Path, monk
 
 
 def test_two_networks_in_one_place_are_refused(tmp_path: Path) -> None:
-    from edge_sk.export.network import from_arch
-    from edge_sk.export.report.collect import Request, collect
 
     network = from_arch("shufflenetv2_0.5")
     request = Request(artifacts=(), threads=(1,), rounds=1, runs=1, argv=["x"])
     with pytest.raises(InputError, match=r"two networks would write shufflenetv2_0\.5"):
         collect([network, network], tmp_path, request, lambda _: None)
+
+
+def test_measurements_from_elsewhere_join_their_file(report: Report) -> None:
+    mac = variant(find(report, "shufflenetv2_1.0", "fp16", "mlpackage"))
+    mac.latency = [latency(0.4, where="MacBook", threads=0)]
+    assert mac.program is not None
+    mac.program.compute_units = {"MacBook": {"Neural Engine": 90, "CPU": 2}}
+    joined = join([*report.records, mac])
+    assert len(joined) == len(report.records)
+    assert latency_in(find(Report(records=joined, manifest={}), "shufflenetv2_1.0", "fp16", "mlpackage"),
+                      Setting("MacBook", "test", 0)) is not None  # fmt: skip
+    assert any("90 on Neural Engine" in delegation_mark(record).reason for record in joined)
+    newer = variant(mac, latency=[latency(0.3, where="MacBook", threads=0, date="2026-02-01T00:00:00+00:00")])
+    again = join([newer, *joined])
+    assert [one.p50_ms for record in again for one in record.latency if one.where == "MacBook"] == [0.3]
+    assert len(join([*report.records, variant(mac, size_bytes=1)])) == len(report.records) + 1
+
+
+def test_records_are_read_from_files_folders_and_reports(report: Report, tmp_path: Path) -> None:
+    record = report.records[0]
+    (tmp_path / "a.pte.json").write_text(record.model_dump_json())
+    assert read_records([tmp_path, tmp_path / "a.pte.json"]) == [record, record]
+    assert len(read_records([SAMPLE])) == 16
+    write_report(tmp_path / "again.json", report)
+    assert read_report(tmp_path / "again.json") == report
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "there is no file .*; give a record or a report.json"),
+        ("{", "is not JSON"),
+        ("{}", "arch: Field required; it is not a valid record"),
+        ('{"records": [], "surprise": 1}', "manifest: Field required; it is not a valid report"),
+    ],
+)
+def test_bad_records_are_named(tmp_path: Path, content: str | None, message: str) -> None:
+    path = tmp_path / "x.json"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(InputError, match=message):
+        read_records([path])
+
+
+def test_a_folder_without_records_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"holds no record, which ends in \.pte\.json"):
+        read_records([tmp_path])
