@@ -1,4 +1,4 @@
-"""The questions that a report is opened with, and their answers in plain words."""
+"""The answers that a report begins with, and what it does not know."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import NamedTuple
 from edge_sk.export.network import UNTRAINED
 from edge_sk.export.record import Record
 from edge_sk.export.report import latencies
-from edge_sk.export.report.differences import SELECTIVE_KERNELS, pairs
+from edge_sk.export.report.differences import pairs
 from edge_sk.export.report.latencies import Setting, latency_in
 from edge_sk.export.report.marks import parity_mark
 from edge_sk.export.report.model import Report, file_title, network_title
 
 
 class Answer(NamedTuple):
-    """A question, its answer in a few words, and what the answer rests on."""
+    """A question, a short answer, and the evidence for it."""
 
     question: str
     answer: str
@@ -24,7 +24,7 @@ class Answer(NamedTuple):
 
 
 def answers(report: Report) -> list[Answer]:
-    """Which file is smallest, which fastest, which on the front; does SK pay; can the files be trusted."""
+    """Answer: which file is smallest, fastest, on the Pareto front; does SK pay; can the files be trusted."""
     records = report.records
     setting = next(iter(latencies.settings(records)), None)
     metric = latencies.default_metric(records, setting)
@@ -75,10 +75,10 @@ def _on_front(on_front: Sequence[Record], by_accuracy: bool) -> tuple[str, str]:
 
 
 def _sk_pays(records: Sequence[Record], setting: Setting | None, on_front: Sequence[Record]) -> tuple[str, str]:
-    found = [pair for pair in pairs(records, setting) if pair.added == SELECTIVE_KERNELS]
+    found = [pair for pair in pairs(records, setting) if pair.changed.arch.startswith("sk")]
     if not found:
         return "Not asked", "No network is here both with and without selective kernels."
-    # Without the rounding of int8, and where latency is known.
+    # Prefer a pair with latency and without the rounding of int8.
     pair = min(found, key=lambda p: (p.latency is None, p.changed.format != "pte", p.changed.precision != "fp32"))
     latency = "not measured"
     if pair.latency is not None and pair.latency_ms is not None:
@@ -126,7 +126,7 @@ def _trust(report: Report) -> tuple[str, str]:
 
 
 def not_measured(report: Report) -> list[str]:
-    """What the report does not know, one sentence each."""
+    """Return what was not measured, in one sentence each."""
     records, found = report.records, []
     if without := [record for record in records if record.accuracy is None]:
         why = "their weights are untrained"
