@@ -33,7 +33,7 @@ from edge_sk.export.quiet import quiet
 from edge_sk.export.record import Precision
 from edge_sk.files import artifact_path, atomic_write, check_output, write_text
 from edge_sk.manifest import manifest
-from edge_sk.markdown import markdown_table
+from recipes.markdown_tables import markdown_table
 from recipes.textbook import textbook
 
 RESULT = Path(__file__).parent / "results" / "latency.json"

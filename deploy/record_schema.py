@@ -17,7 +17,7 @@ from pydantic import BaseModel
 from edge_sk.errors import script
 from edge_sk.export.record import Record
 from edge_sk.export.report import Report
-from edge_sk.markdown import markdown_table
+from recipes.markdown_tables import markdown_table
 
 INTRODUCTION = """\
 # The JSON of records and reports

@@ -22,7 +22,7 @@ from deploy import sweeping
 from edge_sk.errors import script
 from edge_sk.export import parity, pte
 from edge_sk.export.network import Network
-from edge_sk.markdown import markdown_table
+from recipes.markdown_tables import markdown_table
 
 MOBILE = ("shufflenet", "mobilenet")
 IMAGES = 16

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from edge_sk.attention import ScaleAttention
 from edge_sk.errors import InputError
-from edge_sk.markdown import markdown_table
 from edge_sk.selective_kernel import Kernel
 from recipes.experiments.confidence import mean_interval
+from recipes.markdown_tables import markdown_table
 
 
 def summarize(runs: Sequence[ScaleAttention], classes: Sequence[str] | None = None) -> dict[str, Any]:

@@ -11,12 +11,12 @@ from typing import Any
 
 from edge_sk.errors import InputError
 from edge_sk.files import atomic_write
-from edge_sk.markdown import markdown_table
 from edge_sk.training.metrics import read_csv
 from edge_sk.training.plan import file_name
 from edge_sk.training.recipe import Recipe, recipe_differences
 from edge_sk.training.run import CONFIG, MANIFEST, RECIPE, WEIGHTS, load_config, saved_manifest, saved_recipe
 from recipes.experiments.confidence import mean_interval
+from recipes.markdown_tables import markdown_table
 
 
 def run_folder(output: str | Path, arch: str, seed: int) -> Path:

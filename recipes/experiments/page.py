@@ -7,7 +7,6 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from edge_sk.markdown import markdown_table
 from recipes.experiments import attention_summary as attention
 from recipes.experiments import comparison
 from recipes.experiments.plan import (
@@ -26,6 +25,7 @@ from recipes.experiments.plan import (
     Watched,
     kernels,
 )
+from recipes.markdown_tables import markdown_table
 from recipes.paper.tables import TABLES
 
 INTRODUCTION = """\

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from edge_sk.markdown import markdown_table
+from recipes.markdown_tables import markdown_table
 from recipes.paper.tables import Row, Table, compute, increments
 
 PREAMBLE = """\
