@@ -1,4 +1,4 @@
-"""The pages of a report, from templates: one HTML file that needs no other, and Markdown for a pull request."""
+"""Render the pages of a report from templates: one self-contained HTML file, and Markdown for a pull request."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def render_markdown(report: Report, changes: Sequence[Change] | None = None) -> 
 
 
 def _facts(report: Report, changes: Sequence[Change] | None) -> dict[str, Any]:
-    """What both templates show."""
+    """Return what both templates show."""
     known = settings(report.records)
     setting = known[0] if known else None
     metric = default_metric(report.records, setting)
