@@ -119,7 +119,7 @@ def _trust(report: Report) -> tuple[str, str]:
     if counts["unknown"]:
         return "Only those that were run", because
     if counts["partial"]:
-        return "The conversion yes; int8 can only be judged with trained weights", because
+        return "Conversion yes; int8 needs trained weights", because
     if any(record.precision in ("int8", "palette6") for record in records):
         because += " Rounded files (int8, palette6) need not give equal numbers: they must reach an SQNR and the same "
         because += "class on 95% of the images."
