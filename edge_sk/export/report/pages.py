@@ -86,7 +86,7 @@ def _facts(report: Report, changes: Sequence[Change] | None) -> dict[str, Any]:
 
 
 def _template(name: str, **escaping: Any) -> jinja2.Template:
-    layout = {"trim_blocks": True, "lstrip_blocks": True, "keep_trailing_newline": True}
+    layout: dict[str, Any] = {"trim_blocks": True, "lstrip_blocks": True, "keep_trailing_newline": True}
     loader = jinja2.FunctionLoader(_asset)
     environment = jinja2.Environment(loader=loader, undefined=jinja2.StrictUndefined, **layout, **escaping)
     filters = (file_title, network_title, latency_in, noise_ms, parity_mark, delegation_mark, cell, code)
