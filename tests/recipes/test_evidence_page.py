@@ -86,7 +86,7 @@ def test_what_the_note_on_the_first_training_says_is_in_records() -> None:
     before = {entry["arch"]: entry for entry in read_records(RESULTS)[SMALL_FIRST.key]["networks"]}[summed["arch"]]
     once, then = ([f"{entry['top1_by_seed'][seed]:.2f}" for seed in "01"] for entry in (summed, before))
     assert f"came to {once[0]} and {once[1]} " in SMALL_FIRST.note
-    assert f"not to the {then[0]} and {then[1]} of then" in SMALL_FIRST.note
+    assert f"not to the earlier {then[0]} and {then[1]}" in SMALL_FIRST.note
     assert again["commit"] == SMALL_FIRST.code
 
 
