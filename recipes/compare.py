@@ -1,7 +1,7 @@
 """Compare architectures under one recipe: ``python recipes/compare.py --arch A B --seeds 0 1 2 --output runs/DIR``.
 
-Every (architecture, seed) is a run folder under the output folder, trained by train.py. What is finished is not done
-again and what was interrupted is resumed, so the same command continues a comparison that was stopped.
+train.py trains every architecture with every seed, each in a run folder under the output folder. Finished runs are kept
+and interrupted ones resumed, so the same command continues a comparison that was stopped.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Run:
 
 
 def train_command(run: Run, args: argparse.Namespace) -> list[str]:
-    """How train.py is called for a run, new or to be resumed."""
+    """Return the command that trains a run or resumes it."""
     command = [sys.executable, str(RECIPES / "train.py"), "--arch", run.arch, "--seed", str(run.seed)]
     command += ["--data", args.data, "--output", str(run.folder)]
     for flag, value in (("--recipe", args.recipe), ("--device", args.device), ("--workers", args.workers)):
@@ -126,7 +126,7 @@ def train_all(runs: Sequence[Run], args: argparse.Namespace) -> None:
 
 
 def log_of(run: Run) -> Path:
-    """Where a run's messages go."""
+    """Return the file of a run's messages."""
     return run.folder.parent.parent / "logs" / f"{run.folder.name}.log"
 
 
@@ -166,7 +166,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for key, values in unpaired.items():
         print(f"warning: the networks are given different images: {key} {' and '.join(values)}", file=sys.stderr)
     output = Path(args.output)
-    # By seed, so that a comparison cut short has pairs.
+    # One seed after the other, so that an interrupted comparison has pairs.
     runs = [Run(arch, seed, run_folder(output, arch, seed)) for seed in args.seeds for arch in args.arch]
 
     def finished(run: Run) -> Finished | None:

@@ -1,6 +1,7 @@
 """Write docs/evidence.md from the records in recipes/results: ``python recipes/evidence.py``.
 
-The page and its plots hold nothing that is not in a record; what has no record is shown as not run, with its command.
+All numbers on the page and in its plots come from records. An experiment without a record is shown as not run, with
+its command.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Draw a summary of attention against object scale, as Li et al. do in Figures 3 and 4."""
+"""Draw a summary of attention against object scale like Figures 3 and 4 of Li et al."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def _heading(unit: Mapping[str, Any], name: str) -> str:
 
 
 def _short_names(names: Sequence[str]) -> list[str]:
-    """Names of modules without the ending that all have in common."""
+    """Return the names of modules without their common ending."""
     ends = [name.split(".")[::-1] for name in names]
     common = 0
     for same in zip(*ends, strict=False):
