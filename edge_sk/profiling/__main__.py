@@ -30,8 +30,7 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("names", nargs="+", metavar="NAME", help=name)
     depth = "also the modules of each network, DEPTH levels deep (default 1)"
     p.add_argument("--by-module", nargs="?", type=int, const=1, metavar="DEPTH", help=depth)
-    size = "side of the image, or HEIGHTxWIDTH (default: each network's)"
-    p.add_argument("--input-size", metavar="SIDE", help=size)
+    p.add_argument("--input-size", metavar="SIDE", help="side, or HEIGHTxWIDTH, of the image (default: each network's)")
     p.add_argument("--json", action="store_true", help="print one JSON object instead")
     return p
 

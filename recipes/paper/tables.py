@@ -140,7 +140,7 @@ def unexplained(result: dict[str, Any]) -> list[str]:
 
 
 def increments() -> list[dict[str, Any]]:
-    """Return Table 4 as differences to the plain network of each width: the paper's, ours, ours with elementwise work."""
+    """Return Table 4 as differences to the plain network: the paper's, ours, and ours with elementwise work."""
     rows = {row.name: row for table in TABLES if table.key == "4" for row in table.rows}
     found = []
     for width in ("0.5x", "1.0x"):
