@@ -11,7 +11,6 @@ from edge_sk.export.network import UNTRAINED
 from edge_sk.export.record import Format, Part, Precision, Record, read_json, validated
 from edge_sk.files import write_text
 
-SCHEMA_VERSION = 1
 MISSING = "there is no file {}; give a record or a report.json"
 
 
@@ -44,7 +43,7 @@ class Failure(Part):
 class Report(Part):
     """Everything that the pages of a report show."""
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[1] = 1
     records: list[Record]
     costs: list[NetworkCost] = Field(default_factory=list)
     failures: list[Failure] = Field(default_factory=list)
