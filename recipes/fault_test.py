@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -177,12 +178,12 @@ class FaultTest:
 
     def _start(
         self, run: Path, *, resume: bool = False, data: Path | None = None, file_limit: int | None = None
-    ) -> multiprocessing.process.BaseProcess:
+    ) -> BaseProcess:
         process = multiprocessing.get_context("fork").Process(target=_train, args=(run, resume, data, file_limit))
         process.start()
         return process
 
-    def _wait(self, process: multiprocessing.process.BaseProcess) -> int | None:
+    def _wait(self, process: BaseProcess) -> int | None:
         """Exit code; ``None`` for a process that hangs."""
         process.join(PATIENCE_S)
         if process.exitcode is None:
@@ -206,7 +207,7 @@ class FaultTest:
         process.join(self.rng.uniform(0.0, self.duration * within))
         self._kill(process, run)
 
-    def _kill(self, process: multiprocessing.process.BaseProcess, run: Path) -> bool:
+    def _kill(self, process: BaseProcess, run: Path) -> bool:
         """Kill; ``False`` when the process had ended by itself, which is a loss unless it had finished."""
         if process.exitcode is not None:
             if process.exitcode != 0:
