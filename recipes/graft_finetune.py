@@ -72,7 +72,9 @@ def top1(model: torch.nn.Module, folder: Path) -> tuple[float, torch.Tensor]:
     model.eval()
     config = load_config(folder)
     mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (config.mean, config.std))
-    batches = [(model((images - mean) / std), labels) for images, labels in eval_batches(config, data="digits")]
+    batches = [
+        (model((images - mean) / std), labels) for images, labels in eval_batches(config.model_dump(), data="digits")
+    ]
     scores, labels = (torch.cat(parts) for parts in zip(*batches, strict=True))
     return 100 * int((scores.argmax(1) == labels).sum()) / len(labels), scores
 

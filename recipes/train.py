@@ -21,6 +21,14 @@ if TYPE_CHECKING:
     from edge_sk.training.plan import Plan
 
 RECIPES = Path(__file__).resolve().parent
+# Training images and classes of torch/NAME, so that --dry-run needs no download.
+KNOWN = {
+    "cifar10": (50_000, 10),
+    "cifar100": (50_000, 100),
+    "mnist": (60_000, 10),
+    "fashion_mnist": (60_000, 10),
+    "kmnist": (60_000, 10),
+}
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -87,11 +95,17 @@ def print_plan(plan: Plan) -> None:
     """What the run would be: recipe, parameters, MACs, steps."""
     from edge_sk.profiling import profile
     from edge_sk.training.batches import steps_per_epoch
-    from edge_sk.training.data import describe
+    from edge_sk.training.data import count_classes, open_split
     from edge_sk.training.plan import build_model
     from edge_sk.training.recipe import recipe_to_yaml
 
-    images, num_classes = describe(plan.data, plan.recipe.data)
+    options, name = plan.recipe.data, plan.data.removeprefix("torch/").lower()
+    if plan.data.startswith("torch/") and name in KNOWN:
+        images, classes = KNOWN[name]
+        num_classes = options.num_classes or classes
+    else:
+        train = open_split(plan.data, "train", options)
+        images, num_classes = len(train), count_classes(plan.data, train.classes, options)
     model, preprocessing = build_model(plan, num_classes)
     cost = profile(model, input_size=(1, *preprocessing.input_size))
     batch, epochs = plan.recipe.data.batch_size, plan.recipe.schedule.epochs

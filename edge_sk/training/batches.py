@@ -11,7 +11,6 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from edge_sk.errors import InputError
-from edge_sk.training.randomness import derive_seed
 from edge_sk.training.recipe import DataRecipe
 
 
@@ -26,7 +25,7 @@ class Shard:
 
 
 class Sample(NamedTuple):
-    """One item of a batch to be; without an image where none could be read."""
+    """One image for a batch; ``None`` where no image could be read."""
 
     image: Tensor | None
     label: int
@@ -41,25 +40,24 @@ class Batch(NamedTuple):
     unreadable: list[str]  # names of the images that could not be read
 
 
-def make_loader(dataset: Dataset[Sample], shard: Shard, *, seed: int = derive_seed("loader"), **options: Any) -> Any:
-    """A ``DataLoader`` of a process's batches; its workers are seeded from ``seed``."""
+def make_loader(dataset: Dataset[Sample], shard: Shard, **options: Any) -> Any:
+    """A ``DataLoader`` of a process's batches."""
     return DataLoader(
         dataset,
         num_workers=shard.workers,
         pin_memory=shard.pin_memory,
         collate_fn=_collate,
         worker_init_fn=_ignore_interrupts,
-        # Its own generator: the loader draws from the global one otherwise.
-        generator=torch.Generator().manual_seed(seed),
+        generator=torch.Generator(),  # without one, the loader draws from the global generator
         **options,
     )
 
 
 def _collate(samples: list[Sample]) -> Batch:
-    read = [(sample.image, sample.label) for sample in samples if sample.image is not None]
+    images = [sample.image for sample in samples if sample.image is not None]
     return Batch(
-        torch.stack([image for image, _ in read]) if read else torch.empty(0, dtype=torch.uint8),
-        torch.tensor([label for _, label in read], dtype=torch.int64),
+        torch.stack(images) if images else torch.empty(0, dtype=torch.uint8),
+        torch.tensor([sample.label for sample in samples if sample.image is not None], dtype=torch.int64),
         [name for sample in samples for name in sample.unreadable],
     )
 

@@ -19,7 +19,7 @@ from edge_sk.manifest import __version__, manifest
 from edge_sk.models import create_model, default_recipe
 from edge_sk.models._weights import image_fields
 from edge_sk.training.batches import part_size, steps_per_epoch
-from edge_sk.training.data import count_classes, make_shard, open_split
+from edge_sk.training.data import count_classes, make_shard, open_split, ordered_batches, training_batches
 from edge_sk.training.distributed import World
 from edge_sk.training.loop import Feed, Trainer
 from edge_sk.training.randomness import seed_everything
@@ -130,8 +130,8 @@ def start(plan: Plan, world: World, *, workers: int | None = None, argv: Sequenc
     shard = make_shard(plan.data, world, workers)
     feed = Feed(
         steps_per_epoch(len(train), options.batch_size),
-        train.training(augmented, shard, seed=plan.seed),
-        test.test(images.for_evaluation(), shard, batch_size=options.eval_batch_size),
+        training_batches(train, augmented, shard, options, seed=plan.seed),
+        ordered_batches(test, images.for_evaluation(), shard, batch_size=options.eval_batch_size),
     )
     config = RunConfig(
         arch=plan.arch,

@@ -44,6 +44,10 @@ class DataRecipe(_Section):
     image_key: str | None = None  # hfds: column (image); wds: extensions (jpg;png;webp)
     label_key: str | None = None  # hfds: column (label); wds: field of the json file (null: the .cls file)
 
+    def split_name(self, split: Literal["train", "test"]) -> str:
+        """The split of a ``hfds`` or ``wds`` data set."""
+        return (self.train_split or "train") if split == "train" else (self.val_split or "validation")
+
 
 class AugmentRecipe(_Section):
     """What happens to a training image."""

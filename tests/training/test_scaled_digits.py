@@ -14,7 +14,7 @@ from edge_sk.training.data import eval_batches
 from edge_sk.training.digits import digits
 from edge_sk.training.recipe import DataRecipe
 from edge_sk.training.scaled_digits import SCALES, scaled_digits
-from edge_sk.training.sources import open_source
+from edge_sk.training.sources import open_images
 from recipes.evaluate import main as evaluate
 from recipes.train import main as train
 
@@ -106,7 +106,7 @@ def test_clutter_is_of_the_own_split(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_it_reads_as_a_data_set() -> None:
-    source = open_source("scaled_digits", "test", DataRecipe())
+    source = open_images("scaled_digits", "test", DataRecipe())
     assert len(source) == 360
     assert source.classes == [str(digit) for digit in range(10)]
     image, label = source.load(3)
@@ -128,7 +128,7 @@ def test_it_reads_as_a_data_set() -> None:
 )
 def test_bad_scales_are_refused(data: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        open_source(data, "test", DataRecipe())
+        open_images(data, "test", DataRecipe())
 
 
 def test_a_canvas_too_small_for_the_smallest_digit_is_refused() -> None:
