@@ -304,7 +304,7 @@ def _train(run: Path, resume: bool, data: Path | None, file_limit: int | None) -
             recipes=Path(__file__).resolve().parent,
         )
         with join_world("cpu") as world:
-            return 0 if start(plan, world, workers=0).run().signal is None else 1
+            return 0 if start(plan, world, workers=0).run() is None else 1
 
     with _silence():
         try:

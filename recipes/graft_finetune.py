@@ -57,10 +57,10 @@ def train(arch: str, folder: Path, seed: int, overrides: Sequence[str]) -> float
         recipes=RECIPES,
     )
     with join_world("cpu") as world:
-        outcome = start(plan, world).run()
-    if outcome.metrics is None:
-        raise KeyboardInterrupt  # the run took the signal, and has saved its state
-    return outcome.metrics.top1
+        trainer = start(plan, world)
+        if trainer.run() is not None:
+            raise KeyboardInterrupt  # the run took the signal, and has saved its state
+    return trainer.state.history[-1]["test_top1"]
 
 
 @torch.no_grad()

@@ -57,6 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
     from edge_sk.training.distributed import join_world
     from edge_sk.training.plan import make_plan, start
+    from recipes.curves import plot_curves
 
     plan = make_plan(
         args.arch,
@@ -73,17 +74,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     with join_world(args.device) as world:
         trainer = start(plan, world, workers=args.workers, argv=None if argv is None else ["recipes/train.py", *argv])
-        outcome = trainer.run()
+        stopped = trainer.run()
         if not world.is_main:
-            return 0 if outcome.signal is None else 128 + outcome.signal
+            return 0 if stopped is None else 128 + stopped
+    if trainer.state.history:
+        plot_curves(plan.folder, trainer.state.history, title=trainer.title)
     folder = shlex.quote(str(plan.folder))
-    if outcome.signal is not None:
-        print(f"\nstopped by {signal.Signals(outcome.signal).name} at step {outcome.step}; saved. Continue with:")
+    if stopped is not None:
+        print(f"\nstopped by {signal.Signals(stopped).name} at step {trainer.state.step}; saved. Continue with:")
         resume = shlex.join(["--arch", plan.arch, "--output", str(plan.folder), "--resume"])
         print(f"  python {_script('recipes/train.py')} {resume}")
-        return 128 + outcome.signal
-    assert outcome.metrics is not None
-    print(f"\ntop-1 {outcome.metrics.top1:.2f} % on {outcome.metrics.images:,} test images. Run folder: {plan.folder}")
+        return 128 + stopped
+    last = trainer.state.history[-1]
+    print(f"\ntop-1 {last['test_top1']:.2f} % on {last['test_images']:,} test images. Run folder: {plan.folder}")
     print("Next:")
     print(f"  python {_script('recipes/evaluate.py')} --checkpoint {folder}")
     exports = shlex.quote(os.path.join("exports", plan.folder.name))

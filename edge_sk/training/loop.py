@@ -1,4 +1,4 @@
-"""The training loop: epochs of steps, what they say while they run, and the signals that stop them."""
+"""The training loop: epochs of steps, the progress that they print, and the signals that stop them."""
 
 from __future__ import annotations
 
@@ -21,22 +21,21 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from timm.data import Mixup
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from edge_sk.errors import InputError
 from edge_sk.training.batches import Batch
 from edge_sk.training.distributed import World
-from edge_sk.training.evaluation import Metrics, autocast, evaluate
-from edge_sk.training.metrics import Boards, Row, plot_curves, write_csv
+from edge_sk.training.evaluation import autocast, evaluate
+from edge_sk.training.metrics import Boards, Row, write_csv
 from edge_sk.training.optimization import make_optimizer, make_scheduler
 from edge_sk.training.randomness import seed_everything
 from edge_sk.training.recipe import LogRecipe, Recipe
 from edge_sk.training.run import RunConfig, load_checkpoint, save_checkpoint, save_weights
 from edge_sk.training.transforms import Normalizer
 
-# Reading a loss waits for the GPU; on the CPU it is free.
-STEPS_BETWEEN_CHECKS = {"cpu": 1, "cuda": 10, "mps": 10}
+# Steps after which losses are read: that waits for the GPU; on the CPU it is free.
+STEPS_BETWEEN_CHECKS = 10
 
 # Above this share of the time spent waiting for data, the loader is what limits the run.
 SLOW_LOADER = 0.3
@@ -73,21 +72,12 @@ class State:
         return self.epoch_images / seconds, self.epoch_waited / seconds
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """How a run ended."""
-
-    metrics: Metrics | None  # the last epoch's; None when the run was stopped before its end
-    step: int
-    signal: int | None = None  # the one that stopped it
-
-
 class Trainer:
     """Trains one model by one recipe into one run folder.
 
-    All randomness is a function of seed, epoch, step and sample (``randomness.py``), so that tensors and ``State`` of
-    any step are enough to continue as if nothing had happened. The model comes on the CPU; it is moved and trained in
-    place. ``identity`` is what a checkpoint must agree with to be resumed here: seed, architecture, recipe, ...
+    All randomness is a function of seed, epoch, step and sample (``randomness.py``): the tensors and the ``State`` of
+    any step are enough to continue exactly. The model comes on the CPU; it is moved and trained in place. A checkpoint
+    is resumed only if its ``identity`` (seed, architecture, recipe, ...) is this one.
     """
 
     def __init__(
@@ -103,7 +93,7 @@ class Trainer:
     ) -> None:
         self.recipe, self.feed, self.folder, self.world, self.identity = recipe, feed, folder, world, identity
         self.title = f"{config.arch} {config.recipe} seed {identity['seed']}"
-        runtime, augment = recipe.runtime, recipe.augment
+        runtime, augment, ema = recipe.runtime, recipe.augment, recipe.ema
         if runtime.sync_bn and world.size > 1:
             from timm.layers import convert_sync_batchnorm
 
@@ -114,18 +104,15 @@ class Trainer:
         self.optimizer = make_optimizer(model, recipe.optim)
         self.scheduler = make_scheduler(self.optimizer, recipe.schedule, steps_per_epoch=feed.steps_per_epoch)
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=runtime.precision == "fp16")
-        self.ema = (
-            ModelEmaV3(model, decay=recipe.ema.decay, use_warmup=recipe.ema.warmup) if recipe.ema.enabled else None
-        )
-        self.normalizer = Normalizer(config.mean, config.std, world.device, channels_last=runtime.channels_last)
+        self.ema = ModelEmaV3(model, decay=ema.decay, use_warmup=ema.warmup) if ema.enabled else None
+        self.normalizer = Normalizer(config, world.device, channels_last=runtime.channels_last)
+        smoothing = recipe.loss.label_smoothing
         self.mixup = None
         if augment.mixup or augment.cutmix:
-            self.mixup = Mixup(
-                mixup_alpha=augment.mixup,
-                cutmix_alpha=augment.cutmix,
-                label_smoothing=recipe.loss.label_smoothing,
-                num_classes=config.num_classes,
-            )
+            # Mixup smooths the targets.
+            self.mixup = Mixup(augment.mixup, augment.cutmix, label_smoothing=smoothing, num_classes=config.num_classes)
+            smoothing = 0.0
+        self._criterion = nn.CrossEntropyLoss(label_smoothing=smoothing)
         self._forward: nn.Module = model
         if world.size > 1:
             ids = [world.device.index] if world.device.type == "cuda" else None
@@ -169,8 +156,8 @@ class Trainer:
         self._saved = self._position()
         return warning
 
-    def run(self) -> Outcome:
-        """Train to the end, or to a stop signal; either way the run folder can be evaluated and resumed.
+    def run(self) -> int | None:
+        """Train to the end, or to a stop signal, which is returned; the run folder can then be evaluated and resumed.
 
         Raises:
             InputError: The loss is not finite, or too many images cannot be read; the last good checkpoint stays.
@@ -192,18 +179,13 @@ class Trainer:
             save_weights(self.folder, self.evaluated_model.state_dict())
             if self.state.history:
                 write_csv(self.folder, self.state.history)
-                plot_curves(self.folder, self.state.history, title=self.title)
-        if stopped is not None:
-            return Outcome(None, self.state.step, signal=stopped)
-        last = self.state.history[-1]
-        metrics = Metrics(last["test_top1"], last["test_top5"], last["test_loss"], int(last["test_images"]))
-        return Outcome(metrics, self.state.step)
+        return stopped
 
     def _train_epoch(self) -> int | None:
         """Train to the end of the epoch; returns the signal that stopped it before."""
         per_epoch = self.feed.steps_per_epoch
         epoch, first = divmod(self.state.step, per_epoch)
-        every = STEPS_BETWEEN_CHECKS.get(self.world.device.type, 1)
+        every = 1 if self.world.device.type == "cpu" else STEPS_BETWEEN_CHECKS
         self._epoch_began = time.perf_counter() - self.state.epoch_seconds
         batches = self.feed.training(epoch, first)
         losses: list[Tensor] = []
@@ -252,9 +234,7 @@ class Trainer:
             images, target = self.mixup(images, target)
         with autocast(self.world.device, self.recipe.runtime.precision):
             logits = self._forward(images)
-        # Mixed targets are smoothed already.
-        smoothing = 0.0 if self.mixup is not None else self.recipe.loss.label_smoothing
-        return F.cross_entropy(logits.float(), target, label_smoothing=smoothing)
+        return self._criterion(logits.float(), target)
 
     def _check(self, losses: list[Tensor]) -> int | None:
         """Agree with the other processes on losses and stopping, save if it is time; returns a stop signal."""
@@ -263,7 +243,7 @@ class Trainer:
         for step, loss_sum in enumerate(sums, self.state.step - len(sums) + 1):
             loss = loss_sum / self.world.size
             if not math.isfinite(loss):
-                self._refuse(f"the loss is {loss} at step {step}")
+                raise self._diverged(f"the loss is {loss} at step {step}")
             self.state.loss_sum += loss
             self.state.loss_steps += 1
         self.state.epoch_seconds = time.perf_counter() - self._epoch_began
@@ -280,7 +260,7 @@ class Trainer:
             self.world.broadcast_buffers(module)
 
         def save_before_a_kill() -> None:
-            # Evaluation may outlast the notice a preempted machine gives; the stop itself waits for its end.
+            # The stop waits for the end of the evaluation, which may come after a preempted machine is gone.
             if self._signals and self.world.is_main:
                 self._save()
 
@@ -314,7 +294,7 @@ class Trainer:
             )
         self.state = State(state.step, [*state.history, row], state.unreadable, row["seconds"])
         self._display.epoch(row)
-        # The last epoch's row tells that the run is finished: run() writes it behind the weights.
+        # run() writes the last epoch's row, after the weights: with it the run counts as finished.
         if self.world.is_main and row["epoch"] < self.recipe.schedule.epochs:
             write_csv(self.folder, self.state.history)
         boards.log(row)
@@ -338,7 +318,7 @@ class Trainer:
             return
         for name, tensor in self.model.state_dict().items():
             if not torch.isfinite(tensor).all():
-                self._refuse(f"{name} is not finite after step {self.state.step}")
+                raise self._diverged(f"{name} is not finite after step {self.state.step}")
         tensors = {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -351,12 +331,12 @@ class Trainer:
     def _position(self) -> tuple[int, int]:
         return self.state.step, len(self.state.history)
 
-    def _refuse(self, problem: str) -> None:
+    def _diverged(self, problem: str) -> InputError:
         kept = "no checkpoint had been written yet"
         if self._saved is not None:
             kept = f"the checkpoint of step {self._saved[0]} in {self.folder} is good"
         epoch = (self.state.step - 1) // self.feed.steps_per_epoch + 1
-        raise InputError(
+        return InputError(
             f"{problem} (epoch {epoch}): stopped; {kept}. Lower optim.lr, or set optim.clip_grad_norm or "
             "schedule.warmup_epochs"
         )

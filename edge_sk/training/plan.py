@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import re
@@ -36,7 +35,7 @@ from edge_sk.training.run import (
     saved_recipe,
 )
 from edge_sk.training.sources import is_embedded
-from edge_sk.training.transforms import Preprocessing, training_transform
+from edge_sk.training.transforms import Preprocessing, evaluation_transform, training_transform
 
 
 @dataclass(frozen=True)
@@ -114,31 +113,32 @@ def start(plan: Plan, world: World, *, workers: int | None = None, argv: Sequenc
     ``workers`` is as for :func:`~edge_sk.training.data.make_shard`, ``argv`` the command, for the manifest. An
     ``InputError`` says what is wrong with data, architecture or folder, or that the checkpoint is not this run's.
     """
-    if plan.recipe.runtime.sync_bn and world.device.type != "cuda":
+    recipe, options = plan.recipe, plan.recipe.data
+    if recipe.runtime.sync_bn and world.device.type != "cuda":
         raise InputError(
             f"runtime.sync_bn=true needs GPUs, and this is {world.device.type}: set runtime.sync_bn=false, "
             "and start fewer processes if batch norms then see too few images"
         )
     if world.is_main and not plan.resume:
         _check_new_folder(plan.folder)
-    recipe, options = plan.recipe, plan.recipe.data
     train = open_split(plan.data, "train", options)
     test = open_split(plan.data, "test", options, expected_classes=train.classes)
     num_classes = count_classes(plan.data, train.classes, options)
     model, images = build_model(plan, num_classes)
     augmented = training_transform(recipe.augment, images.input_size, images.interpolation)
+    plain = evaluation_transform(images.input_size, images.crop_pct, images.interpolation)
     shard = make_shard(plan.data, world, workers)
     feed = Feed(
         steps_per_epoch(len(train), options.batch_size),
         training_batches(train, augmented, shard, options, seed=plan.seed),
-        ordered_batches(test, images.for_evaluation(), shard, batch_size=options.eval_batch_size),
+        ordered_batches(test, plain, shard, batch_size=options.eval_batch_size),
     )
     config = RunConfig(
+        **images.model_dump(),
         arch=plan.arch,
         num_classes=num_classes,
         classes=train.classes,
         in_chans=images.input_size[0],
-        **dataclasses.asdict(images),
         recipe=plan.recipe_name,
         data=plan.data,
         edge_sk_version=__version__,
@@ -153,11 +153,10 @@ def start(plan: Plan, world: World, *, workers: int | None = None, argv: Sequenc
         * (world.size if recipe.runtime.sync_bn else 1),
     } | {key: value for key, value in settings(recipe).items() if key not in FREE}
     trainer = Trainer(model, recipe, feed, folder=plan.folder, config=config, world=world, identity=identity)
-    if plan.resume:
-        warning = trainer.resume()
-        if warning and world.is_main:
-            print(f"warning: {warning}; continuing from the one before it")
+    warning = trainer.resume() if plan.resume else None
     if world.is_main:
+        if warning:
+            print(f"warning: {warning}; continuing from the one before it")
         _describe_run(plan, config, trainer.title, argv)
     return trainer
 
@@ -190,11 +189,10 @@ def _check_new_folder(folder: Path) -> None:
 def _describe_run(plan: Plan, config: RunConfig, title: str, argv: Sequence[str] | None) -> None:
     check_output(plan.folder)
     record = manifest(argv, seed=plan.seed)
-    path = plan.folder / MANIFEST
-    if plan.resume and path.is_file():
-        first = json.loads(path.read_text(encoding="utf-8"))
+    if plan.resume and (plan.folder / MANIFEST).is_file():
+        first = saved_manifest(plan.folder)
         record = first | {"resumed": [*first.get("resumed", []), record]}
-    write_text(path, json.dumps(record, indent=2) + "\n")
+    write_text(plan.folder / MANIFEST, json.dumps(record, indent=2) + "\n")
     save_config(plan.folder, config)
-    # Last: where it is, the folder can be resumed.
+    # Last: a folder with a recipe can be resumed.
     write_text(plan.folder / RECIPE, f"# The resolved recipe of {title}\n" + recipe_to_yaml(plan.recipe))

@@ -176,11 +176,11 @@ FREE = {
 }
 
 
-def load_recipe(name: str, overrides: Sequence[str] = (), *, folder: Path) -> Recipe:
+def load_recipe(name: str, overrides: Sequence[str] = (), *, folder: Path = Path()) -> Recipe:
     """Read a recipe.
 
     Args:
-        name: A recipe of ``folder`` (``light``) or a path to a YAML file.
+        name: A recipe of ``folder`` (``light``) or the path of a YAML file.
         overrides: ``section.key=value`` strings, values in YAML.
         folder: Where the named recipes are.
 
@@ -192,16 +192,10 @@ def load_recipe(name: str, overrides: Sequence[str] = (), *, folder: Path) -> Re
     if not path.is_file():
         known = ", ".join(sorted(file.stem for file in folder.glob("*.yaml")))
         raise InputError(f"no recipe {name!r}: known are {known}, or give the path of a .yaml file")
-    return read_recipe(path, overrides)
-
-
-def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Read the YAML file of a recipe; arguments and errors as in :func:`load_recipe`."""
     try:
-        text = path.read_text(encoding="utf-8")
+        values = parse_yaml(path.read_text(encoding="utf-8"), str(path))
     except UnicodeDecodeError:
         raise InputError(f"{path} is not a text file: a recipe is YAML in UTF-8") from None
-    values = parse_yaml(text, str(path))
     if values is not None and not isinstance(values, dict):
         raise InputError(f"{path} must hold sections ({', '.join(Recipe.model_fields)}), got {values!r}")
     return make_recipe(values or {}, overrides, origin=str(path))

@@ -13,16 +13,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field, ValidationError
 from torch import Tensor, nn
 
 from edge_sk.errors import InputError
 from edge_sk.files import atomic_write, write_text
-from edge_sk.models import create_model
-from edge_sk.models._weights import image_fields
+from edge_sk.models import _weights, create_model
 from edge_sk.training.metrics import read_csv
-from edge_sk.training.recipe import DataRecipe, Recipe, read_recipe
+from edge_sk.training.recipe import DataRecipe, Recipe, load_recipe
 from edge_sk.training.sources import is_embedded
+from edge_sk.training.transforms import Preprocessing
 
 # The trained network.
 WEIGHTS = "model.safetensors"
@@ -36,21 +36,14 @@ PREVIOUS = "checkpoint.previous.pt"
 DAMAGED = "checkpoint.damaged.pt"
 
 
-class RunConfig(BaseModel):
-    """Everything needed to rebuild a trained model and to feed it."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+class RunConfig(Preprocessing):
+    """Everything needed to rebuild a trained model and to feed it: ``config.json``."""
 
     arch: str
     options: dict[str, Any] = Field(default_factory=dict)
     num_classes: int
     classes: list[str] | None  # label names, in the order of the outputs
     in_chans: int
-    input_size: tuple[int, int, int]  # (C, H, W)
-    mean: tuple[float, ...]  # per channel, of inputs in [0, 1]
-    std: tuple[float, ...]
-    interpolation: str
-    crop_pct: float
     recipe: str
     data: str
     edge_sk_version: str
@@ -73,53 +66,20 @@ def load_run(path: str | Path) -> LoadedRun:
     Raises:
         InputError: Not a run folder, not finished, damaged, or its weights are another architecture's.
     """
-    config = load_config(path)
-    file = Path(path) / WEIGHTS
+    config, file = load_config(path), Path(path) / WEIGHTS
     if not file.is_file():
         raise InputError(f"{path} has no {WEIGHTS} yet: finish the run with recipes/train.py --resume")
-    state = _read_weights(file)
+    state, images = _weights.read(file)
     model = create_model(config.arch, num_classes=config.num_classes, in_chans=config.in_chans, **config.options)
     given, wanted = ({name: tuple(value.shape) for name, value in part.items()} for part in (state, model.state_dict()))
-    for name in given.keys() | wanted.keys():
+    if given != wanted:
+        name = next(name for name in [*wanted, *given] if given.get(name) != wanted.get(name))
         here, there = given.get(name, "nothing"), wanted.get(name, "nothing")
-        if here != there:
-            raise InputError(f"{file} does not hold the weights of {config.arch}: at {name} it has {here}, not {there}")
+        raise InputError(f"{file} does not hold the weights of {config.arch}: at {name} it has {here}, not {there}")
     model.load_state_dict(state)
     cfg: Any = model.default_cfg
-    cfg.update(image_fields(config.model_dump()))
+    cfg.update(images)
     return LoadedRun(model.eval(), config)
-
-
-def load_config(path: str | Path) -> RunConfig:
-    """Read a run folder's ``config.json``; an ``InputError`` where it is missing or not one of ours."""
-    folder = Path(path)
-    remedy = "give the folder that recipes/train.py wrote"
-    if not folder.is_dir():
-        problem = "is not a folder" if folder.exists() else "does not exist"
-        raise InputError(f"--checkpoint {folder} {problem}: {remedy}")
-    file = folder / CONFIG
-    if not file.is_file():
-        raise InputError(f"{folder} is not a run folder: it has no {CONFIG}; {remedy}")
-    try:
-        return RunConfig.model_validate(json.loads(file.read_text(encoding="utf-8")))
-    except ValueError as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"{file} is damaged or from another program ({reason})") from None
-
-
-def save_config(folder: Path, config: RunConfig) -> None:
-    """Write ``config.json``."""
-    write_text(folder / CONFIG, config.model_dump_json(indent=2) + "\n")
-
-
-def _read_weights(file: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load
-
-    try:
-        return load(file.read_bytes())
-    except (SafetensorError, ValueError) as error:
-        raise InputError(f"{file} is damaged or not a safetensors file ({error})") from None
 
 
 def save_weights(folder: Path, state: dict[str, Tensor]) -> None:
@@ -132,12 +92,23 @@ def save_weights(folder: Path, state: dict[str, Tensor]) -> None:
         temporary.write_bytes(content)
 
 
+def load_config(path: str | Path) -> RunConfig:
+    """Read a run folder's ``config.json``; an ``InputError`` where it is missing or not one of ours."""
+    try:
+        return RunConfig.model_validate_json(_file(path, CONFIG).read_bytes())
+    except ValidationError as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{Path(path) / CONFIG} is damaged or from another program ({reason})") from None
+
+
+def save_config(folder: Path, config: RunConfig) -> None:
+    """Write ``config.json``."""
+    write_text(folder / CONFIG, config.model_dump_json(indent=2) + "\n")
+
+
 def saved_recipe(folder: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """The resolved recipe of a run folder, with ``overrides``; errors as in :func:`~recipe.load_recipe`."""
-    path = Path(folder) / RECIPE
-    if not path.is_file():
-        raise InputError(f"{folder} is not a run folder: it has no {RECIPE}")
-    return read_recipe(path, overrides)
+    return load_recipe(str(_file(folder, RECIPE)), overrides)
 
 
 def data_options(folder: str | Path, data: str) -> DataRecipe:
@@ -147,11 +118,9 @@ def data_options(folder: str | Path, data: str) -> DataRecipe:
 
 def saved_manifest(folder: str | Path) -> dict[str, Any]:
     """How a run was made: ``seed``, ``commit``, ..., and under ``resumed`` the same for each continuation."""
-    path = Path(folder) / MANIFEST
-    if not path.is_file():
-        raise InputError(f"{folder} is not a run folder: it has no {MANIFEST}")
+    path = _file(folder, MANIFEST)
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(path.read_bytes())
     except ValueError as error:
         raise InputError(f"{path} is damaged ({error})") from None
     if not isinstance(values, dict) or not isinstance(values.get("seed"), int):
@@ -159,8 +128,19 @@ def saved_manifest(folder: str | Path) -> dict[str, Any]:
     return values
 
 
+def _file(folder: str | Path, name: str) -> Path:
+    """A file that every run folder has; an ``InputError`` where it has not."""
+    path, remedy = Path(folder) / name, "give the folder that recipes/train.py wrote"
+    if not path.parent.is_dir():
+        problem = "is not a folder" if path.parent.exists() else "does not exist"
+        raise InputError(f"--checkpoint {folder} {problem}: {remedy}")
+    if not path.is_file():
+        raise InputError(f"{folder} is not a run folder: it has no {name}; {remedy}")
+    return path
+
+
 def trained_at(folder: str | Path) -> set[str]:
-    """The commits of the code that trained a run: more than one where it was continued by another version."""
+    """The commits of the code that trained a run: several where another version continued it."""
     first = saved_manifest(folder)
     return {str(part.get("commit")) for part in (first, *first.get("resumed", []))}
 
@@ -168,8 +148,8 @@ def trained_at(folder: str | Path) -> set[str]:
 def unfinished(folder: str | Path) -> str | None:
     """How far an unfinished run was trained, as ``3 of 100 epochs``; ``None`` for a finished one.
 
-    ``metrics.csv`` tells: the last epoch's row is written after the weights. Those of a killed run can be older than
-    the epochs say.
+    ``metrics.csv`` tells: the last epoch's row is written after the weights. The weights of a killed run can be older
+    than the last row.
     """
     planned = saved_recipe(folder).schedule.epochs
     rows = read_csv(folder)
