@@ -284,7 +284,8 @@ class FaultTest:
 def _train(run: Path, resume: bool, data: Path | None, file_limit: int | None) -> None:
     """Body of a forked process: what ``recipes/train.py`` does, with a checkpoint after every step."""
     from edge_sk.training.distributed import join_world
-    from edge_sk.training.plan import make_plan, start
+    from edge_sk.training.plan import start
+    from recipes.planning import make_plan
 
     if file_limit is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
@@ -301,7 +302,6 @@ def _train(run: Path, resume: bool, data: Path | None, file_limit: int | None) -
             output=str(run),
             overrides=settings,
             resume=resume,
-            recipes=Path(__file__).resolve().parent,
         )
         with join_world("cpu") as world:
             return 0 if start(plan, world, workers=0).run() is None else 1

@@ -40,8 +40,9 @@ ARMS = {
 def train(arch: str, folder: Path, seed: int, overrides: Sequence[str]) -> float:
     """Train into a run folder, unless it holds a finished run; top-1 in per cent."""
     from edge_sk.training.distributed import join_world
-    from edge_sk.training.plan import make_plan, start
+    from edge_sk.training.plan import start
     from edge_sk.training.run import RECIPE, can_resume
+    from recipes.planning import make_plan
 
     resume = can_resume(folder)
     if not resume and (folder / RECIPE).is_file():
@@ -54,7 +55,6 @@ def train(arch: str, folder: Path, seed: int, overrides: Sequence[str]) -> float
         overrides=overrides,
         seed=seed,
         resume=resume,
-        recipes=RECIPES,
     )
     with join_world("cpu") as world:
         trainer = start(plan, world)

@@ -56,8 +56,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Train; returns the exit code."""
     args = parse(argv)
     from edge_sk.training.distributed import join_world
-    from edge_sk.training.plan import make_plan, start
+    from edge_sk.training.plan import start
     from recipes.curves import plot_curves
+    from recipes.planning import make_plan
 
     plan = make_plan(
         args.arch,
@@ -67,7 +68,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         overrides=args.set,
         seed=args.seed,
         resume=args.resume,
-        recipes=RECIPES,
     )
     if args.dry_run:
         print_plan(plan)

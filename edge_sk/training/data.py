@@ -19,15 +19,7 @@ from edge_sk.training.batches import Batch, Sample, Shard, make_loader, part_siz
 from edge_sk.training.distributed import World
 from edge_sk.training.randomness import derive_seed, seed_sample
 from edge_sk.training.recipe import DataRecipe
-from edge_sk.training.sources import (
-    DECODE_ERRORS,
-    MAX_UNREADABLE_IN_A_ROW,
-    Images,
-    Split,
-    is_embedded,
-    open_images,
-    unreadable,
-)
+from edge_sk.training.sources import DECODE_ERRORS, MAX_DAMAGED, Images, Split, is_embedded, open_images, unreadable
 from edge_sk.training.streaming import Stream, Tars, open_tars
 from edge_sk.training.transforms import Transform, evaluation_transform
 
@@ -173,7 +165,7 @@ class _Samples(Dataset[Sample]):
     def __getitem__(self, key: Key) -> Sample:
         epoch, index = key
         failed: list[str] = []
-        for offset in range(1 if self.seed is None else MAX_UNREADABLE_IN_A_ROW + 1):
+        for offset in range(1 if self.seed is None else MAX_DAMAGED + 1):
             candidate = (index + offset) % len(self.images)
             try:
                 image, label = self.images.load(candidate)

@@ -71,15 +71,15 @@ def pick_device(name: str | None, *, local_rank: int = 0) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise InputError(f"unknown device {name!r}; allowed: cpu, cuda, cuda:N, mps") from None
-    if device.type == "cuda":
-        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        index = device.index if device.index is not None else local_rank
-        if index >= count:
-            raise InputError(f"device {name!r} asks for GPU {index}, this machine has {count}; use --device cpu")
-        return torch.device("cuda", index)
+        device = None
+    if device is None or device.type not in ("cpu", "cuda", "mps"):
+        raise InputError(f"unknown device {name!r}; allowed: cpu, cuda, cuda:N, mps")
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise InputError("device 'mps' needs a Mac with Metal; use --device cpu")
-    if device.type not in ("cpu", "mps"):
-        raise InputError(f"device {name!r} is not supported; allowed: cpu, cuda, cuda:N, mps")
-    return device
+    if device.type != "cuda":
+        return device
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    index = device.index if device.index is not None else local_rank
+    if index >= count:
+        raise InputError(f"device {name!r} asks for GPU {index}, this machine has {count}; use --device cpu")
+    return torch.device("cuda", index)

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import Progress
 from timm.data import Mixup
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
@@ -367,26 +367,17 @@ class Display(Progress):
 
     def __init__(self, epochs: int, steps_per_epoch: int, is_main: bool) -> None:
         console = Console(file=sys.stderr, quiet=not is_main, highlight=False, soft_wrap=True)
-        super().__init__(
-            TextColumn("epoch {task.fields[epoch]}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[status]}"),
-            TimeRemainingColumn(),
-            console=console,
-            disable=not (is_main and console.is_terminal),
-            transient=True,
-        )
+        super().__init__(console=console, disable=not (is_main and console.is_terminal), transient=True)
         self._epochs, self._steps_per_epoch = epochs, steps_per_epoch
-        self._task = self.add_task("", total=epochs * steps_per_epoch, epoch="", status="")
+        self._task = self.add_task("", total=epochs * steps_per_epoch)
 
     def step(self, state: State, *, lr: float) -> None:
         """Move the bar."""
         epoch = min(state.step // self._steps_per_epoch + 1, self._epochs)
         rate, wait = state.rates
         loss = state.loss_sum / state.loss_steps
-        status = f"loss {loss:.3f}  lr {lr:.2g}  {rate:.0f} images/s  data wait {wait:.0%}"
-        self.update(self._task, completed=state.step, epoch=f"{epoch}/{self._epochs}", status=status)
+        text = f"epoch {epoch}/{self._epochs}  loss {loss:.3f}  lr {lr:.2g}  {rate:.0f} images/s  data wait {wait:.0%}"
+        self.update(self._task, completed=state.step, description=text)
 
     def epoch(self, row: Row) -> None:
         """Print the line of a finished epoch."""

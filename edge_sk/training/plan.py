@@ -1,10 +1,7 @@
-"""From what the user asked for to a ``Trainer`` that can run: a new run, or one that goes on."""
+"""From a plan to a ``Trainer`` that can run: a new run, or one that is resumed."""
 
 from __future__ import annotations
 
-import json
-import os
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,28 +10,16 @@ from typing import Any
 from torch import nn
 
 from edge_sk.errors import InputError
-from edge_sk.files import check_output, write_text
 from edge_sk.manifest import __version__, manifest
-from edge_sk.models import create_model, default_recipe
+from edge_sk.models import create_model
 from edge_sk.models._weights import image_fields
 from edge_sk.training.batches import part_size, steps_per_epoch
 from edge_sk.training.data import count_classes, make_shard, open_split, ordered_batches, training_batches
 from edge_sk.training.distributed import World
 from edge_sk.training.loop import Feed, Trainer
 from edge_sk.training.randomness import seed_everything
-from edge_sk.training.recipe import FREE, Recipe, load_recipe, recipe_to_yaml, settings
-from edge_sk.training.run import (
-    CHECKPOINT,
-    MANIFEST,
-    RECIPE,
-    RunConfig,
-    can_resume,
-    load_config,
-    save_config,
-    saved_manifest,
-    saved_recipe,
-)
-from edge_sk.training.sources import is_embedded
+from edge_sk.training.recipe import FREE, Recipe, settings
+from edge_sk.training.run import RunConfig, can_resume, check_new, describe_run, load_config
 from edge_sk.training.transforms import Preprocessing, evaluation_transform, training_transform
 
 
@@ -51,62 +36,6 @@ class Plan:
     resume: bool
 
 
-def make_plan(
-    arch: str,
-    *,
-    recipe: str | None = None,
-    data: str | None = None,
-    output: str | None = None,
-    overrides: Sequence[str] = (),
-    seed: int | None = None,
-    resume: bool = False,
-    recipes: Path,
-) -> Plan:
-    """Fill in what was not given on the command line: from the run folder when resuming, else defaults.
-
-    The defaults: the digits, :func:`recipe_name`, ``runs/`` and :func:`run_name`, seed 0. ``recipes`` is the folder of
-    the named recipes. An ``InputError`` says that the recipe is wrong, or that there is nothing to resume.
-    """
-    wanted = data or "digits"
-    name = recipe or recipe_name(arch, wanted)
-    folder = Path(output or os.path.join("runs", run_name(arch, name, wanted, seed or 0)))
-    if resume and not folder.is_dir():
-        raise InputError(
-            f"nothing to resume: {folder} does not exist; name the run's folder with --output, "
-            "or start without --resume"
-        )
-    # torchrun starts the same command again when a process died.
-    resume = resume or int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
-    if resume and recipe is None and (folder / RECIPE).is_file():
-        chosen = saved_recipe(folder, overrides)
-        config = load_config(folder)
-        name, wanted = config.recipe, data or config.data
-        seed = saved_manifest(folder)["seed"] if seed is None else seed
-    else:
-        chosen = load_recipe(name, overrides, folder=recipes)
-    return Plan(arch, chosen, name, wanted, seed or 0, folder, resume)
-
-
-def recipe_name(arch: str, data: str) -> str:
-    """The recipe that is meant when none is named: an embedded data set's own, else the architecture's family's."""
-    return data.partition("@")[0] if is_embedded(data) else default_recipe(arch)
-
-
-def run_name(arch: str, recipe: str, data: str, seed: int) -> str:
-    """``ARCH-RECIPE-DATA-seedN``: CIFAR-10 and CIFAR-100 under one recipe are two runs.
-
-    DATA is the last part of ``data``; it is not repeated where the recipe has its name.
-    """
-    stem = Path(recipe).stem if recipe.endswith((".yaml", ".yml")) else recipe
-    place = [] if data == stem else [file_name(os.path.basename(os.path.abspath(data)))]
-    return "-".join([file_name(arch), stem, *place, f"seed{seed}"])
-
-
-def file_name(text: str) -> str:
-    """A name as part of a folder's."""
-    return re.sub(r"[^A-Za-z0-9._+=,@-]", "-", text)
-
-
 def start(plan: Plan, world: World, *, workers: int | None = None, argv: Sequence[str] | None = None) -> Trainer:
     """Open the data, build the network, make or check the run folder, and resume if asked to.
 
@@ -120,7 +49,7 @@ def start(plan: Plan, world: World, *, workers: int | None = None, argv: Sequenc
             "and start fewer processes if batch norms then see too few images"
         )
     if world.is_main and not plan.resume:
-        _check_new_folder(plan.folder)
+        check_new(plan.folder)
     train = open_split(plan.data, "train", options)
     test = open_split(plan.data, "test", options, expected_classes=train.classes)
     num_classes = count_classes(plan.data, train.classes, options)
@@ -157,7 +86,7 @@ def start(plan: Plan, world: World, *, workers: int | None = None, argv: Sequenc
     if world.is_main:
         if warning:
             print(f"warning: {warning}; continuing from the one before it")
-        _describe_run(plan, config, trainer.title, argv)
+        describe_run(plan.folder, config, recipe, manifest(argv, seed=plan.seed))
     return trainer
 
 
@@ -176,23 +105,3 @@ def build_model(plan: Plan, num_classes: int) -> tuple[nn.Module, Preprocessing]
     if resumed and given is not None:
         cfg |= image_fields(load_config(plan.folder).model_dump())
     return model, Preprocessing.of(cfg, plan.recipe.data)
-
-
-def _check_new_folder(folder: Path) -> None:
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"--output {folder} is a file; give a folder")
-    if folder.is_dir() and any(folder.iterdir()):
-        remedy = "--resume continues it" if (folder / CHECKPOINT).exists() else "it is not empty"
-        raise InputError(f"{folder} exists already: {remedy}, another --output starts a new run")
-
-
-def _describe_run(plan: Plan, config: RunConfig, title: str, argv: Sequence[str] | None) -> None:
-    check_output(plan.folder)
-    record = manifest(argv, seed=plan.seed)
-    if plan.resume and (plan.folder / MANIFEST).is_file():
-        first = saved_manifest(plan.folder)
-        record = first | {"resumed": [*first.get("resumed", []), record]}
-    write_text(plan.folder / MANIFEST, json.dumps(record, indent=2) + "\n")
-    save_config(plan.folder, config)
-    # Last: a folder with a recipe can be resumed.
-    write_text(plan.folder / RECIPE, f"# The resolved recipe of {title}\n" + recipe_to_yaml(plan.recipe))

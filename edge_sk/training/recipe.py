@@ -176,22 +176,16 @@ FREE = {
 }
 
 
-def load_recipe(name: str, overrides: Sequence[str] = (), *, folder: Path = Path()) -> Recipe:
-    """Read a recipe.
+def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a YAML file.
 
     Args:
-        name: A recipe of ``folder`` (``light``) or the path of a YAML file.
+        path: The file.
         overrides: ``section.key=value`` strings, values in YAML.
-        folder: Where the named recipes are.
 
     Raises:
-        InputError: No such recipe, an unknown key, a wrong type or value.
+        InputError: Not YAML, an unknown key, a wrong type or value.
     """
-    is_path = name.endswith((".yaml", ".yml")) or "/" in name
-    path = Path(name) if is_path else folder / f"{name}.yaml"
-    if not path.is_file():
-        known = ", ".join(sorted(file.stem for file in folder.glob("*.yaml")))
-        raise InputError(f"no recipe {name!r}: known are {known}, or give the path of a .yaml file")
     try:
         values = parse_yaml(path.read_text(encoding="utf-8"), str(path))
     except UnicodeDecodeError:
@@ -202,7 +196,7 @@ def load_recipe(name: str, overrides: Sequence[str] = (), *, folder: Path = Path
 
 
 def make_recipe(values: dict[str, Any], overrides: Sequence[str] = (), *, origin: str = "recipe") -> Recipe:
-    """Validate nested ``values`` after applying ``overrides``; errors as in :func:`load_recipe`."""
+    """Validate nested ``values`` after applying ``overrides``; errors as in :func:`read_recipe`."""
     merged = {key: dict(value) if isinstance(value, dict) else value for key, value in values.items()}
     overridden = set()
     for override in overrides:
@@ -232,12 +226,6 @@ def settings(recipe: Recipe) -> dict[str, Any]:
         for section, fields in recipe.model_dump(mode="json").items()
         for key, value in fields.items()
     }
-
-
-def recipe_differences(a: Recipe, b: Recipe) -> list[str]:
-    """``key: a -> b`` for every field that is not free and in which two recipes differ."""
-    left, right = settings(a), settings(b)
-    return [f"{key}: {left[key]} -> {right[key]}" for key in left if key not in FREE and left[key] != right[key]]
 
 
 def recipe_to_yaml(recipe: Recipe) -> str:

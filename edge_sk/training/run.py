@@ -17,10 +17,10 @@ from pydantic import Field, ValidationError
 from torch import Tensor, nn
 
 from edge_sk.errors import InputError
-from edge_sk.files import atomic_write, write_text
+from edge_sk.files import atomic_write, check_output, write_text
 from edge_sk.models import _weights, create_model
 from edge_sk.training.metrics import read_csv
-from edge_sk.training.recipe import DataRecipe, Recipe, load_recipe
+from edge_sk.training.recipe import DataRecipe, Recipe, read_recipe, recipe_to_yaml
 from edge_sk.training.sources import is_embedded
 from edge_sk.training.transforms import Preprocessing
 
@@ -47,6 +47,28 @@ class RunConfig(Preprocessing):
     recipe: str
     data: str
     edge_sk_version: str
+
+
+def check_new(folder: Path) -> None:
+    """Refuse a folder for a new run that holds something: an ``InputError``."""
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"--output {folder} is a file; give a folder")
+    if folder.is_dir() and any(folder.iterdir()):
+        remedy = "--resume continues it" if (folder / CHECKPOINT).exists() else "it is not empty"
+        raise InputError(f"{folder} exists already: {remedy}, another --output starts a new run")
+
+
+def describe_run(folder: Path, config: RunConfig, recipe: Recipe, made: dict[str, Any]) -> None:
+    """Write ``manifest.json``, in which a resumed run adds to the first entry, ``config.json`` and ``recipe.yaml``."""
+    check_output(folder)
+    if (folder / MANIFEST).is_file():
+        first = saved_manifest(folder)
+        made = first | {"resumed": [*first.get("resumed", []), made]}
+    write_text(folder / MANIFEST, json.dumps(made, indent=2) + "\n")
+    save_config(folder, config)
+    # Last: a folder with a recipe can be resumed.
+    title = f"# The resolved recipe of {config.arch} {config.recipe} seed {made['seed']}\n"
+    write_text(folder / RECIPE, title + recipe_to_yaml(recipe))
 
 
 class LoadedRun(NamedTuple):
@@ -107,8 +129,8 @@ def save_config(folder: Path, config: RunConfig) -> None:
 
 
 def saved_recipe(folder: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """The resolved recipe of a run folder, with ``overrides``; errors as in :func:`~recipe.load_recipe`."""
-    return load_recipe(str(_file(folder, RECIPE)), overrides)
+    """The resolved recipe of a run folder, with ``overrides``; errors as in :func:`~recipe.read_recipe`."""
+    return read_recipe(_file(folder, RECIPE), overrides)
 
 
 def data_options(folder: str | Path, data: str) -> DataRecipe:
@@ -137,12 +159,6 @@ def _file(folder: str | Path, name: str) -> Path:
     if not path.is_file():
         raise InputError(f"{folder} is not a run folder: it has no {name}; {remedy}")
     return path
-
-
-def trained_at(folder: str | Path) -> set[str]:
-    """The commits of the code that trained a run: several where another version continued it."""
-    first = saved_manifest(folder)
-    return {str(part.get("commit")) for part in (first, *first.get("resumed", []))}
 
 
 def unfinished(folder: str | Path) -> str | None:

@@ -11,9 +11,8 @@ from typing import Any, Literal
 from PIL import Image
 
 from edge_sk.errors import InputError, require
-from edge_sk.training.digits import CLASSES, digits
+from edge_sk.training.digits import CLASSES, digits, scaled_digits
 from edge_sk.training.recipe import DataRecipe
-from edge_sk.training.scaled_digits import scaled_digits
 
 Split = Literal["train", "test"]
 
@@ -23,7 +22,7 @@ SPECS = "digits, scaled_digits, a folder with train and val in it, torch/NAME, h
 DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, IndexError, Image.DecompressionBombError)
 
 # The run stops after so many unreadable images in a row: the data set is broken, not one file.
-MAX_UNREADABLE_IN_A_ROW = 100
+MAX_DAMAGED = 100
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from edge_sk.errors import InputError, require
 from edge_sk.training.batches import Sample, Shard
 from edge_sk.training.randomness import derive_seed, seed_sample
 from edge_sk.training.recipe import DataRecipe
-from edge_sk.training.sources import DECODE_ERRORS, MAX_UNREADABLE_IN_A_ROW, Split, unreadable
+from edge_sk.training.sources import DECODE_ERRORS, MAX_DAMAGED, Split, unreadable
 from edge_sk.training.transforms import Transform
 
 # Path up to the first dot of the file's name: the files of a sample share it.
@@ -111,7 +111,7 @@ class Stream(IterableDataset[Sample]):
         problems: list[str] = []
         position = 0
         for name, files in self._samples(self.shard.rank * workers + worker, self.shard.size * workers, problems):
-            if len(problems) > MAX_UNREADABLE_IN_A_ROW:
+            if len(problems) > MAX_DAMAGED:
                 break
             try:
                 image, label = self._decode(files)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from operator import methodcaller
 from typing import Any
 
 import torch
@@ -68,14 +69,14 @@ def evaluation_transform(input_size: tuple[int, int, int], crop_pct: float, inte
     resize_and_crop = create_transform(
         input_size, is_training=False, crop_pct=crop_pct, interpolation=interpolation, normalize=False
     )
-    return transforms.Compose([_ToMode(input_size[0]), resize_and_crop])
+    return transforms.Compose([_convert(input_size[0]), resize_and_crop])
 
 
 def training_transform(augment: AugmentRecipe, input_size: tuple[int, int, int], interpolation: str) -> Transform:
     """The recipe's random transform; draws from the global generators, which the caller seeds per sample."""
     channels, *size = input_size
     mode = InterpolationMode(interpolation)
-    steps: list[Callable] = [_ToMode(channels)]
+    steps: list[Callable] = [_convert(channels)]
     if augment.crop == "resized":
         steps.append(transforms.RandomResizedCrop(size, augment.scale, augment.ratio, interpolation=mode))
     else:
@@ -96,16 +97,11 @@ def training_transform(augment: AugmentRecipe, input_size: tuple[int, int, int],
     return transforms.Compose([*steps, transforms.PILToTensor()])
 
 
-class _ToMode:
+def _convert(channels: int) -> Callable[[Image.Image], Image.Image]:
     """Bring any image (grey, palette, RGBA, CMYK, 16 bit) to the network's channels."""
-
-    def __init__(self, channels: int) -> None:
-        if channels not in (1, 3):
-            raise InputError(f"images have 1 or 3 channels, the network wants {channels}")
-        self.mode = "RGB" if channels == 3 else "L"
-
-    def __call__(self, image: Image.Image) -> Image.Image:
-        return image if image.mode == self.mode else image.convert(self.mode)
+    if channels not in (1, 3):
+        raise InputError(f"images have 1 or 3 channels, the network wants {channels}")
+    return methodcaller("convert", "RGB" if channels == 3 else "L")
 
 
 def _auto_augment(name: str, size: int) -> Callable:

@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 
 from edge_sk.errors import InputError
-from edge_sk.training import scaled_digits as module
+from edge_sk.training import digits as module
 from edge_sk.training.data import eval_batches
-from edge_sk.training.digits import digits
+from edge_sk.training.digits import SCALES, digits, scaled_digits
 from edge_sk.training.recipe import DataRecipe
-from edge_sk.training.scaled_digits import SCALES, scaled_digits
 from edge_sk.training.sources import open_images
 from recipes.evaluate import main as evaluate
 from recipes.train import main as train
