@@ -1,4 +1,4 @@
-"""What a process reads of a data set, and the loader that makes batches of it."""
+"""The part of a data set that a process reads, and the loader that makes batches of it."""
 
 from __future__ import annotations
 

@@ -37,16 +37,10 @@ def make_shard(data: str, world: World, workers: int | None = None) -> Shard:
 def open_split(
     data: str, split: Split, options: DataRecipe, *, expected_classes: list[str] | None = None
 ) -> Images | Tars:
-    """Open one split of ``--data``.
-
-    Args:
-        data: ``digits``, a folder, ``torch/NAME``, ``hfds/NAME`` or ``wds/FOLDER``.
-        split: ``test`` is a folder's ``val``.
-        options: The recipe's ``data`` section.
-        expected_classes: A network's, which the data set's must equal where both are known.
+    """Open one split of ``--data``; ``test`` is a folder's ``val``.
 
     Raises:
-        InputError: It is not there, is empty, cannot be opened, or has other classes; the message says which.
+        InputError: It is missing or empty, cannot be opened, or its classes are not those expected of it.
     """
     if data.startswith("wds/"):
         return open_tars(data, split, options)
@@ -84,13 +78,12 @@ def eval_batches(
 
     Args:
         config: A ``default_cfg`` or ``config.json``: ``input_size`` (C, H, W), ``crop_pct``, ``interpolation``.
-        data: And ``split``, ``expected_classes``: as for :func:`open_split`.
+        data: And ``split``, ``options``, ``expected_classes``: as for :func:`open_split`.
         split: ``test`` is a folder's ``val``.
-        limit: At most so many images, spread evenly over the data set; of tar files, which are written shuffled, the
-            first ones.
+        limit: At most so many images, spread evenly over the data set; of tar files the first images.
         batch_size: Images per batch; the last may be smaller.
         workers: Loader processes.
-        options: A recipe's ``data`` section; by default one that sets nothing.
+        options: By default those of a recipe that sets nothing.
         expected_classes: By default any.
 
     Yields:
@@ -177,6 +170,7 @@ class _Samples(Dataset[Sample]):
         return Sample(None, -1, tuple(failed))
 
 
+@dataclass
 class StepSampler(Sampler[list[Key]]):
     """Shuffled batches of one epoch from any step on; of each batch the part of this process.
 
@@ -185,17 +179,22 @@ class StepSampler(Sampler[list[Key]]):
     The images that remain after the last whole batch are dropped; another epoch's shuffle includes them.
     """
 
-    def __init__(self, images: int, data: DataRecipe, shard: Shard, *, seed: int = 0) -> None:
-        self._part = part_size(data, shard.size)
-        self._end = steps_per_epoch(images, data.batch_size) * data.batch_size
-        self._images, self._batch_size, self._shard, self._seed = images, data.batch_size, shard, seed
-        self.epoch, self.start_step = 0, 0
+    images: int
+    data: DataRecipe
+    shard: Shard
+    seed: int = 0
+    epoch: int = 0
+    start_step: int = 0
+
+    def __post_init__(self) -> None:
+        self._part = part_size(self.data, self.shard.size)
+        self._end = steps_per_epoch(self.images, self.data.batch_size) * self.data.batch_size
 
     def __iter__(self) -> Iterator[list[Key]]:
-        epoch, first = self.epoch, self.start_step * self._batch_size + self._shard.rank * self._part
-        generator = torch.Generator().manual_seed(derive_seed(self._seed, "order", epoch))
-        order = torch.randperm(self._images, generator=generator)
-        for position in range(first, self._end, self._part * self._shard.size):
+        epoch, first = self.epoch, self.start_step * self.data.batch_size + self.shard.rank * self._part
+        generator = torch.Generator().manual_seed(derive_seed(self.seed, "order", epoch))
+        order = torch.randperm(self.images, generator=generator)
+        for position in range(first, self._end, self._part * self.shard.size):
             yield [(epoch, index) for index in order[position : position + self._part].tolist()]
 
 

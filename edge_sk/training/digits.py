@@ -1,4 +1,4 @@
-"""The embedded data sets: scikit-learn's 1,797 real handwritten digits, and those at a known scale amid clutter."""
+"""The embedded data sets: scikit-learn's 1,797 handwritten digits, and the same drawn at known scales amid clutter."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def digits(split: Literal["train", "test"]) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True)
 class ScaledDigits:
-    """Drawn digits."""
+    """Drawn digits, read-only."""
 
     images: np.ndarray  # uint8, (N, canvas, canvas)
     labels: np.ndarray  # int64, (N,)
@@ -68,12 +68,11 @@ class ScaledDigits:
 def scaled_digits(
     split: Literal["train", "test"], *, scale: float | None = None, canvas: int = CANVAS, seed: int = 0
 ) -> ScaledDigits:
-    """Draw the data set; it is a function of the arguments alone, and read-only.
+    """Draw the digits of a split, each several times, on images of ``canvas`` pixels a side.
 
-    Training and test drawings are of different digits, and their clutter too: pieces of digits of the same split. The
-    images have ``canvas`` pixels a side. With a ``scale`` every digit is drawn at this one instead of a random one;
-    what else is random stays, so that data sets of several scales hold the same digits, in the same order, in the
-    same clutter.
+    The images are a function of the arguments. Clutter is pieces of digits of the same split. Without a ``scale``
+    every digit has a random one; with a ``scale`` only that changes: data sets of several scales hold the same digits,
+    in the same order, amid the same clutter.
     """
     low, high = SCALES
     if scale is not None and not low <= scale <= high:
@@ -82,21 +81,19 @@ def scaled_digits(
         raise InputError(f"canvas={canvas} is too small: at least {int(8 / low)} pixels")
     pixels, labels = (tensor.numpy() for tensor in digits(split))
     pictures = [Image.fromarray(picture) for picture in pixels]
-    drawings = DRAWINGS[split]
-    count = len(pictures) * drawings
-    images = np.empty((count, canvas, canvas), dtype=np.uint8)
-    scales = np.empty(count)
     # Drawings of the same digit lie apart: the first len(pictures) images show every digit once.
-    which = np.tile(np.arange(len(pictures)), drawings)
+    which = np.tile(np.arange(len(pictures)), DRAWINGS[split])
+    images = np.empty((len(which), canvas, canvas), dtype=np.uint8)
+    scales = np.empty(len(which))
     for index, digit in enumerate(which):
         random = np.random.default_rng(derive_seed(seed, "scaled digits", split, index))
         drawn = random.uniform(low, high)
         scales[index] = drawn if scale is None else scale
         images[index] = _draw(pictures, int(digit), scales[index], canvas, random)
-    drawn = ScaledDigits(images, np.tile(labels, drawings), scales, which)
-    for array in (drawn.images, drawn.labels, drawn.scales, drawn.digits):
-        array.setflags(write=False)  # every caller is given the same ones
-    return drawn
+    drawings = ScaledDigits(images, np.tile(labels, DRAWINGS[split]), scales, which)
+    for array in vars(drawings).values():
+        array.setflags(write=False)  # the cache gives every caller the same arrays
+    return drawings
 
 
 def _draw(

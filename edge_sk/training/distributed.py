@@ -1,4 +1,4 @@
-"""One process of many: what torchrun started, and the few collectives that training needs."""
+"""The processes that torchrun started, and what they exchange in training."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class World:
         return self.rank == 0
 
     def sum(self, tensor: Tensor) -> Tensor:
-        """Sum over all processes, in place; every process must call it."""
+        """Sum over all processes, in place; all must call it."""
         if self.size > 1:
             dist.all_reduce(tensor)
         return tensor

@@ -39,7 +39,6 @@ def evaluate(
     batches: Iterable[Batch],
     normalizer: Normalizer,
     world: World,
-    *,
     precision: str = "fp32",
     after_batch: Callable[[], None] = lambda: None,
 ) -> Metrics:

@@ -27,7 +27,7 @@ from edge_sk.errors import InputError
 from edge_sk.training.batches import Batch
 from edge_sk.training.distributed import World
 from edge_sk.training.evaluation import autocast, evaluate
-from edge_sk.training.metrics import Boards, Row, write_csv
+from edge_sk.training.metrics import Row, boards, write_csv
 from edge_sk.training.optimization import make_optimizer, make_scheduler
 from edge_sk.training.randomness import seed_everything
 from edge_sk.training.recipe import LogRecipe, Recipe
@@ -119,6 +119,8 @@ class Trainer:
             self._forward = DistributedDataParallel(model, device_ids=ids)
         if runtime.compile:
             self._forward = torch.compile(self._forward)  # type: ignore[assignment]
+        self._parts: dict[str, Any] = {"model": model, "optimizer": self.optimizer, "scaler": self.scaler}
+        self._parts |= {} if self.ema is None else {"ema": self.ema.module}
         self.state = State()
         self._saved: tuple[int, int] | None = None  # step and epochs of the newest checkpoint
         self._saved_at = time.monotonic()
@@ -129,29 +131,22 @@ class Trainer:
         return self.model if self.ema is None else self.ema.module
 
     def resume(self) -> str | None:
-        """Continue from the folder's newest whole checkpoint, if there is one.
-
-        Returns:
-            A warning, when a newer checkpoint was damaged.
+        """Continue from the folder's newest whole checkpoint, if there is one; returns a warning if one was damaged.
 
         Raises:
             InputError: The checkpoint is of another architecture, recipe, data set or seed, or none is whole.
         """
-        loaded = load_checkpoint(self.folder)
-        if loaded is None:
+        saved, warning = load_checkpoint(self.folder) or (None, None)
+        if saved is None:
             return None
-        saved, warning = loaded
         for key, value in self.identity.items():
             if (trained := saved["identity"].get(key)) != value:
                 raise InputError(
                     f"{self.folder} was trained with {key} {trained!r}, not {value!r}; "
                     "resume with the same, or start a new run with another --output"
                 )
-        self.model.load_state_dict(saved["model"])
-        self.optimizer.load_state_dict(saved["optimizer"])
-        self.scaler.load_state_dict(saved["scaler"])
-        if self.ema is not None:
-            self.ema.module.load_state_dict(saved["ema"])
+        for name, part in self._parts.items():
+            part.load_state_dict(saved[name])
         self.state = State(**{field.name: saved[field.name] for field in dataclasses.fields(State)})
         self._saved = self._position()
         return warning
@@ -164,13 +159,15 @@ class Trainer:
         """
         epochs, per_epoch, is_main = self.recipe.schedule.epochs, self.feed.steps_per_epoch, self.world.is_main
         log = self.recipe.log if is_main else LogRecipe()
-        boards = Boards(log, self.folder, name=self.title, config=self.identity, step=self.state.step)
         stopped = None
-        with contextlib.closing(boards), stop_signals() as signals, Display(epochs, per_epoch, is_main) as display:
-            self._signals, self._display = signals, display
+        with (
+            boards(log, self.folder, name=self.title, config=self.identity, step=self.state.step) as log_epoch,
+            stop_signals() as self._signals,
+            Display(epochs, per_epoch, is_main) as self._display,
+        ):
             while stopped is None:
                 if self.state.step // per_epoch > len(self.state.history):
-                    self._end_epoch(boards)
+                    log_epoch(self._end_epoch())
                 if self.state.step >= epochs * per_epoch:
                     break
                 stopped = self._train_epoch()
@@ -188,15 +185,15 @@ class Trainer:
         every = 1 if self.world.device.type == "cpu" else STEPS_BETWEEN_CHECKS
         self._epoch_began = time.perf_counter() - self.state.epoch_seconds
         batches = self.feed.training(epoch, first)
-        losses: list[Tensor] = []
+        losses, stopped = list[Tensor](), None
         for step in range(first + 1, per_epoch + 1):
             losses.append(self._train_step(batches))
             if step == per_epoch or self.state.step % every == 0:
                 stopped = self._check(losses)
-                if stopped is not None:
-                    return stopped
                 losses.clear()
-        return None
+            if stopped is not None:
+                break
+        return stopped
 
     def _train_step(self, batches: Iterator[Batch]) -> Tensor:
         """One optimizer step over ``accumulation`` parts; returns its loss."""
@@ -254,7 +251,7 @@ class Trainer:
         # The sum is the same in every process: one signalled process stops all.
         return (self._signals or [signal.SIGTERM])[0] if signalled else None
 
-    def _end_epoch(self, boards: Boards) -> None:
+    def _end_epoch(self) -> Row:
         """Evaluate and record the epoch that just ended."""
         for module in filter(None, (self.model, self.ema)):
             self.world.broadcast_buffers(module)
@@ -264,14 +261,8 @@ class Trainer:
             if self._signals and self.world.is_main:
                 self._save()
 
-        metrics = evaluate(
-            self.evaluated_model,
-            self.feed.test,
-            self.normalizer,
-            self.world,
-            precision=self.recipe.runtime.precision,
-            after_batch=save_before_a_kill,
-        )
+        precision, model = self.recipe.runtime.precision, self.evaluated_model
+        metrics = evaluate(model, self.feed.test, self.normalizer, self.world, precision, save_before_a_kill)
         self._note_unreadable(metrics.unreadable)
         state, (rate, wait) = self.state, self.state.rates
         row: Row = {
@@ -297,18 +288,16 @@ class Trainer:
         # run() writes the last epoch's row, after the weights: with it the run counts as finished.
         if self.world.is_main and row["epoch"] < self.recipe.schedule.epochs:
             write_csv(self.folder, self.state.history)
-        boards.log(row)
+        return row
 
     def _note_unreadable(self, names: Sequence[str]) -> None:
-        for name in names:
-            if name in self.state.unreadable:
-                continue
-            self.state.unreadable.append(name)
+        state, limit = self.state, self.recipe.data.max_unreadable
+        for name in sorted(set(names) - set(state.unreadable)):
+            state.unreadable.append(name)
             self._display.say(f"warning: skipped an image that cannot be read: {name}")
-            count, limit = len(self.state.unreadable), self.recipe.data.max_unreadable
-            if count > limit:
+            if len(state.unreadable) > limit:
                 raise InputError(
-                    f"{count} images cannot be read, data.max_unreadable allows {limit}; the last: "
+                    f"{len(state.unreadable)} images cannot be read, data.max_unreadable allows {limit}; the last: "
                     f"{name}. Repair or remove them, or raise the limit"
                 )
 
@@ -319,12 +308,7 @@ class Trainer:
         for name, tensor in self.model.state_dict().items():
             if not torch.isfinite(tensor).all():
                 raise self._diverged(f"{name} is not finite after step {self.state.step}")
-        tensors = {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
-            "ema": None if self.ema is None else self.ema.module.state_dict(),
-        }
+        tensors = {name: part.state_dict() for name, part in self._parts.items()}
         save_checkpoint(self.folder, {"identity": self.identity, **tensors, **vars(self.state)})
         self._saved, self._saved_at = self._position(), time.monotonic()
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,35 +56,34 @@ def read_csv(folder: str | Path) -> list[Row]:
         raise InputError(f"{path} is damaged ({type(error).__name__}: {error})") from None
 
 
-class Boards:
-    """TensorBoard and Weights & Biases, as far as the recipe asks for them; they must be installed then."""
+@contextlib.contextmanager
+def boards(
+    recipe: LogRecipe, folder: Path, *, name: str, config: dict[str, Any], step: int
+) -> Iterator[Callable[[Row], None]]:
+    """Open TensorBoard and Weights & Biases where the recipe asks for them; gives a function that reports an epoch."""
+    board: Any = None
+    wandb: Any = None
+    if recipe.tensorboard:
+        module = require("torch.utils.tensorboard", extra="train", needed_for="log.tensorboard=true")
+        # Rows after the step resumed from were lost with their checkpoint: TensorBoard hides them.
+        board = module.SummaryWriter(str(folder / "tensorboard"), purge_step=step)
+    if recipe.wandb:
+        module = require("wandb", extra="train", needed_for="log.wandb=true")
+        wandb = module.init(project="edge_sk", name=name, id=name, dir=str(folder), config=config, resume="allow")
 
-    def __init__(self, recipe: LogRecipe, folder: Path, *, name: str, config: dict[str, Any], step: int) -> None:
-        self._board: Any = None
-        self._wandb: Any = None
-        if recipe.tensorboard:
-            module = require("torch.utils.tensorboard", extra="train", needed_for="log.tensorboard=true")
-            # Rows after the step resumed from were lost with their checkpoint: TensorBoard hides them.
-            self._board = module.SummaryWriter(str(folder / "tensorboard"), purge_step=step)
-        if recipe.wandb:
-            module = require("wandb", extra="train", needed_for="log.wandb=true")
-            self._wandb = module.init(
-                project="edge_sk", name=name, id=name, dir=str(folder), config=config, resume="allow"
-            )
-
-    def log(self, row: Row) -> None:
-        """Report one epoch."""
+    def log(row: Row) -> None:
         values = {name: value for name, value in row.items() if name not in ("epoch", "step")}
-        if self._board is not None:
+        if board is not None:
             for name, value in values.items():
-                self._board.add_scalar(name.replace("_", "/", 1), value, row["step"])
-            self._board.flush()
-        if self._wandb is not None:
-            self._wandb.log(values, step=int(row["step"]))
+                board.add_scalar(name.replace("_", "/", 1), value, row["step"])
+            board.flush()
+        if wandb is not None:
+            wandb.log(values, step=int(row["step"]))
 
-    def close(self) -> None:
-        """Finish what was opened."""
-        if self._board is not None:
-            self._board.close()
-        if self._wandb is not None:
-            self._wandb.finish()
+    try:
+        yield log
+    finally:
+        if board is not None:
+            board.close()
+        if wandb is not None:
+            wandb.finish()

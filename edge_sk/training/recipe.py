@@ -1,4 +1,4 @@
-"""A recipe is everything about a training run except the architecture and the data set: strict, frozen, YAML."""
+"""Recipes: everything about a training run except the architecture and the data set, as strict, frozen YAML."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class OptimRecipe(_Section):
     """The optimizer; ``name`` is one of timm's, for example ``sgd``, ``adamw``, ``rmsproptf``."""
 
     name: str = "sgd"
-    lr: Positive = 0.1  # at the recipe's batch size; never rescaled behind your back
+    lr: Positive = 0.1  # at the recipe's batch size; never rescaled
     momentum: Fraction = 0.9
     nesterov: bool = False
     weight_decay: NotNegative = 1e-4
@@ -123,7 +123,7 @@ class EmaRecipe(_Section):
 
 
 class RuntimeRecipe(_Section):
-    """How it is computed; changes speed and rounding, not the recipe's meaning."""
+    """How the run is computed: speed and rounding, not the method."""
 
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # autocast; fp16 with loss scaling
     compile: bool = False  # torch.compile
@@ -132,7 +132,7 @@ class RuntimeRecipe(_Section):
 
 
 class CheckpointRecipe(_Section):
-    """What the run starts from, and when it is saved besides at its end and at SIGTERM or SIGINT."""
+    """What the run starts from, and when it is saved; it always is at its end and at SIGTERM or SIGINT."""
 
     init_from: str | None = None  # starting weights, as create_model takes them; null: random
     every_minutes: NotNegative = 10.0  # 0: after every step
@@ -146,7 +146,7 @@ class LogRecipe(_Section):
 
 
 class Recipe(_Section):
-    """A whole recipe; every field has a default, the files in ``recipes/`` say what differs and why."""
+    """A whole recipe; every field has a default. The files in ``recipes/`` say what differs and why."""
 
     data: DataRecipe = DataRecipe()
     augment: AugmentRecipe = AugmentRecipe()
@@ -160,28 +160,16 @@ class Recipe(_Section):
 
 
 # Fields that a resumed run may change, and that may differ between runs of one comparison: they change where, how fast
-# and how safely a run computes, not what. What of accumulation and sync_bn matters is how many images a batch norm
-# sees, which a checkpoint remembers (plan.start).
+# and how safely a run computes, not what. Accumulation and sync_bn change how many images a batch norm sees; a
+# checkpoint holds that number (plan.start).
 FREE = {
-    "data.accumulation",
-    "data.eval_batch_size",
-    "data.max_unreadable",
-    "data.root",
-    "data.download",
-    "runtime.compile",
-    "runtime.sync_bn",
-    "checkpoint.every_minutes",
-    "log.tensorboard",
-    "log.wandb",
+    *(f"data.{field}" for field in ("accumulation", "eval_batch_size", "max_unreadable", "root", "download")),
+    *("runtime.compile", "runtime.sync_bn", "checkpoint.every_minutes", "log.tensorboard", "log.wandb"),
 }
 
 
 def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Read a YAML file.
-
-    Args:
-        path: The file.
-        overrides: ``section.key=value`` strings, values in YAML.
+    """Read a recipe from YAML, with ``overrides`` (``section.key=value`` strings, values in YAML).
 
     Raises:
         InputError: Not YAML, an unknown key, a wrong type or value.
@@ -237,11 +225,8 @@ class _Loader(yaml.SafeLoader):
     """YAML 1.2's floats: PyYAML follows 1.1 and reads ``4e-5``, which has no dot, as a string."""
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$"),
-    list("-+.0123456789"),
-)
+_FLOAT = re.compile(r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$")
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))
 
 
 def parse_yaml(text: str, origin: str) -> Any:

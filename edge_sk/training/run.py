@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from pydantic import Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 from torch import Tensor, nn
 
 from edge_sk.errors import InputError
@@ -79,11 +79,7 @@ class LoadedRun(NamedTuple):
 
 
 def load_run(path: str | Path) -> LoadedRun:
-    """Rebuild the trained model of a run folder, the one that ``recipes/train.py`` wrote.
-
-    Returns:
-        The model (evaluation mode, CPU; its ``default_cfg`` says how the run prepared its images) and its
-        configuration.
+    """Rebuild the trained model of a run folder; its ``default_cfg`` says how the run prepared its images.
 
     Raises:
         InputError: Not a run folder, not finished, damaged, or its weights are another architecture's.
@@ -116,11 +112,7 @@ def save_weights(folder: Path, state: dict[str, Tensor]) -> None:
 
 def load_config(path: str | Path) -> RunConfig:
     """Read a run folder's ``config.json``; an ``InputError`` where it is missing or not one of ours."""
-    try:
-        return RunConfig.model_validate_json(_file(path, CONFIG).read_bytes())
-    except ValidationError as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"{Path(path) / CONFIG} is damaged or from another program ({reason})") from None
+    return _load(path, CONFIG, RunConfig)
 
 
 def save_config(folder: Path, config: RunConfig) -> None:
@@ -140,14 +132,19 @@ def data_options(folder: str | Path, data: str) -> DataRecipe:
 
 def saved_manifest(folder: str | Path) -> dict[str, Any]:
     """How a run was made: ``seed``, ``commit``, ..., and under ``resumed`` the same for each continuation."""
-    path = _file(folder, MANIFEST)
+    return _load(folder, MANIFEST, _Manifest).model_dump()
+
+
+class _Manifest(BaseModel, extra="allow"):
+    seed: int
+
+
+def _load(folder: str | Path, name: str, model: type[BaseModel]) -> Any:
+    path = _file(folder, name)
     try:
-        values = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise InputError(f"{path} is damaged ({error})") from None
-    if not isinstance(values, dict) or not isinstance(values.get("seed"), int):
-        raise InputError(f"{path} is damaged: it names no seed")
-    return values
+        return model.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise InputError(f"{path} is damaged or from another program ({' '.join(str(error).split())})") from None
 
 
 def _file(folder: str | Path, name: str) -> Path:
@@ -162,9 +159,9 @@ def _file(folder: str | Path, name: str) -> Path:
 
 
 def unfinished(folder: str | Path) -> str | None:
-    """How far an unfinished run was trained, as ``3 of 100 epochs``; ``None`` for a finished one.
+    """How far an unfinished run was trained, as ``3 of 100 epochs``; ``None`` for a finished run.
 
-    ``metrics.csv`` tells: the last epoch's row is written after the weights. The weights of a killed run can be older
+    The last epoch's row in ``metrics.csv`` is written after the weights. In a killed run, the weights can be older
     than the last row.
     """
     planned = saved_recipe(folder).schedule.epochs
@@ -173,12 +170,8 @@ def unfinished(folder: str | Path) -> str | None:
     return None if done >= planned else f"{done} of {planned} epochs"
 
 
-# torch.save writes a zip file, which may end in a comment: the digest travels inside the file, and torch.load
-# reads it as before.
-_COMMENT = b"edge_sk sha256 "
-_COMMENT_SIZE = len(_COMMENT) + 64
-_COMMENT_LENGTH = struct.pack("<H", _COMMENT_SIZE)
 FORMAT = 1
+DIGITS = 64  # of a SHA-256 in hexadecimal
 
 
 def can_resume(folder: Path) -> bool:
@@ -189,18 +182,15 @@ def can_resume(folder: Path) -> bool:
 def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
     """Write ``checkpoint.pt``, keeping the one before as ``checkpoint.previous.pt``.
 
-    The new file is complete and synced under another name before any old one is touched; at every moment at
-    least one whole checkpoint has its final name or its predecessor's.
-
-    Raises:
-        OSError: No space on the disk, or another failure of it; the old files are as they were.
+    The new file is complete and synced under another name before an old file is renamed: at every moment one of the
+    two names has a whole checkpoint. An ``OSError``, of a full disk for example, leaves the old files as they were.
     """
     buffer = io.BytesIO()
     torch.save(state | {"format": FORMAT}, buffer)
     content = buffer.getvalue()
     with atomic_write(folder / CHECKPOINT) as temporary, temporary.open("wb") as file:
         # The last two bytes of a zip file without a comment are the comment's length, 0.
-        file.write(content[:-2] + _COMMENT_LENGTH + _COMMENT + _digest(content))
+        file.write(content[:-2] + _comment(content))
         file.flush()
         if (folder / CHECKPOINT).exists():
             os.fsync(file.fileno())
@@ -210,24 +200,24 @@ def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
 def load_checkpoint(folder: Path) -> tuple[dict[str, Any], str | None] | None:
     """Read the newest whole checkpoint of a run folder.
 
-    A damaged ``checkpoint.pt`` is set aside as ``checkpoint.damaged.pt``, so that the next save cannot put it in the
-    place of the good previous one. Every process of a run calls this at once: one of them sets the file aside, and to
+    A damaged ``checkpoint.pt`` is renamed to ``checkpoint.damaged.pt``, so that the next save cannot put it in the
+    place of the good previous one. Every process of a run calls this at once: one of them renames the file, and to
     the others it may be gone at any moment.
 
     Returns:
-        The state, and where it is the previous one what was wrong with the newer file; ``None`` without a file.
+        The state, and if it is the previous one what was wrong with the newer file; ``None`` without a file.
 
     Raises:
         InputError: There are files, none of them whole; or a file of another program.
     """
     problems: list[str] = []
-    for name in (CHECKPOINT, PREVIOUS):
+    for path in (folder / CHECKPOINT, folder / PREVIOUS):
         try:
-            state = _read_checkpoint(folder / name)
+            state = _read_checkpoint(path)
         except FileNotFoundError:
             continue
-        except _DamagedError as error:
-            problems.append(f"{folder / name} {error}")
+        if isinstance(state, str):
+            problems.append(f"{path} {state}")
             continue
         if problems:
             with contextlib.suppress(FileNotFoundError):
@@ -238,17 +228,15 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Any], str | None] | None:
     return None
 
 
-class _DamagedError(Exception):
-    pass
-
-
-def _read_checkpoint(path: Path) -> dict[str, Any]:
+def _read_checkpoint(path: Path) -> dict[str, Any] | str:
+    """The state, or what is wrong with the file."""
     content = path.read_bytes()
-    body, comment = content[:-_COMMENT_SIZE], content[-_COMMENT_SIZE:]
-    if not (body.endswith(_COMMENT_LENGTH) and comment.startswith(_COMMENT)):
-        raise _DamagedError("is truncated or was not written by recipes/train.py")
-    if _digest(body[: -len(_COMMENT_LENGTH)] + b"\0\0") != comment[len(_COMMENT) :]:
-        raise _DamagedError("does not match its checksum")
+    size = len(_comment(b""))
+    given, expected = content[-size:], _comment(content[:-size] + b"\0\0")
+    if given[:-DIGITS] != expected[:-DIGITS]:
+        return "is truncated or was not written by recipes/train.py"
+    if given != expected:
+        return "does not match its checksum"
     state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     if state.get("format") != FORMAT:
         raise InputError(
@@ -258,5 +246,7 @@ def _read_checkpoint(path: Path) -> dict[str, Any]:
     return state
 
 
-def _digest(content: bytes) -> bytes:
-    return hashlib.sha256(content).hexdigest().encode()
+def _comment(content: bytes) -> bytes:
+    """A zip file's comment, with its length: torch.save writes a zip file, and torch.load reads past the comment."""
+    text = f"edge_sk sha256 {hashlib.sha256(content).hexdigest()}".encode()
+    return struct.pack("<H", len(text)) + text

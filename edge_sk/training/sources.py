@@ -57,17 +57,18 @@ def unreadable(name: str, error: Exception) -> str:
 
 
 def is_embedded(data: str) -> bool:
-    """Whether ``data`` is made in memory from what a dependency brings: no files, nothing to decode."""
+    """Whether ``data`` is made in memory, without files."""
     return data == "digits" or data.partition("@")[0] == "scaled_digits"
 
 
 def open_images(data: str, split: Split, options: DataRecipe) -> Images:
     """Open one split of a data set with random access; an ``InputError`` says what is wrong with it."""
-    if data == "digits":
-        return _drawings(*(part.numpy() for part in digits(split)))
     if is_embedded(data):
-        drawn = scaled_digits(split, scale=_scale(data))
-        return _drawings(drawn.images, drawn.labels)
+        images, labels = (part.numpy() for part in digits(split))
+        if data != "digits":
+            drawn = scaled_digits(split, scale=_scale(data))
+            images, labels = drawn.images, drawn.labels
+        return Images([(Image.fromarray(image), label) for image, label in zip(images, labels, strict=True)], CLASSES)
     kind, slash, name = data.partition("/")
     if slash and kind == "torch":
         return _torchvision(name, split, options)
@@ -85,18 +86,14 @@ def _scale(data: str) -> float | None:
         raise InputError(f"--data {data}: {text!r} is not a number; for example scaled_digits@0.5") from None
 
 
-def _drawings(images: Any, labels: Any) -> Images:
-    return Images([(Image.fromarray(image), label) for image, label in zip(images, labels, strict=True)], CLASSES)
-
-
 def _torchvision(name: str, split: Split, options: DataRecipe) -> Images:
     from timm.data import create_dataset
 
-    names = {"train": "train", "test": "validation"}
+    part = "train" if split == "train" else "validation"
     try:
         # torchvision prints its download progress to stdout, which is for results.
         with contextlib.redirect_stdout(None):
-            dataset = create_dataset(f"torch/{name}", options.root, split=names[split], download=options.download)
+            dataset = create_dataset(f"torch/{name}", options.root, split=part, download=options.download)
     except AssertionError as error:
         known = "cifar10, cifar100, mnist, fashion_mnist, kmnist, imagenet, places365"
         raise InputError(f"unknown data set torch/{name} ({error}); known after torch/: {known}") from None

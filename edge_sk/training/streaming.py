@@ -1,4 +1,4 @@
-"""WebDataset's tar files, in an order that can be repeated: a run resumes at any step."""
+"""WebDataset's tar files, in an order that can be repeated, so that a run resumes at any step."""
 
 from __future__ import annotations
 
@@ -49,11 +49,7 @@ class Tars:
 
 
 def open_tars(data: str, split: Split, options: DataRecipe) -> Tars:
-    """Find the tar files that the folder's ``_info.json`` or the recipe's split names.
-
-    Raises:
-        InputError: The folder, the split or a tar file is missing; the message says which.
-    """
+    """Find the tar files of a split; an ``InputError`` says whether the folder, the split or a tar file is missing."""
     _webdataset(data)
     from timm.data.readers.reader_wds import ReaderWds
 
@@ -108,8 +104,7 @@ class Stream(IterableDataset[Sample]):
         # the part of the worker whose turn it is.
         worker = (worker + self.skip_batches) % workers
         skipped = len(range(worker, self.skip_batches, workers)) * self.batch_size
-        problems: list[str] = []
-        position = 0
+        problems, position = list[str](), 0
         for name, files in self._samples(self.shard.rank * workers + worker, self.shard.size * workers, problems):
             if len(problems) > MAX_DAMAGED:
                 break
@@ -118,10 +113,8 @@ class Stream(IterableDataset[Sample]):
             except (*DECODE_ERRORS, KeyError, TypeError) as error:
                 problems.append(unreadable(name, error))
                 continue
-            if label < 0:  # marks an image without a label
-                continue
-            position += 1
-            if position <= skipped:
+            position += label >= 0  # a negative label marks an image without one
+            if label < 0 or position <= skipped:
                 continue
             if self.seed is not None:
                 seed_sample(self.seed, "augment", self.epoch, self.shard.rank, worker, position)
@@ -143,10 +136,8 @@ class Stream(IterableDataset[Sample]):
     def _decode(self, files: dict[str, bytes]) -> tuple[Image.Image, int]:
         key, extensions = self.tars.label_key, self.tars.extensions
         label = int(json.loads(files["json"])[key] if key else files["cls"])
-        content = next((files[extension] for extension in extensions if extension in files), None)
-        if content is None:
-            raise ValueError(f"no file .{', .'.join(extensions)}")
-        image = Image.open(io.BytesIO(content))
+        extension = next((extension for extension in extensions if extension in files), extensions[0])
+        image = Image.open(io.BytesIO(files[extension]))
         image.load()
         return image, label
 
