@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_sk.files import atomic_write
-from edge_sk.training.metrics import COLUMNS, Row
+from edge_sk.training.run import COLUMNS, Row
 
 CURVES = "curves.png"
 

@@ -154,7 +154,7 @@ class FaultTest:
 
     def damage_images_until(self, runs: int) -> Iterator[int]:
         """Train on folders in which some files are truncated or not images: they are skipped, the run ends."""
-        from edge_sk.training.metrics import CSV
+        from edge_sk.training.run import CSV
 
         for number in range(runs):
             data, run = self.folder / f"images{number}", self.folder / f"on_images{number}"

@@ -43,6 +43,7 @@ def train(arch: str, folder: Path, seed: int, overrides: Sequence[str]) -> float
     from edge_sk.training.plan import start
     from edge_sk.training.run import RECIPE, can_resume
     from recipes.planning import make_plan
+    from recipes.progress import progress
 
     resume = can_resume(folder)
     if not resume and (folder / RECIPE).is_file():
@@ -58,8 +59,9 @@ def train(arch: str, folder: Path, seed: int, overrides: Sequence[str]) -> float
     )
     with join_world("cpu") as world:
         trainer = start(plan, world)
-        if trainer.run() is not None:
-            raise KeyboardInterrupt  # the run took the signal, and has saved its state
+        with progress(trainer) as report:
+            if trainer.run(report) is not None:
+                raise KeyboardInterrupt  # the run took the signal, and has saved its state
     return trainer.state.history[-1]["test_top1"]
 
 

@@ -59,6 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from edge_sk.training.plan import start
     from recipes.curves import plot_curves
     from recipes.planning import make_plan
+    from recipes.progress import progress
 
     plan = make_plan(
         args.arch,
@@ -74,7 +75,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     with join_world(args.device) as world:
         trainer = start(plan, world, workers=args.workers, argv=None if argv is None else ["recipes/train.py", *argv])
-        stopped = trainer.run()
+        with progress(trainer) as report:
+            stopped = trainer.run(report)
         if not world.is_main:
             return 0 if stopped is None else 128 + stopped
     if trainer.state.history:
@@ -97,8 +99,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def print_plan(plan: Plan) -> None:
     """What the run would be: recipe, parameters, MACs, steps."""
     from edge_sk.profiling import profile
-    from edge_sk.training.batches import steps_per_epoch
-    from edge_sk.training.data import count_classes, open_split
+    from edge_sk.training.data import count_classes, open_split, steps_per_epoch
     from edge_sk.training.plan import build_model
     from edge_sk.training.recipe import recipe_to_yaml
 

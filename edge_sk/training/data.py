@@ -5,26 +5,93 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from edge_sk.errors import InputError
-from edge_sk.training.batches import Batch, Sample, Shard, make_loader, part_size, steps_per_epoch
 from edge_sk.training.distributed import World
 from edge_sk.training.randomness import derive_seed, seed_sample
 from edge_sk.training.recipe import DataRecipe
-from edge_sk.training.sources import DECODE_ERRORS, MAX_DAMAGED, Images, Split, is_embedded, open_images, unreadable
+from edge_sk.training.sources import (
+    DECODE_ERRORS,
+    MAX_DAMAGED,
+    Images,
+    Sample,
+    Shard,
+    Split,
+    is_embedded,
+    open_images,
+    unreadable,
+)
 from edge_sk.training.streaming import Stream, Tars, open_tars
 from edge_sk.training.transforms import Transform, evaluation_transform
 
-# Epoch and index: the augmentation of a sample is seeded by both.
-Key = tuple[int, int]
+Key = tuple[int, int]  # epoch and index, which seed the augmentation of an image
+
+
+class Batch(NamedTuple):
+    """Images as they come from the loader."""
+
+    images: Tensor  # uint8, (N, C, H, W)
+    labels: Tensor  # int64, (N,)
+    unreadable: list[str]  # names of the images that could not be read
+
+
+def make_loader(dataset: Dataset[Sample], shard: Shard, **options: Any) -> Any:
+    """A ``DataLoader`` of a process's batches."""
+    return DataLoader(
+        dataset,
+        num_workers=shard.workers,
+        pin_memory=shard.pin_memory,
+        collate_fn=_collate,
+        worker_init_fn=_ignore_interrupts,
+        generator=torch.Generator(),  # without one, the loader draws from the global generator
+        **options,
+    )
+
+
+def _collate(samples: list[Sample]) -> Batch:
+    images = [sample.image for sample in samples if sample.image is not None]
+    return Batch(
+        torch.stack(images) if images else torch.empty(0, dtype=torch.uint8),
+        torch.tensor([sample.label for sample in samples if sample.image is not None], dtype=torch.int64),
+        [name for sample in samples for name in sample.unreadable],
+    )
+
+
+def _ignore_interrupts(_: int) -> None:
+    # The signals that stop a run are for the main process, which still needs batches to finish its step.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def steps_per_epoch(images: int, batch_size: int) -> int:
+    """Whole batches in a training set; an ``InputError`` where it has none."""
+    if batch_size > images:
+        raise InputError(
+            f"the training set has {images} images, fewer than one batch of data.batch_size={batch_size}; "
+            f"set data.batch_size to at most {images}"
+        )
+    return images // batch_size
+
+
+def part_size(data: DataRecipe, processes: int) -> int:
+    """Images per forward pass of one process; an ``InputError`` where the batch does not divide into equal parts."""
+    parts = processes * data.accumulation
+    if data.batch_size % parts:
+        raise InputError(
+            f"data.batch_size={data.batch_size} is the batch of all processes together and does not divide into "
+            f"{processes} processes x {data.accumulation} accumulated parts; "
+            f"try {max(parts, data.batch_size // parts * parts)}"
+        )
+    return data.batch_size // parts
 
 
 def make_shard(data: str, world: World, workers: int | None = None) -> Shard:
@@ -39,8 +106,7 @@ def open_split(
 ) -> Images | Tars:
     """Open one split of ``--data``; ``test`` is a folder's ``val``.
 
-    Raises:
-        InputError: It is missing or empty, cannot be opened, or its classes are not those expected of it.
+    An ``InputError`` where it is missing or empty, cannot be opened, or has other classes than expected.
     """
     if data.startswith("wds/"):
         return open_tars(data, split, options)
@@ -78,19 +144,19 @@ def eval_batches(
 
     Args:
         config: A ``default_cfg`` or ``config.json``: ``input_size`` (C, H, W), ``crop_pct``, ``interpolation``.
-        data: And ``split``, ``options``, ``expected_classes``: as for :func:`open_split`.
+        data: And ``split``, ``options``, ``expected_classes``: as for :func:`open_split`, by default of any classes.
         split: ``test`` is a folder's ``val``.
         limit: At most so many images, spread evenly over the data set; of tar files the first images.
         batch_size: Images per batch; the last may be smaller.
         workers: Loader processes.
         options: By default those of a recipe that sets nothing.
-        expected_classes: By default any.
+        expected_classes: See ``data``.
 
     Yields:
         Images, float32 RGB in [0, 1], ``(N, C, H, W)``; labels, int64 ``(N,)``.
 
     Raises:
-        InputError: The data set cannot be opened, has other classes, or an image of it cannot be read.
+        InputError: As for :func:`open_split`, or an image cannot be read.
     """
     transform = evaluation_transform(
         tuple(config["input_size"]), config.get("crop_pct") or 0.875, config.get("interpolation") or "bilinear"

@@ -24,7 +24,7 @@ class World:
 
     @property
     def is_main(self) -> bool:
-        """Whether this process writes files and speaks."""
+        """Whether this process writes files and reports."""
         return self.rank == 0
 
     def sum(self, tensor: Tensor) -> Tensor:
@@ -62,10 +62,7 @@ def join_world(device: str | None = None) -> Iterator[World]:
 
 
 def pick_device(name: str | None, *, local_rank: int = 0) -> torch.device:
-    """The device to compute on: ``cpu``, ``cuda`` (under torchrun this process's GPU), ``cuda:1``, ``mps``.
-
-    ``None`` takes a GPU if there is one. An ``InputError`` where there is no such device.
-    """
+    """The device ``cpu``, ``cuda`` (under torchrun this process's GPU), ``cuda:1``, ``mps``, or by default the best."""
     if name is None:
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from edge_sk.errors import InputError
 from edge_sk.running import evaluating
-from edge_sk.training.batches import Batch
+from edge_sk.training.data import Batch
 from edge_sk.training.distributed import World
 from edge_sk.training.transforms import Normalizer
 
@@ -44,8 +44,8 @@ def evaluate(
 ) -> Metrics:
     """Evaluate ``model``, in evaluation mode, over this process's ``batches`` and sum over the processes.
 
-    Every process must call it, with a plain module that is not wrapped for distribution: shares may differ in length.
-    ``after_batch`` is called after each batch. An ``InputError`` where no image could be read.
+    Every process must call it, with a module that is not wrapped for distribution: shares may differ in length. An
+    ``InputError`` where no image could be read.
     """
     totals = torch.zeros(4, dtype=torch.float64, device="cpu" if world.device.type == "mps" else world.device)
     unreadable: list[str] = []

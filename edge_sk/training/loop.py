@@ -1,4 +1,4 @@
-"""The training loop: epochs of steps, the progress that they print, and the signals that stop them."""
+"""The training loop: epochs of steps, and the signals that stop them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import math
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,29 +15,23 @@ from types import FrameType
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.progress import Progress
 from timm.data import Mixup
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from edge_sk.errors import InputError
-from edge_sk.training.batches import Batch
+from edge_sk.training.data import Batch
 from edge_sk.training.distributed import World
 from edge_sk.training.evaluation import autocast, evaluate
-from edge_sk.training.metrics import Row, boards, write_csv
 from edge_sk.training.optimization import make_optimizer, make_scheduler
 from edge_sk.training.randomness import seed_everything
-from edge_sk.training.recipe import LogRecipe, Recipe
-from edge_sk.training.run import RunConfig, load_checkpoint, save_checkpoint, save_weights
+from edge_sk.training.recipe import Recipe
+from edge_sk.training.run import Row, RunConfig, load_checkpoint, save_checkpoint, save_weights, write_csv
 from edge_sk.training.transforms import Normalizer
 
-# Steps after which losses are read: that waits for the GPU; on the CPU it is free.
-STEPS_BETWEEN_CHECKS = 10
-
-# Above this share of the time spent waiting for data, the loader is what limits the run.
-SLOW_LOADER = 0.3
+STEPS_BETWEEN_CHECKS = 10  # on a GPU, where reading a loss waits for the steps; on a CPU every step is checked
+SLOW_LOADER = 0.3  # warn where more of the time than this is spent waiting for data
 
 
 @dataclass(frozen=True)
@@ -70,6 +63,19 @@ class State:
         """Images per second, and the fraction of the time spent waiting for the loader, in the epoch under way."""
         seconds = max(self.epoch_seconds, 1e-9)
         return self.epoch_images / seconds, self.epoch_waited / seconds
+
+
+class Report:
+    """What a run reports while it trains; this one reports nothing, ``recipes/progress.py`` has another."""
+
+    def step(self, state: State, *, lr: float) -> None:
+        """Some steps were trained."""
+
+    def epoch(self, row: Row) -> None:
+        """An epoch was trained and evaluated."""
+
+    def say(self, message: str) -> None:
+        """There is something to warn of."""
 
 
 class Trainer:
@@ -120,21 +126,17 @@ class Trainer:
         if runtime.compile:
             self._forward = torch.compile(self._forward)  # type: ignore[assignment]
         self._parts: dict[str, Any] = {"model": model, "optimizer": self.optimizer, "scaler": self.scaler}
-        self._parts |= {} if self.ema is None else {"ema": self.ema.module}
+        self._parts |= {"ema": self.ema.module} if self.ema else {}
+        # The network whose accuracy counts.
+        self.evaluated_model: nn.Module = self._parts.get("ema", model)
         self.state = State()
         self._saved: tuple[int, int] | None = None  # step and epochs of the newest checkpoint
         self._saved_at = time.monotonic()
 
-    @property
-    def evaluated_model(self) -> nn.Module:
-        """The network whose accuracy counts: the moving average if the recipe keeps one."""
-        return self.model if self.ema is None else self.ema.module
-
     def resume(self) -> str | None:
         """Continue from the folder's newest whole checkpoint, if there is one; returns a warning if one was damaged.
 
-        Raises:
-            InputError: The checkpoint is of another architecture, recipe, data set or seed, or none is whole.
+        An ``InputError`` where it is of another architecture, recipe, data set or seed, or none is whole.
         """
         saved, warning = load_checkpoint(self.folder) or (None, None)
         if saved is None:
@@ -151,31 +153,25 @@ class Trainer:
         self._saved = self._position()
         return warning
 
-    def run(self) -> int | None:
+    def run(self, report: Report | None = None) -> int | None:
         """Train to the end, or to a stop signal, which is returned; the run folder can then be evaluated and resumed.
 
-        Raises:
-            InputError: The loss is not finite, or too many images cannot be read; the last good checkpoint stays.
+        An ``InputError`` where the loss is not finite or too many images cannot be read; the last checkpoint stays.
         """
         epochs, per_epoch, is_main = self.recipe.schedule.epochs, self.feed.steps_per_epoch, self.world.is_main
-        log = self.recipe.log if is_main else LogRecipe()
+        self._report = report if report and is_main else Report()
         stopped = None
-        with (
-            boards(log, self.folder, name=self.title, config=self.identity, step=self.state.step) as log_epoch,
-            stop_signals() as self._signals,
-            Display(epochs, per_epoch, is_main) as self._display,
-        ):
+        with stop_signals() as self._signals:
             while stopped is None:
                 if self.state.step // per_epoch > len(self.state.history):
-                    log_epoch(self._end_epoch())
+                    self._end_epoch()
                 if self.state.step >= epochs * per_epoch:
                     break
                 stopped = self._train_epoch()
         if is_main:
             self._save()
             save_weights(self.folder, self.evaluated_model.state_dict())
-            if self.state.history:
-                write_csv(self.folder, self.state.history)
+            write_csv(self.folder, self.state.history)
         return stopped
 
     def _train_epoch(self) -> int | None:
@@ -244,14 +240,14 @@ class Trainer:
             self.state.loss_sum += loss
             self.state.loss_steps += 1
         self.state.epoch_seconds = time.perf_counter() - self._epoch_began
-        self._display.step(self.state, lr=self.optimizer.param_groups[0]["lr"])
+        self._report.step(self.state, lr=self.optimizer.param_groups[0]["lr"])
         minutes = (time.monotonic() - self._saved_at) / 60
         if self.world.is_main and minutes >= self.recipe.checkpoint.every_minutes:
             self._save()
         # The sum is the same in every process: one signalled process stops all.
         return (self._signals or [signal.SIGTERM])[0] if signalled else None
 
-    def _end_epoch(self) -> Row:
+    def _end_epoch(self) -> None:
         """Evaluate and record the epoch that just ended."""
         for module in filter(None, (self.model, self.ema)):
             self.world.broadcast_buffers(module)
@@ -279,22 +275,21 @@ class Trainer:
             "seconds": state.seconds + state.epoch_seconds,
         }
         if wait > SLOW_LOADER and all(earlier["data_wait"] <= SLOW_LOADER for earlier in state.history):
-            self._display.say(
+            self._report.say(
                 f"warning: {wait:.0%} of the training time went into waiting for the loader; "
                 "raise --workers, or store smaller images"
             )
         self.state = State(state.step, [*state.history, row], state.unreadable, row["seconds"])
-        self._display.epoch(row)
         # run() writes the last epoch's row, after the weights: with it the run counts as finished.
         if self.world.is_main and row["epoch"] < self.recipe.schedule.epochs:
             write_csv(self.folder, self.state.history)
-        return row
+        self._report.epoch(row)
 
     def _note_unreadable(self, names: Sequence[str]) -> None:
         state, limit = self.state, self.recipe.data.max_unreadable
         for name in sorted(set(names) - set(state.unreadable)):
             state.unreadable.append(name)
-            self._display.say(f"warning: skipped an image that cannot be read: {name}")
+            self._report.say(f"warning: skipped an image that cannot be read: {name}")
             if len(state.unreadable) > limit:
                 raise InputError(
                     f"{len(state.unreadable)} images cannot be read, data.max_unreadable allows {limit}; the last: "
@@ -344,34 +339,3 @@ def stop_signals() -> Iterator[list[int]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-class Display(Progress):
-    """What the main process says on stderr: a line per epoch, and a bar in a terminal."""
-
-    def __init__(self, epochs: int, steps_per_epoch: int, is_main: bool) -> None:
-        console = Console(file=sys.stderr, quiet=not is_main, highlight=False, soft_wrap=True)
-        super().__init__(console=console, disable=not (is_main and console.is_terminal), transient=True)
-        self._epochs, self._steps_per_epoch = epochs, steps_per_epoch
-        self._task = self.add_task("", total=epochs * steps_per_epoch)
-
-    def step(self, state: State, *, lr: float) -> None:
-        """Move the bar."""
-        epoch = min(state.step // self._steps_per_epoch + 1, self._epochs)
-        rate, wait = state.rates
-        loss = state.loss_sum / state.loss_steps
-        text = f"epoch {epoch}/{self._epochs}  loss {loss:.3f}  lr {lr:.2g}  {rate:.0f} images/s  data wait {wait:.0%}"
-        self.update(self._task, completed=state.step, description=text)
-
-    def epoch(self, row: Row) -> None:
-        """Print the line of a finished epoch."""
-        width = len(str(self._epochs))
-        self.say(
-            f"epoch {row['epoch']:{width}}/{self._epochs}  train loss {row['train_loss']:.3f}  "
-            f"test loss {row['test_loss']:.3f}  top-1 {row['test_top1']:5.2f} %  lr {row['lr']:.2g}  "
-            f"{row['images_per_second']:.0f} images/s  data wait {row['data_wait']:.0%}"
-        )
-
-    def say(self, message: str) -> None:
-        """Print a line above the bar."""
-        self.console.print(message, markup=False)

@@ -1,4 +1,4 @@
-"""From a plan to a ``Trainer`` that can run: a new run, or one that is resumed."""
+"""From a plan to a ``Trainer``, of a new run or of one that is resumed."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from edge_sk.errors import InputError
 from edge_sk.manifest import __version__, manifest
 from edge_sk.models import create_model
 from edge_sk.models._weights import image_fields
-from edge_sk.training.batches import part_size, steps_per_epoch
-from edge_sk.training.data import count_classes, make_shard, open_split, ordered_batches, training_batches
+from edge_sk.training import data
 from edge_sk.training.distributed import World
 from edge_sk.training.loop import Feed, Trainer
 from edge_sk.training.randomness import seed_everything
@@ -50,17 +49,17 @@ def start(plan: Plan, world: World, *, workers: int | None = None, argv: Sequenc
         )
     if world.is_main and not plan.resume:
         check_new(plan.folder)
-    train = open_split(plan.data, "train", options)
-    test = open_split(plan.data, "test", options, expected_classes=train.classes)
-    num_classes = count_classes(plan.data, train.classes, options)
+    train = data.open_split(plan.data, "train", options)
+    test = data.open_split(plan.data, "test", options, expected_classes=train.classes)
+    num_classes = data.count_classes(plan.data, train.classes, options)
     model, images = build_model(plan, num_classes)
     augmented = training_transform(recipe.augment, images.input_size, images.interpolation)
     plain = evaluation_transform(images.input_size, images.crop_pct, images.interpolation)
-    shard = make_shard(plan.data, world, workers)
+    shard = data.make_shard(plan.data, world, workers)
     feed = Feed(
-        steps_per_epoch(len(train), options.batch_size),
-        training_batches(train, augmented, shard, options, seed=plan.seed),
-        ordered_batches(test, plain, shard, batch_size=options.eval_batch_size),
+        data.steps_per_epoch(len(train), options.batch_size),
+        data.training_batches(train, augmented, shard, options, seed=plan.seed),
+        data.ordered_batches(test, plain, shard, batch_size=options.eval_batch_size),
     )
     config = RunConfig(
         **images.model_dump(),
@@ -78,7 +77,7 @@ def start(plan: Plan, world: World, *, workers: int | None = None, argv: Sequenc
         "seed": plan.seed,
         "train images": len(train),
         "classes": num_classes,
-        "images per batch norm (batch_size / processes / accumulation)": part_size(options, world.size)
+        "images per batch norm (batch_size / processes / accumulation)": data.part_size(options, world.size)
         * (world.size if recipe.runtime.sync_bn else 1),
     } | {key: value for key, value in settings(recipe).items() if key not in FREE}
     trainer = Trainer(model, recipe, feed, folder=plan.folder, config=config, world=world, identity=identity)
@@ -94,7 +93,7 @@ def build_model(plan: Plan, num_classes: int) -> tuple[nn.Module, Preprocessing]
     """The network with the plan's seed, and how it wants its images.
 
     Weights to start from bring the mean, the standard deviation and, unless the recipe sets them, the crop and the
-    interpolation that they were trained with. A run that goes on from a checkpoint keeps those of its ``config.json``.
+    interpolation that they were trained with. A run resumed from a checkpoint keeps those of its ``config.json``.
     """
     seed_everything(plan.seed, "weights")
     # A run that was stopped before its first checkpoint starts again from the given weights.

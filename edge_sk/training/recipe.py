@@ -171,8 +171,7 @@ FREE = {
 def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe from YAML, with ``overrides`` (``section.key=value`` strings, values in YAML).
 
-    Raises:
-        InputError: Not YAML, an unknown key, a wrong type or value.
+    An ``InputError`` where it is not YAML, or a key is unknown or a value wrong.
     """
     try:
         values = parse_yaml(path.read_text(encoding="utf-8"), str(path))

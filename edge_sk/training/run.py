@@ -1,8 +1,9 @@
-"""A run folder: the trained network, how to rebuild and feed it, its recipe, its history, and where to go on from."""
+"""A run folder: the trained network, how to rebuild and feed it, its recipe, history and checkpoints."""
 
 from __future__ import annotations
 
 import contextlib
+import csv
 import hashlib
 import io
 import json
@@ -19,21 +20,35 @@ from torch import Tensor, nn
 from edge_sk.errors import InputError
 from edge_sk.files import atomic_write, check_output, write_text
 from edge_sk.models import _weights, create_model
-from edge_sk.training.metrics import read_csv
 from edge_sk.training.recipe import DataRecipe, Recipe, read_recipe, recipe_to_yaml
 from edge_sk.training.sources import is_embedded
 from edge_sk.training.transforms import Preprocessing
 
-# The trained network.
-WEIGHTS = "model.safetensors"
-CONFIG = "config.json"
-# What was asked for, and by which command with which versions.
-RECIPE = "recipe.yaml"
-MANIFEST = "manifest.json"
-# Where to go on from.
-CHECKPOINT = "checkpoint.pt"
+WEIGHTS = "model.safetensors"  # the trained network
+CONFIG = "config.json"  # how to rebuild and feed it
+RECIPE = "recipe.yaml"  # with every field
+MANIFEST = "manifest.json"  # the command, the versions, the host
+CHECKPOINT = "checkpoint.pt"  # where to resume
 PREVIOUS = "checkpoint.previous.pt"
 DAMAGED = "checkpoint.damaged.pt"
+FORMAT = 1  # of checkpoints
+DIGITS = 64  # of a SHA-256 in hexadecimal
+CSV = "metrics.csv"  # a row per epoch
+COLUMNS = (
+    "epoch",  # finished epochs
+    "step",  # optimizer steps
+    "lr",  # of the last step
+    "train_loss",  # mean over the epoch, as the loss is trained: smoothed, augmented
+    "test_loss",
+    "test_top1",  # per cent
+    "test_top5",  # per cent
+    "test_images",
+    "images_per_second",  # training, all processes together
+    "data_wait",  # fraction of the training time spent waiting for the loader
+    "seconds",  # since the run began, pauses not counted
+)
+
+Row = dict[str, float]
 
 
 class RunConfig(Preprocessing):
@@ -81,8 +96,7 @@ class LoadedRun(NamedTuple):
 def load_run(path: str | Path) -> LoadedRun:
     """Rebuild the trained model of a run folder; its ``default_cfg`` says how the run prepared its images.
 
-    Raises:
-        InputError: Not a run folder, not finished, damaged, or its weights are another architecture's.
+    An ``InputError`` where it is no run folder, not finished, damaged, or holds another architecture's weights.
     """
     config, file = load_config(path), Path(path) / WEIGHTS
     if not file.is_file():
@@ -158,6 +172,30 @@ def _file(folder: str | Path, name: str) -> Path:
     return path
 
 
+def write_csv(folder: Path, history: Sequence[Row]) -> None:
+    """Write ``metrics.csv`` whole: after a resume it holds no row of the lost steps."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    for row in history:
+        values: Any = {name: f"{value:.6g}" if isinstance(value, float) else value for name, value in row.items()}
+        writer.writerow(values)
+    write_text(folder / CSV, text.getvalue())
+
+
+def read_csv(folder: str | Path) -> list[Row]:
+    """``epoch``, ``test_top1`` and ``seconds`` of every row of ``metrics.csv``; nothing where there is no such file."""
+    path = Path(folder) / CSV
+    if not path.is_file():
+        return []
+    try:
+        with path.open(encoding="utf-8") as file:
+            columns = ("epoch", "test_top1", "seconds")
+            return [{name: float(row[name]) for name in columns} for row in csv.DictReader(file)]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is damaged ({type(error).__name__}: {error})") from None
+
+
 def unfinished(folder: str | Path) -> str | None:
     """How far an unfinished run was trained, as ``3 of 100 epochs``; ``None`` for a finished run.
 
@@ -170,20 +208,16 @@ def unfinished(folder: str | Path) -> str | None:
     return None if done >= planned else f"{done} of {planned} epochs"
 
 
-FORMAT = 1
-DIGITS = 64  # of a SHA-256 in hexadecimal
-
-
 def can_resume(folder: Path) -> bool:
     """Whether the folder has a checkpoint."""
     return (folder / CHECKPOINT).is_file() or (folder / PREVIOUS).is_file()
 
 
 def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
-    """Write ``checkpoint.pt``, keeping the one before as ``checkpoint.previous.pt``.
+    """Write ``checkpoint.pt``; the checkpoint before becomes ``checkpoint.previous.pt``.
 
-    The new file is complete and synced under another name before an old file is renamed: at every moment one of the
-    two names has a whole checkpoint. An ``OSError``, of a full disk for example, leaves the old files as they were.
+    The new file is complete and synced before an old one is renamed: one of the two names always has a whole
+    checkpoint. An ``OSError``, of a full disk for example, leaves the old files as they were.
     """
     buffer = io.BytesIO()
     torch.save(state | {"format": FORMAT}, buffer)
@@ -198,14 +232,11 @@ def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
 
 
 def load_checkpoint(folder: Path) -> tuple[dict[str, Any], str | None] | None:
-    """Read the newest whole checkpoint of a run folder.
+    """Read the newest whole checkpoint of a run folder, if it has any; with it, what was wrong with a newer one.
 
     A damaged ``checkpoint.pt`` is renamed to ``checkpoint.damaged.pt``, so that the next save cannot put it in the
     place of the good previous one. Every process of a run calls this at once: one of them renames the file, and to
     the others it may be gone at any moment.
-
-    Returns:
-        The state, and if it is the previous one what was wrong with the newer file; ``None`` without a file.
 
     Raises:
         InputError: There are files, none of them whole; or a file of another program.

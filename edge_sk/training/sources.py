@@ -6,9 +6,10 @@ import contextlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from PIL import Image
+from torch import Tensor
 
 from edge_sk.errors import InputError, require
 from edge_sk.training.digits import CLASSES, digits, scaled_digits
@@ -17,12 +18,29 @@ from edge_sk.training.recipe import DataRecipe
 Split = Literal["train", "test"]
 
 SPECS = "digits, scaled_digits, a folder with train and val in it, torch/NAME, hfds/NAME or wds/FOLDER"
-
 # What Pillow raises for truncated and bit-flipped files, by experience.
 DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, IndexError, Image.DecompressionBombError)
 
 # The run stops after so many unreadable images in a row: the data set is broken, not one file.
 MAX_DAMAGED = 100
+
+
+@dataclass(frozen=True)
+class Shard:
+    """The part of a data set that one process of several reads, and how it reads."""
+
+    rank: int = 0
+    size: int = 1  # processes
+    workers: int = 0  # loader processes; 0: the process reads itself
+    pin_memory: bool = False  # page-locked batches, which go to a GPU faster
+
+
+class Sample(NamedTuple):
+    """One image for a batch; ``None`` where no image could be read."""
+
+    image: Tensor | None
+    label: int
+    unreadable: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -51,8 +69,8 @@ class Images:
 
 
 def unreadable(name: str, error: Exception) -> str:
-    """The image and the reason, the same in every epoch: without the addresses of objects."""
-    reason = re.sub(r" <[^<>]* at 0x[0-9a-f]+>", "", str(error))
+    """An image's name and the reason, the same in every epoch: without the addresses of objects."""
+    reason = f"no {error}" if isinstance(error, KeyError) else re.sub(r" <[^<>]* at 0x[0-9a-f]+>", "", str(error))
     return f"{name} ({reason or type(error).__name__})"
 
 

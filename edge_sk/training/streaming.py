@@ -19,10 +19,9 @@ from PIL import Image
 from torch.utils.data import IterableDataset, get_worker_info
 
 from edge_sk.errors import InputError, require
-from edge_sk.training.batches import Sample, Shard
 from edge_sk.training.randomness import derive_seed, seed_sample
 from edge_sk.training.recipe import DataRecipe
-from edge_sk.training.sources import DECODE_ERRORS, MAX_DAMAGED, Split, unreadable
+from edge_sk.training.sources import DECODE_ERRORS, MAX_DAMAGED, Sample, Shard, Split, unreadable
 from edge_sk.training.transforms import Transform
 
 # Path up to the first dot of the file's name: the files of a sample share it.
@@ -38,7 +37,6 @@ class Tars:
     images: int  # 0: not known
     extensions: list[str]  # of the image
     label_key: str | None  # field of the json file; None: the .cls file
-    buffer: dict[str, int]  # how many images are shuffled at a time
     classes: list[str] | None = None
 
     def __len__(self) -> int:
@@ -76,7 +74,6 @@ def open_tars(data: str, split: Split, options: DataRecipe) -> Tars:
         reader.num_samples,
         (options.image_key or "jpg;png;webp").split(";"),
         options.label_key or reader.split_info.alt_label or None,
-        {"bufsize": reader.sample_shuffle_size, "initial": reader.sample_initial_size},
     )
 
 
@@ -124,13 +121,15 @@ class Stream(IterableDataset[Sample]):
             yield Sample(None, -1, tuple(problems))
 
     def _samples(self, part: int, parts: int, problems: list[str]) -> Iterable[tuple[str, dict[str, bytes]]]:
+        from timm.data.readers.reader_wds import SAMPLE_INITIAL_SIZE, SAMPLE_SHUFFLE_SIZE
+
         paths = list(self.tars.paths)
         if self.seed is None:
             return _read(paths[part::parts], problems)
         random.Random(derive_seed(self.seed, "shards", self.epoch)).shuffle(paths)
         order = random.Random(derive_seed(self.seed, "shuffle", self.epoch, part))
         wds = _webdataset(self.tars.name)
-        shuffled = wds.shuffle(**self.tars.buffer, rng=order)
+        shuffled = wds.shuffle(SAMPLE_SHUFFLE_SIZE, initial=SAMPLE_INITIAL_SIZE, rng=order)
         return wds.DataPipeline(lambda: _read(paths[part::parts], problems), shuffled).repeat()
 
     def _decode(self, files: dict[str, bytes]) -> tuple[Image.Image, int]:

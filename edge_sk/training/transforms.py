@@ -34,12 +34,10 @@ class Preprocessing(BaseModel):
     def of(cls, cfg: Mapping[str, Any], data: DataRecipe) -> Preprocessing:
         """Read a ``default_cfg`` or ``config.json``; what the recipe sets takes precedence."""
         channels, height, width = cfg["input_size"]
+        size = (channels, data.input_size or height, data.input_size or width)
+        interpolation, crop_pct = data.interpolation or cfg["interpolation"], data.crop_pct or cfg["crop_pct"]
         return Preprocessing(
-            input_size=(channels, data.input_size or height, data.input_size or width),
-            mean=cfg["mean"],
-            std=cfg["std"],
-            interpolation=data.interpolation or cfg["interpolation"],
-            crop_pct=data.crop_pct or cfg["crop_pct"],
+            input_size=size, mean=cfg["mean"], std=cfg["std"], interpolation=interpolation, crop_pct=crop_pct
         )
 
 
@@ -59,16 +57,10 @@ class Normalizer:
 
 
 def evaluation_transform(input_size: tuple[int, int, int], crop_pct: float, interpolation: str) -> Transform:
-    """Resize in proportion and cut the centre (timm's evaluation transform).
-
-    The resized image covers ``H / crop_pct`` by ``W / crop_pct``, both rounded down: for a square input that is the
-    shorter side.
-    """
+    """Resize in proportion to cover ``H / crop_pct`` by ``W / crop_pct``, rounded down, and cut the centre (timm's)."""
     from timm.data import create_transform
 
-    resize_and_crop = create_transform(
-        input_size, is_training=False, crop_pct=crop_pct, interpolation=interpolation, normalize=False
-    )
+    resize_and_crop = create_transform(input_size, crop_pct=crop_pct, interpolation=interpolation, normalize=False)
     return transforms.Compose([_convert(input_size[0]), resize_and_crop])
 
 

@@ -13,9 +13,8 @@ from edge_sk.confidence import deviation, mean, mean_interval
 from edge_sk.errors import InputError
 from edge_sk.files import atomic_write
 from edge_sk.markdown import markdown_table
-from edge_sk.training.metrics import read_csv
 from edge_sk.training.recipe import FREE, Recipe, settings
-from edge_sk.training.run import CONFIG, MANIFEST, RECIPE, WEIGHTS, load_config, saved_manifest, saved_recipe
+from edge_sk.training.run import CONFIG, MANIFEST, RECIPE, WEIGHTS, load_config, read_csv, saved_manifest, saved_recipe
 from recipes.planning import file_name
 
 

@@ -100,7 +100,7 @@ def test_clutter_is_of_the_own_split(monkeypatch: pytest.MonkeyPatch) -> None:
         return original(pictures, *rest)  # type: ignore[arg-type]
 
     monkeypatch.setattr(module, "_draw", spy)
-    scaled_digits("test", seed=3, canvas=32)
+    scaled_digits("test", seed=3)
     assert set(used) == {360}
 
 
@@ -128,11 +128,6 @@ def test_it_reads_as_a_data_set() -> None:
 def test_bad_scales_are_refused(data: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         open_images(data, "test", DataRecipe())
-
-
-def test_a_canvas_too_small_for_the_smallest_digit_is_refused() -> None:
-    with pytest.raises(InputError, match="canvas=16 is too small: at least 32 pixels"):
-        scaled_digits("test", canvas=16)
 
 
 def test_a_network_trains_on_it_and_is_evaluated_per_scale(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,9 +14,9 @@ import torch
 from PIL import Image
 
 from edge_sk.errors import InputError
-from edge_sk.training.batches import Shard
 from edge_sk.training.data import open_split, ordered_batches, training_batches
 from edge_sk.training.recipe import DataRecipe
+from edge_sk.training.sources import Shard
 from edge_sk.training.transforms import evaluation_transform
 
 TRANSFORM = evaluation_transform((3, 8, 8), 1.0, "bilinear")
@@ -92,4 +92,4 @@ def test_damage_is_named_and_the_epoch_stays_whole(data: str, tmp_path: Path) ->
     missing = dataclasses.replace(unlabelled, label_key="species")
     (batch,) = ordered_batches(missing, TRANSFORM, Shard(), batch_size=10)
     assert len(batch.labels) == 0
-    assert batch.unreadable[0] == f"{tmp_path}/train-0.tar:0000 ('json')"
+    assert batch.unreadable[0] == f"{tmp_path}/train-0.tar:0000 (no 'json')"
