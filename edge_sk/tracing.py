@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.fx._symbolic_trace import _assert_is_none
+from torch.fx.proxy import TraceError
 from torch.nn import functional as F
 from torch.utils import _pytree
 
@@ -80,10 +82,10 @@ class _Proxy(fx.Proxy):
     """A symbolic value that writes in place where a tensor does, and that no dictionary or text can be made of."""
 
     def __hash__(self) -> int:
-        raise fx.proxy.TraceError("symbolically traced variables cannot be looked up in a set or a dictionary")
+        raise TraceError("symbolically traced variables cannot be looked up in a set or a dictionary")
 
     def __str__(self) -> str:
-        raise fx.proxy.TraceError("symbolically traced variables cannot be written as text")
+        raise TraceError("symbolically traced variables cannot be written as text")
 
 
 class _TensorProxy(_Proxy):
@@ -174,7 +176,7 @@ class Tracer(fx.Tracer):
         for node, parameter in zip(graph.find_nodes(op="placeholder"), parameters, strict=False):
             if parameter.name in constants:
                 node.target = parameter.name
-        for node in list(graph.find_nodes(op="call_function", target=fx._symbolic_trace._assert_is_none)):
+        for node in list(graph.find_nodes(op="call_function", target=_assert_is_none)):
             # A graph with this function, saved and loaded, breaks torch.fx in the process (torch 2.14).
             with graph.inserting_before(node):
                 graph.call_function(
@@ -183,7 +185,7 @@ class Tracer(fx.Tracer):
             graph.erase_node(node)
         for node in graph.find_nodes(op="get_attr"):
             if any(writes(user) for user in node.users):
-                raise fx.proxy.TraceError(f"it writes into {node.target}, which the graph would keep between calls")
+                raise TraceError(f"it writes into {node.target}, which the graph would keep between calls")
         return graph
 
 

@@ -55,10 +55,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     from edge_sk.manifest import manifest
     from edge_sk.training.data import eval_batches
     from edge_sk.training.distributed import pick_device
-    from edge_sk.training.run import data_options, load_run, trained_at
+    from edge_sk.training.run import data_options, load_run
     from recipes.experiments.attention_figure import plot
     from recipes.experiments.attention_summary import markdown, summarize
-    from recipes.experiments.comparison import epochs_trained, independent_seeds
+    from recipes.experiments.comparison import epochs_trained, independent_seeds, trained_at
 
     device = pick_device(args.device)
     seeds = independent_seeds(args.checkpoint)

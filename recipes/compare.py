@@ -138,10 +138,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     from edge_sk.manifest import manifest
     from edge_sk.profiling import profile
     from edge_sk.training.distributed import pick_device
-    from edge_sk.training.plan import recipe_name
-    from edge_sk.training.recipe import load_recipe
-    from edge_sk.training.run import load_config, trained_at
-    from recipes.experiments.comparison import Finished, compare, markdown, plot, read_finished, run_folder
+    from edge_sk.training.run import load_config
+    from recipes.experiments.comparison import Finished, compare, markdown, plot, read_finished, run_folder, trained_at
+    from recipes.planning import load_recipe, recipe_name
 
     for name, values in (("--arch", args.arch), ("--seeds", args.seeds)):
         if len(set(values)) != len(values):
@@ -155,7 +154,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if len(names) > 1:
             raise InputError(f"the architectures have different recipes ({', '.join(names)}): choose one with --recipe")
         (args.recipe,) = names
-    recipe = load_recipe(args.recipe, args.set, folder=RECIPES)
+    recipe = load_recipe(args.recipe, args.set)
     differing = {key: set() for key in ("input_size", "mean", "std", "interpolation", "crop_pct")}
     for arch in args.arch:
         # A misspelled name is an error now, not after hours of training the others.

@@ -11,17 +11,28 @@ from typing import Any
 
 from edge_sk.errors import InputError
 from edge_sk.files import atomic_write
-from edge_sk.training.metrics import read_csv
-from edge_sk.training.plan import file_name
-from edge_sk.training.recipe import Recipe, recipe_differences
-from edge_sk.training.run import CONFIG, MANIFEST, RECIPE, WEIGHTS, load_config, saved_manifest, saved_recipe
+from edge_sk.training.recipe import FREE, Recipe, settings
+from edge_sk.training.run import CONFIG, MANIFEST, RECIPE, WEIGHTS, load_config, read_csv, saved_manifest, saved_recipe
 from recipes.experiments.confidence import mean_interval
 from recipes.markdown_tables import markdown_table
+from recipes.planning import file_name
 
 
 def run_folder(output: str | Path, arch: str, seed: int) -> Path:
     """Return the folder in which a comparison trains ``arch`` with ``seed``."""
     return Path(output) / "runs" / f"{file_name(arch)}-seed{seed}"
+
+
+def recipe_differences(a: Recipe, b: Recipe) -> list[str]:
+    """``key: a -> b`` for every field that is not free and in which two recipes differ."""
+    left, right = settings(a), settings(b)
+    return [f"{key}: {left[key]} -> {right[key]}" for key in left if key not in FREE and left[key] != right[key]]
+
+
+def trained_at(folder: str | Path) -> set[str]:
+    """The commits of the code that trained a run: several where another version continued it."""
+    first = saved_manifest(folder)
+    return {str(part.get("commit")) for part in (first, *first.get("resumed", []))}
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from edge_sk.training.digits import digits
-from edge_sk.training.scaled_digits import DRAWINGS
+from edge_sk.training.digits import DRAWINGS, digits
 from recipes.experiments.comparison import Finished, compare
 from recipes.experiments.page import anchor, page
 from recipes.experiments.plan import ATTENTION, COMPARISONS, read_records

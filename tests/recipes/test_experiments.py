@@ -8,11 +8,9 @@ import pytest
 import edge_sk
 from edge_sk.attention import gated_units
 from edge_sk.errors import InputError
-from edge_sk.training.recipe import load_recipe
-from edge_sk.training.scaled_digits import scaled_digits
+from edge_sk.training.digits import scaled_digits
 from recipes.attention import OBJECT_SCALES
 from recipes.attention import parse as parse_attention
-from recipes.compare import RECIPES
 from recipes.compare import main as run_compare
 from recipes.compare import parse as parse_compare
 from recipes.experiments.plan import (
@@ -26,6 +24,7 @@ from recipes.experiments.plan import (
     Comparison,
     read_records,
 )
+from recipes.planning import load_recipe
 
 SMALL, SMALL_FIRST, KERNELS = (
     COMPARISONS[f"compare_{name}"] for name in ("shufflenetv2_0.5", "shufflenetv2_0.5_before", "kernels")
@@ -44,7 +43,7 @@ def test_the_commands_of_the_comparisons_resolve(
     output = capsys.readouterr()
     assert "warning" not in output.err
     assert output.out.count("to train") == len(item.seeds) * len(item.archs)
-    assert load_recipe(DATA, args.set, folder=RECIPES).schedule.epochs == item.epochs
+    assert load_recipe(DATA, args.set).schedule.epochs == item.epochs
 
 
 def test_the_attention_commands_name_runs_of_the_comparisons() -> None:
