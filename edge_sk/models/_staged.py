@@ -3,6 +3,7 @@
 # No postponed annotations here: TorchScript reads those of the class below.
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -10,11 +11,16 @@ from edge_sk.errors import InputError
 
 
 class StagedClassifier(nn.Module):
-    """Base of the networks that are ours: subclasses fill in the modules and name them.
+    """Base of the networks that are ours: subclasses build the modules and describe them.
 
-    A subclass sets ``stage_names`` (modules called in that order, the first ``num_stem`` of them the stem),
-    ``num_features``, ``head_hidden_size`` and ``feature_info`` (timm's terms) and builds the classifier, ``fc``, with
+    A subclass passes ``stage_names``, registers the modules of these names in that order, sets ``num_features``,
+    ``head_hidden_size`` and ``feature_info`` (timm's terms), and builds the classifier, ``fc``, with
     :meth:`reset_classifier`.
+
+    Args:
+        stage_names: The modules, in the order in which they run; the first is the stem.
+        global_pool: ``"avg"``, or ``""`` for the feature map.
+        drop_rate: Dropout before the classifier.
 
     Shape:
         - Input: ``(N, in_chans, H, W)``
@@ -22,16 +28,14 @@ class StagedClassifier(nn.Module):
           ``global_pool=""``
     """
 
-    stage_names: tuple[str, ...]
-    num_stem: int
-    global_pool: str
     num_features: int
     head_hidden_size: int
     feature_info: list[dict[str, Any]]
     default_cfg: dict[str, Any]
 
-    def __init__(self, *, global_pool: str = "avg", drop_rate: float = 0.0) -> None:
+    def __init__(self, stage_names: list[str], *, global_pool: str, drop_rate: float) -> None:
         super().__init__()
+        self.stage_names = stage_names
         self.global_pool = global_pool
         self.drop_rate = drop_rate
         self.grad_checkpointing = False
@@ -66,9 +70,16 @@ class StagedClassifier(nn.Module):
         """Recompute the stages in the backward pass instead of keeping their activations."""
         self.grad_checkpointing = enable
 
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Parameter groups from stem to head, for timm's layer-wise learning rates."""
+        return {
+            "stem": f"^{self.stage_names[0]}",
+            "blocks": r"^stage(\d+)" if coarse else r"^stage(\d+)\.(\d+)",
+        }
+
     def _run(self, name: str, x: Tensor) -> Tensor:
         stage = getattr(self, name)
-        if not self.grad_checkpointing or name in self.stage_names[: self.num_stem]:
+        if not self.grad_checkpointing or not name.startswith("stage"):
             return stage(x)
         for block in stage:
             x = checkpoint(block, x, use_reentrant=False)
@@ -116,10 +127,14 @@ class StagedClassifier(nn.Module):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """The last feature map, ``(N, num_features, H', W')``."""
-        raise NotImplementedError
+        # TorchScript can only go through children.
+        for name, stage in self.named_children():
+            if name in self.stage_names:
+                x = stage(x) if torch.jit.is_scripting() else self._run(name, x)
+        return x
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Logits, or with ``pre_logits`` what the classifier reads, of the last feature map."""
+        """Logits of the last feature map; with ``pre_logits`` the input of the classifier."""
         if self.global_pool == "avg":
             x = x.mean((2, 3))
         if self.drop_rate > 0.0:

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from edge_sk.models._entry import Entry, Graft
 from edge_sk.models._staged import StagedClassifier
@@ -36,9 +35,6 @@ class CifarResNeXt(StagedClassifier):
         - Output: ``(N, num_classes)``
     """
 
-    stage_names = ("stem", "stage1", "stage2", "stage3")
-    num_stem = 1
-
     def __init__(
         self,
         cardinality: int,
@@ -53,7 +49,7 @@ class CifarResNeXt(StagedClassifier):
         from timm.layers import SqueezeExcite
         from timm.models.resnet import Bottleneck, downsample_conv
 
-        super().__init__(global_pool=global_pool, drop_rate=drop_rate)
+        super().__init__(["stem", "stage1", "stage2", "stage3"], global_pool=global_pool, drop_rate=drop_rate)
         self.stem = nn.Sequential(
             nn.Conv2d(in_chans, 64, 3, padding=1, bias=False), nn.BatchNorm2d(64), nn.ReLU(inplace=True)
         )
@@ -79,29 +75,12 @@ class CifarResNeXt(StagedClassifier):
             stages.append(nn.Sequential(*blocks))
         self.stage1, self.stage2, self.stage3 = stages
         self.num_features = self.head_hidden_size = inplanes
-        self.feature_info = [
-            {"num_chs": chs, "reduction": reduction, "module": module}
-            for chs, reduction, module in zip(
-                (64, *(planes * EXPANSION for planes in PLANES)), (1, 1, 2, 4), self.stage_names, strict=True
-            )
-        ]
+        levels = zip(self.stage_names, (64, *(planes * EXPANSION for planes in PLANES)), (1, 1, 2, 4), strict=True)
+        self.feature_info = [{"module": name, "num_chs": chs, "reduction": stride} for name, chs, stride in levels]
         for module in self.modules():
             if isinstance(module, nn.Conv2d) and module.bias is None:
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
         self.reset_classifier(num_classes)
-
-    def forward_features(self, x: Tensor) -> Tensor:
-        """The output of the last stage, ``(N, 1024, H / 4, W / 4)``."""
-        x = self.stem(x)
-        if self.grad_checkpointing and not torch.jit.is_scripting():
-            for name in self.stage_names[self.num_stem :]:
-                x = self._run(name, x)
-            return x
-        return self.stage3(self.stage2(self.stage1(x)))
-
-    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Parameter groups from stem to head, for timm's layer-wise learning rates."""
-        return {"stem": r"^stem", "blocks": r"^stage(\d+)" if coarse else r"^stage(\d+)\.(\d+)"}
 
 
 def entries() -> list[Entry]:

@@ -98,9 +98,6 @@ class ShuffleNetV2(StagedClassifier):
         - Output: ``(N, num_classes)``
     """
 
-    stage_names = ("conv1", "maxpool", "stage2", "stage3", "stage4", "conv5")
-    num_stem = 2
-
     def __init__(
         self,
         widths: tuple[int, ...],
@@ -111,7 +108,8 @@ class ShuffleNetV2(StagedClassifier):
         drop_rate: float = 0.0,
         attn_layer: Callable[[int], nn.Module] | None = None,
     ) -> None:
-        super().__init__(global_pool=global_pool, drop_rate=drop_rate)
+        names = ["conv1", "maxpool", "stage2", "stage3", "stage4", "conv5"]
+        super().__init__(names, global_pool=global_pool, drop_rate=drop_rate)
         stem, *stage_widths, last = widths
         self.conv1 = nn.Sequential(
             nn.Conv2d(in_chans, stem, 3, 2, 1, bias=False), nn.BatchNorm2d(stem), nn.ReLU(inplace=True)
@@ -127,33 +125,12 @@ class ShuffleNetV2(StagedClassifier):
         self.stage2, self.stage3, self.stage4 = stages
         self.conv5 = nn.Sequential(nn.Conv2d(inp, last, 1, bias=False), nn.BatchNorm2d(last), nn.ReLU(inplace=True))
         self.num_features = self.head_hidden_size = last
-        self.feature_info = [
-            {"num_chs": chs, "reduction": reduction, "module": module}
-            for chs, reduction, module in zip(
-                (stem, stem, *stage_widths), (2, 4, 8, 16, 32), self.stage_names, strict=False
-            )
-        ]
+        levels = zip(names[:-1], (stem, stem, *stage_widths), (2, 4, 8, 16, 32), strict=True)
+        self.feature_info = [{"module": name, "num_chs": chs, "reduction": stride} for name, chs, stride in levels]
         for module in self.modules():
             if isinstance(module, nn.Conv2d) and not (attn_layer and module.bias is not None):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
         self.reset_classifier(num_classes)
-
-    def forward_features(self, x: Tensor) -> Tensor:
-        """The output of conv5, ``(N, 1024, H / 32, W / 32)`` (2048 channels at 2.0x)."""
-        x = self.maxpool(self.conv1(x))
-        if self.grad_checkpointing and not torch.jit.is_scripting():
-            for name in self.stage_names[self.num_stem : -1]:
-                x = self._run(name, x)
-        else:
-            x = self.stage4(self.stage3(self.stage2(x)))
-        return self.conv5(x)
-
-    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Parameter groups from stem to head, for timm's layer-wise learning rates."""
-        return {
-            "stem": r"^conv1",
-            "blocks": r"^stage(\d+)" if coarse else r"^stage(\d+)\.(\d+)",
-        }
 
 
 def _build(width: str, *, se: bool = False, **kwargs: Any) -> nn.Module:
