@@ -9,7 +9,6 @@ from typing import Any
 from torch import nn
 
 from edge_sk.errors import InputError
-from edge_sk.models._create import check_options
 from edge_sk.models._entry import Entry, Graft
 from edge_sk.models._registry import entries
 
@@ -60,7 +59,6 @@ def _entry_point(entry: Entry, name: str) -> Any:
                 f"edge_sk.create_model({entry.name!r}, init_from=...) takes a run folder, a file, or a plain network's"
             )
         options = {key: kwargs.pop(key) for key in Graft.OPTIONS if entry.graft and key in kwargs}
-        check_options(entry, options)
         return _build(entry, name, options, kwargs)
 
     build.__name__ = build.__qualname__ = name
@@ -74,10 +72,10 @@ def _build(entry: Entry, name: str, options: dict[str, Any], kwargs: dict[str, A
     from timm.models import build_model_with_cfg
 
     def grafted(**model_args: Any) -> nn.Module:
-        model = entry.build(**entry.build_args, **model_args)
+        model = entry.build(**model_args)
         if entry.graft is not None:
             size = (model_args.get("in_chans", 3), *entry.default_cfg["input_size"][1:])
-            entry.graft.into(model, options, input_size=size, preserve=False)
+            entry.graft.into(model, options, input_size=size, init="random")
         return model
 
     if entry.timm_name is None:

@@ -6,6 +6,7 @@ two and three (ResNeXt's CIFAR design, Xie et al., 2017, Sec. 5.3).
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 from torch import nn
@@ -88,7 +89,6 @@ def entries() -> list[Entry]:
     # Kernels 1x1 and 3x3, G = 16, r = 32: the only setting found to reproduce the cited 27.7M parameters and 4.2 GMACs.
     graft = Graft(unit=UnitSpec(kernels="1+3", reduction=32, act="relu"))
     common: dict[str, Any] = {
-        "build": CifarResNeXt,
         "recipe": "cifar",
         "cfg": {
             "input_size": (3, 32, 32),
@@ -102,15 +102,10 @@ def entries() -> list[Entry]:
         },
     }
     rows = [
-        Entry(
-            name=f"resnext29_{cardinality}x{width}d",
-            build_args={"cardinality": cardinality, "base_width": width},
-            **common,
-        )
-        for cardinality, width in ((16, 32), (8, 64), (16, 64))
+        Entry(name=f"resnext29_{groups}x{width}d", build=functools.partial(CifarResNeXt, groups, width), **common)
+        for groups, width in ((16, 32), (8, 64), (16, 64))
     ]
     # The table's 35.0M parameters are those of SE on 8x64d (on 16x32d it would be 25.8M).
-    se = {"cardinality": 8, "base_width": 64, "se": True}
-    rows.append(Entry(name="senet29", build_args=se, **common))
-    rows.append(Entry(name="sknet29", build_args={"cardinality": 16, "base_width": 32}, graft=graft, **common))
+    rows.append(Entry(name="senet29", build=functools.partial(CifarResNeXt, 8, 64, se=True), **common))
+    rows.append(Entry(name="sknet29", build=functools.partial(CifarResNeXt, 16, 32), graft=graft, **common))
     return rows

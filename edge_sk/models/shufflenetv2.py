@@ -6,6 +6,7 @@ them, so its weights load unchanged.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -133,15 +134,10 @@ class ShuffleNetV2(StagedClassifier):
         self.reset_classifier(num_classes)
 
 
-def _build(width: str, *, se: bool = False, **kwargs: Any) -> nn.Module:
-    if se:
-        from timm.layers import SqueezeExcite
+def _squeeze_excite(channels: int) -> nn.Module:
+    from timm.layers import SqueezeExcite
 
-        def attn_layer(channels: int) -> nn.Module:
-            return SqueezeExcite(channels, rd_channels=channels // 16)
-
-        kwargs["attn_layer"] = attn_layer
-    return ShuffleNetV2(WIDTHS[width], **kwargs)
+    return SqueezeExcite(channels, rd_channels=channels // 16)
 
 
 def entries() -> list[Entry]:
@@ -151,15 +147,12 @@ def entries() -> list[Entry]:
     # Stride 1 matches the parameters that the paper reports.
     graft = Graft(sk_units="stride1", places=places)
     rows: list[Entry] = []
-    for width in WIDTHS:
+    common: dict[str, Any] = {"recipe": "light", "cfg": {"first_conv": "conv1.0", "classifier": "fc"}}
+    for width, channels in WIDTHS.items():
         name = f"shufflenetv2_{width}"
-        common: dict[str, Any] = {
-            "recipe": "light",
-            "cfg": {"first_conv": "conv1.0", "classifier": "fc"},
-        }
-        rows += [
-            Entry(name=name, build=_build, build_args={"width": width}, **common),
-            Entry(name=f"se_{name}", build=_build, build_args={"width": width, "se": True}, **common),
-            Entry(name=f"sk_{name}", build=_build, build_args={"width": width}, graft=graft, **common),
-        ]
+        plain = functools.partial(ShuffleNetV2, channels)
+        with_se = functools.partial(plain, attn_layer=_squeeze_excite)
+        rows.append(Entry(name=name, build=plain, **common))
+        rows.append(Entry(name=f"se_{name}", build=with_se, **common))
+        rows.append(Entry(name=f"sk_{name}", build=plain, graft=graft, **common))
     return rows
