@@ -25,29 +25,19 @@ class BAM(nn.Module):
     def __init__(self, channels: int, *, reduction: int = 16, dilation: int = 4) -> None:
         super().__init__()
         width = max(channels // reduction, 1)
-        self.channel = nn.Sequential(
-            nn.Conv2d(channels, width, 1),
-            nn.BatchNorm2d(width),
-            nn.ReLU(inplace=True),
-            nn.Conv2d(width, channels, 1),
-        )
-        spatial: list[nn.Module] = [
-            nn.Conv2d(channels, width, 1),
-            nn.BatchNorm2d(width),
-            nn.ReLU(inplace=True),
-        ]
-        for _ in range(2):
-            spatial += [
-                nn.Conv2d(width, width, 3, padding=dilation, dilation=dilation),
-                nn.BatchNorm2d(width),
-                nn.ReLU(inplace=True),
-            ]
-        self.spatial = nn.Sequential(*spatial, nn.Conv2d(width, 1, 1))
+        self.channel = nn.Sequential(*_narrow(channels, width, 1), nn.Conv2d(width, channels, 1))
+        dilated = [module for _ in range(2) for module in _narrow(width, width, 3, dilation)]
+        self.spatial = nn.Sequential(*_narrow(channels, width, 1), *dilated, nn.Conv2d(width, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         """Weigh every position of every channel."""
         weight = torch.sigmoid(self.channel(x.mean((2, 3), keepdim=True)) + self.spatial(x))
         return x + x * weight
+
+
+def _narrow(channels: int, width: int, size: int, dilation: int = 1) -> list[nn.Module]:
+    conv = nn.Conv2d(channels, width, size, padding=size // 2 * dilation, dilation=dilation)
+    return [conv, nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
 
 
 def add_bam(model: nn.Module) -> None:

@@ -138,12 +138,21 @@ def outputs(model: nn.Module, images: Tensor) -> list[Tensor]:
     return [leaf for leaf in leaves(returned) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
 
 
-def leaves(value: Any) -> list[Any]:
-    """What a structure of tuples, lists, dictionaries and data classes holds."""
+def parts(value: Any) -> dict[Any, Any] | None:
+    """The parts of a tuple, list, dictionary or data class, by index, key or name; ``None`` for any other value."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return leaves([getattr(value, field.name) for field in dataclasses.fields(value)])
-    flat = _pytree.tree_leaves(value)
-    return flat if len(flat) == 1 and flat[0] is value else [part for leaf in flat for part in leaves(leaf)]
+        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return value
+    # Tuples and lists, and what else torch.utils._pytree knows.
+    flat = value if isinstance(value, list | tuple) else _pytree.tree_leaves(value)
+    return None if len(flat) == 1 and flat[0] is value else dict(enumerate(flat))
+
+
+def leaves(value: Any) -> list[Any]:
+    """The values in a structure of tuples, lists, dictionaries and data classes."""
+    inner = parts(value)
+    return [value] if inner is None else [leaf for part in inner.values() for leaf in leaves(part)]
 
 
 def difference(before: Sequence[Tensor], after: Sequence[Tensor]) -> float:
@@ -184,19 +193,12 @@ def compare(expected: Any, got: Any, what: str = "the output", *, tipped: float 
         return _compare_tensors(expected, got, what, tipped)
     if type(expected) is not type(got):
         raise Changed(f"{what} is {type(got).__name__}, not {type(expected).__name__}")
-    if dataclasses.is_dataclass(expected):
-        fields = [field.name for field in dataclasses.fields(expected)]
-        parts = [{name: getattr(value, name) for name in fields} for value in (expected, got)]
-        return compare(parts[0], parts[1], what, tipped=tipped)
-    if isinstance(expected, dict):
-        if list(expected) != list(got):
-            raise Changed(f"{what} has the keys {list(got)}, not {list(expected)}")
-        return compare(tuple(expected.values()), tuple(got.values()), what, tipped=tipped)
-    if isinstance(expected, list | tuple):
-        if len(expected) != len(got):
-            raise Changed(f"{what} has {len(got)} parts, not {len(expected)}")
-        pairs = enumerate(zip(expected, got, strict=True))
-        return max((compare(a, b, f"{what}[{index}]", tipped=tipped) for index, (a, b) in pairs), default=0.0)
+    inner, others = parts(expected), parts(got)
+    if inner is not None and others is not None:
+        if list(inner) != list(others):
+            raise Changed(f"{what} has the parts {list(others)}, not {list(inner)}")
+        differences = [compare(part, others[key], f"{what}[{key!r}]", tipped=tipped) for key, part in inner.items()]
+        return max(differences, default=0.0)
     try:
         same = expected is got or bool(expected == got)
     except Exception:  # whatever the model returns
@@ -207,9 +209,7 @@ def compare(expected: Any, got: Any, what: str = "the output", *, tipped: float 
 
 
 def _compare_tensors(expected: Tensor, got: Tensor, what: str, tipped: float) -> float:
-    if expected.shape != got.shape:
-        raise Changed(f"{what} has the shape {tuple(got.shape)}, not {tuple(expected.shape)}")
-    for name in ("dtype", "device", "layout"):
+    for name in ("shape", "dtype", "device", "layout"):
         theirs, ours = getattr(expected, name), getattr(got, name)
         if theirs != ours:
             raise Changed(f"{what} has the {name} {ours}, not {theirs}")

@@ -118,9 +118,8 @@ def _build_plain(entry: Entry, options: dict[str, Any], num_classes: int | None,
     cfg = entry.default_cfg
     classes = cfg["num_classes"] if num_classes is None else num_classes
     model: Any = entry.build(num_classes=classes, in_chans=in_chans, **options)
-    of_timm = {k: v for k, v in getattr(model, "default_cfg", {}).items() if k in ("classifier", "first_conv")}
     size = (in_chans, *cfg["input_size"][1:])
-    model.default_cfg = model.pretrained_cfg = cfg | of_timm | entry.cfg | {"num_classes": classes, "input_size": size}
+    model.default_cfg = model.pretrained_cfg = cfg | {"num_classes": classes, "input_size": size}
     return model
 
 

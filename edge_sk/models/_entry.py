@@ -78,7 +78,7 @@ class Entry:
         cfg: What differs from :data:`DEFAULT_CFG`.
         graft: Its selective kernels; ``None`` for networks without.
         options: Options of ``build`` that :func:`edge_sk.create_model` offers.
-        timm_name: Name of the plain network in timm, if timm's entry point builds it.
+        of_timm: Whether ``build`` calls an entry point of timm.
     """
 
     name: str
@@ -87,7 +87,7 @@ class Entry:
     cfg: dict[str, Any] = dataclasses.field(default_factory=dict)
     graft: Graft | None = None
     options: tuple[str, ...] = ("drop_rate",)
-    timm_name: str | None = None
+    of_timm: bool = False
 
     @property
     def default_cfg(self) -> dict[str, Any]:

@@ -10,10 +10,16 @@ from torch.utils.checkpoint import checkpoint
 from edge_sk.errors import InputError
 
 
-class StagedClassifier(nn.Module):
-    """Base of the networks that are ours: subclasses build the modules and describe them.
+def conv_bn(inp: int, oup: int, size: int, stride: int = 1, groups: int = 1, *, relu: bool = True) -> list[nn.Module]:
+    """A convolution with "same" padding, batch norm, and ReLU behind them."""
+    conv = nn.Conv2d(inp, oup, size, stride, size // 2, groups=groups, bias=False)
+    return [conv, nn.BatchNorm2d(oup), *([nn.ReLU(inplace=True)] if relu else [])]
 
-    A subclass passes ``stage_names``, registers the modules of these names in that order, sets ``num_features``,
+
+class StagedClassifier(nn.Module):
+    """Base of our own networks.
+
+    A subclass registers the modules named in ``stage_names``, in that order, sets ``num_features``,
     ``head_hidden_size`` and ``feature_info`` (timm's terms), and builds the classifier, ``fc``, with
     :meth:`reset_classifier`.
 
@@ -33,7 +39,7 @@ class StagedClassifier(nn.Module):
     feature_info: list[dict[str, Any]]
     default_cfg: dict[str, Any]
 
-    def __init__(self, stage_names: list[str], *, global_pool: str, drop_rate: float) -> None:
+    def __init__(self, stage_names: list[str], *, global_pool: str = "avg", drop_rate: float = 0.0) -> None:
         super().__init__()
         self.stage_names = stage_names
         self.global_pool = global_pool
@@ -72,10 +78,8 @@ class StagedClassifier(nn.Module):
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Parameter groups from stem to head, for timm's layer-wise learning rates."""
-        return {
-            "stem": f"^{self.stage_names[0]}",
-            "blocks": r"^stage(\d+)" if coarse else r"^stage(\d+)\.(\d+)",
-        }
+        blocks = r"^stage(\d+)" if coarse else r"^stage(\d+)\.(\d+)"
+        return {"stem": f"^{self.stage_names[0]}", "blocks": blocks}
 
     def _run(self, name: str, x: Tensor) -> Tensor:
         stage = getattr(self, name)

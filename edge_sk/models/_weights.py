@@ -168,10 +168,6 @@ _TIMM_NAMES = (
 def _from_timm_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
     if not any(".conv2.attn.fc_select." in name for name in state):
         return state
-
-    def translate(name: str) -> str:
-        for pattern, ours in _TIMM_NAMES:
-            name = re.sub(pattern, ours, name)
-        return name
-
-    return {translate(name): value for name, value in state.items()}
+    for pattern, ours in _TIMM_NAMES:
+        state = {re.sub(pattern, ours, name): value for name, value in state.items()}
+    return state

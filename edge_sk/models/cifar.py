@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from edge_sk.models._entry import Entry, Graft
-from edge_sk.models._staged import StagedClassifier
+from edge_sk.models._staged import StagedClassifier, conv_bn
 from edge_sk.selective_kernel import UnitSpec
 
 PLANES = (64, 128, 256)
@@ -28,8 +28,7 @@ class CifarResNeXt(StagedClassifier):
         se: Squeeze-and-excitation (r = 16) in every block.
         num_classes: Classes, 0 for none.
         in_chans: Channels of the image.
-        global_pool: ``"avg"``, or ``""`` for the feature map.
-        drop_rate: Dropout before the classifier.
+        options: ``global_pool`` and ``drop_rate`` of :class:`~edge_sk.models._staged.StagedClassifier`.
 
     Shape:
         - Input: ``(N, in_chans, H, W)``, in the paper 32x32; the total stride is 4
@@ -44,16 +43,13 @@ class CifarResNeXt(StagedClassifier):
         se: bool = False,
         num_classes: int = 10,
         in_chans: int = 3,
-        global_pool: str = "avg",
-        drop_rate: float = 0.0,
+        **options: Any,
     ) -> None:
         from timm.layers import SqueezeExcite
         from timm.models.resnet import Bottleneck, downsample_conv
 
-        super().__init__(["stem", "stage1", "stage2", "stage3"], global_pool=global_pool, drop_rate=drop_rate)
-        self.stem = nn.Sequential(
-            nn.Conv2d(in_chans, 64, 3, padding=1, bias=False), nn.BatchNorm2d(64), nn.ReLU(inplace=True)
-        )
+        super().__init__(["stem", "stage1", "stage2", "stage3"], **options)
+        self.stem = nn.Sequential(*conv_bn(in_chans, 64, 3))
         inplanes = 64
         stages = []
         for index, planes in enumerate(PLANES):

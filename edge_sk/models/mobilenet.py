@@ -43,9 +43,10 @@ def _build(timm_name: str, *, se: bool = False, **kwargs: Any) -> nn.Module:
 def entries() -> list[Entry]:
     """The rows of the zoo."""
     rows: list[Entry] = []
+    cfg = {"first_conv": "conv_stem", "classifier": "classifier"}
+    common: dict[str, Any] = {"recipe": "light", "cfg": cfg, "options": TIMM_OPTIONS, "of_timm": True}
     for name, timm_name in PLAIN.items():
         build = functools.partial(_build, timm_name)
-        common: dict[str, Any] = {"recipe": "light", "timm_name": timm_name, "options": TIMM_OPTIONS}
         rows.append(Entry(name=name, build=build, **common))
         rows.append(Entry(name=f"sk_{name}", build=build, graft=Graft(sk_units="late"), **common))
         if name.startswith(("mobilenetv1", "mobilenetv2")):

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from edge_sk.grafting import NAMED, Where
 from edge_sk.models._entry import Entry, Graft
-from edge_sk.models._staged import StagedClassifier
+from edge_sk.models._staged import StagedClassifier, conv_bn
 
 # Output channels of conv1, stages 2-4 and conv5 (Table 5 of the paper).
 WIDTHS = {
@@ -54,22 +54,11 @@ class InvertedResidual(nn.Module):
         half = oup // 2
         self.branch1 = nn.Sequential()
         if stride > 1:
-            self.branch1 = nn.Sequential(
-                nn.Conv2d(inp, inp, 3, stride, 1, groups=inp, bias=False),
-                nn.BatchNorm2d(inp),
-                nn.Conv2d(inp, half, 1, bias=False),
-                nn.BatchNorm2d(half),
-                nn.ReLU(inplace=True),
-            )
+            self.branch1 = nn.Sequential(*conv_bn(inp, inp, 3, stride, inp, relu=False), *conv_bn(inp, half, 1))
         self.branch2 = nn.Sequential(
-            nn.Conv2d(inp if stride > 1 else half, half, 1, bias=False),
-            nn.BatchNorm2d(half),
-            nn.ReLU(inplace=True),
-            nn.Conv2d(half, half, 3, stride, 1, groups=half, bias=False),
-            nn.BatchNorm2d(half),
-            nn.Conv2d(half, half, 1, bias=False),
-            nn.BatchNorm2d(half),
-            nn.ReLU(inplace=True),
+            *conv_bn(inp if stride > 1 else half, half, 1),
+            *conv_bn(half, half, 3, stride, half, relu=False),
+            *conv_bn(half, half, 1),
         )
         self.attn = attn_layer(oup) if attn_layer is not None else nn.Identity()
 
@@ -90,9 +79,8 @@ class ShuffleNetV2(StagedClassifier):
         widths: Output channels of conv1, stages 2-4 and conv5.
         num_classes: Classes, 0 for none.
         in_chans: Channels of the image.
-        global_pool: ``"avg"``, or ``""`` for the feature map.
-        drop_rate: Dropout before the classifier.
         attn_layer: See :class:`InvertedResidual`.
+        options: ``global_pool`` and ``drop_rate`` of :class:`~edge_sk.models._staged.StagedClassifier`.
 
     Shape:
         - Input: ``(N, in_chans, H, W)``; the total stride is 32
@@ -105,16 +93,13 @@ class ShuffleNetV2(StagedClassifier):
         *,
         num_classes: int = 1000,
         in_chans: int = 3,
-        global_pool: str = "avg",
-        drop_rate: float = 0.0,
         attn_layer: Callable[[int], nn.Module] | None = None,
+        **options: Any,
     ) -> None:
         names = ["conv1", "maxpool", "stage2", "stage3", "stage4", "conv5"]
-        super().__init__(names, global_pool=global_pool, drop_rate=drop_rate)
+        super().__init__(names, **options)
         stem, *stage_widths, last = widths
-        self.conv1 = nn.Sequential(
-            nn.Conv2d(in_chans, stem, 3, 2, 1, bias=False), nn.BatchNorm2d(stem), nn.ReLU(inplace=True)
-        )
+        self.conv1 = nn.Sequential(*conv_bn(in_chans, stem, 3, 2))
         self.maxpool = nn.MaxPool2d(3, 2, 1)
         inp = stem
         stages = []
@@ -124,12 +109,12 @@ class ShuffleNetV2(StagedClassifier):
             stages.append(nn.Sequential(*units))
             inp = oup
         self.stage2, self.stage3, self.stage4 = stages
-        self.conv5 = nn.Sequential(nn.Conv2d(inp, last, 1, bias=False), nn.BatchNorm2d(last), nn.ReLU(inplace=True))
+        self.conv5 = nn.Sequential(*conv_bn(inp, last, 1))
         self.num_features = self.head_hidden_size = last
         levels = zip(names[:-1], (stem, stem, *stage_widths), (2, 4, 8, 16, 32), strict=True)
         self.feature_info = [{"module": name, "num_chs": chs, "reduction": stride} for name, chs, stride in levels]
         for module in self.modules():
-            if isinstance(module, nn.Conv2d) and not (attn_layer and module.bias is not None):
+            if isinstance(module, nn.Conv2d) and module.bias is None:
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
         self.reset_classifier(num_classes)
 
