@@ -13,13 +13,8 @@ class BAM(nn.Module):
 
     Park et al., *BAM: Bottleneck Attention Module*, BMVC 2018, https://arxiv.org/abs/1807.06514, Sec. 3.
 
-    Args:
-        channels: ``C``.
-        reduction: Both branches narrow to ``C / reduction``.
-        dilation: Dilation of the spatial branch's two 3x3 convolutions.
-
-    Shape:
-        - Input and output: ``(N, C, H, W)``
+    Input and output are ``(N, C, H, W)``. Both branches narrow to ``C / reduction`` channels; ``dilation`` is that of
+    the spatial branch's two 3x3 convolutions.
     """
 
     def __init__(self, channels: int, *, reduction: int = 16, dilation: int = 4) -> None:

@@ -73,18 +73,15 @@ def input_shape(model: nn.Module, size: int | Sequence[int] | None = None) -> tu
     if size is None:
         return 1, *default
     given = tuple(size) if isinstance(size, Sequence) else (default[0], size, size)
+    shape = (1, *given) if len(given) == 3 else given
     try:
-        shape = tuple(whole_number("size", number) for number in given)
-    except InputError:
-        shape = ()
-    if len(shape) == 3:
-        shape = (1, *shape)
-    if len(shape) != 4:
+        n, c, h, w = (whole_number("size", number) for number in shape)
+    except ValueError as error:
         raise InputError(
             f"input_size={size!r} is not (C, H, W), (N, C, H, W) or the side of a square image, in whole numbers of "
             "at least 1; for instance (3, 224, 224)"
-        )
-    return shape
+        ) from error
+    return n, c, h, w
 
 
 def reference(model: nn.Module) -> Tensor:
@@ -98,11 +95,9 @@ def random_images(model: nn.Module, shape: Sequence[int]) -> Tensor:
 
 
 def photographs(model: nn.Module, shape: Sequence[int]) -> Tensor:
-    """scikit-learn's two sample photographs, resized and normalised as the model's ``default_cfg`` says.
+    """scikit-learn's two sample photographs as ``(2, C, H, W)``, prepared as the model wants them.
 
-    Args:
-        model: Gives device, type and normalisation.
-        shape: ``(C, H, W)`` of the images.
+    Mean and standard deviation are those of its ``default_cfg``; ``shape`` is ``(C, H, W)``.
     """
     from sklearn.datasets import load_sample_images
 

@@ -131,13 +131,7 @@ class Gate(nn.Module):
     r"""Fuse and Select: from the pooled sum of the branches to one weight per branch and channel.
 
     :math:`z = \delta(B(W s))` (Eq. 3), :math:`a_{m,c} = \mathrm{softmax}_m(A_{m,c} z)` (Eq. 5). Neither linear map has
-    a bias (the author's released network).
-
-    Args:
-        channels: ``C``.
-        branches: ``M``.
-        width: ``d``.
-        act_layer: Activation of ``z``.
+    a bias (the author's released network). ``channels`` is ``C``, ``branches`` is ``M``, ``width`` is ``d``.
 
     Shape:
         - Input: ``s``, ``(N, C, 1, 1)``
@@ -290,11 +284,7 @@ class DeploySelectiveKernel(nn.Module):
       is one linear map: :math:`g = \sigma((A_1 - A_2) z)`, :math:`V = U_2 + g (U_1 - U_2)`
     - more branches: softmax over the last axis, the only one that XNNPACK has
 
-    Args:
-        unit: The trained unit; it is not changed.
-
-    Shape:
-        - As :class:`~edge_sk.SelectiveKernel`
+    The trained unit is not changed.
     """
 
     fx_leaf = True
@@ -380,10 +370,7 @@ def _out_of_place(act: nn.Module) -> nn.Module:
 
 
 def make_activation(act_layer: Activation) -> nn.Module:
-    """Build an activation, in place where the layer has the choice.
-
-    Args:
-        act_layer: A class, or its name as ``timm.layers.get_act_layer`` takes it, for instance ``"hard_swish"``.
+    """Build an activation from its class or from timm's name of it, in place where the layer has the choice.
 
     Raises:
         InputError: An unknown name, or something else.

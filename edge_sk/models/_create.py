@@ -57,7 +57,9 @@ def create_model(
     # As in timm, None is not given; but kernels=None asks for each site's default.
     options = {key: value for key, value in (spelled | options).items() if value is not None or key == "kernels"}
     for key in ("drop_rate", "drop_path_rate"):
-        _check_rate(key, options.get(key, 0.0))
+        rate = options.get(key, 0.0)
+        if not isinstance(rate, numbers.Real) or isinstance(rate, bool) or not 0 <= float(rate) < 1:
+            raise InputError(f"{key}={rate!r} is not a probability below 1")
     num_classes = None if num_classes is None else whole_number("num_classes", num_classes, least=0)
     in_chans = whole_number("in_chans", in_chans)
     units = {key: options.pop(key) for key in Graft.OPTIONS if key in options}
@@ -76,7 +78,10 @@ def create_model(
         _check_options(entry, options | units)
         model = _build_plain(entry, options, num_classes, in_chans)
     size = model.default_cfg["input_size"]
-    weights = None if init_from is None else _read_weights(init_from)
+    weights = None
+    if init_from is not None:
+        read = _libraries.pretrained if str(init_from).startswith(PREFIXES) else _weights.read
+        weights = read(str(init_from))
     if weights is not None and (graft is None or weights.fit(model)):
         weights.load(model)
         if graft is not None:
@@ -96,21 +101,12 @@ def create_model(
     return model
 
 
-def _read_weights(source: str | Path) -> _weights.Weights:
-    return _libraries.pretrained(str(source)) if str(source).startswith(PREFIXES) else _weights.read(source)
-
-
 def _check_options(entry: Entry, options: dict[str, Any]) -> None:
     known = entry.options + (Graft.OPTIONS if entry.graft else ())
     for key in options:
         if key not in known:
             hint = "" if entry.graft else " (it has no selective kernels)"
             raise InputError(f"{entry.name} has no option {key!r}{hint}; it has {', '.join(known)}")
-
-
-def _check_rate(name: str, value: object) -> None:
-    if not isinstance(value, numbers.Real) or isinstance(value, bool) or not 0 <= float(value) < 1:
-        raise InputError(f"{name}={value!r} is not a probability below 1")
 
 
 def _build_plain(entry: Entry, options: dict[str, Any], num_classes: int | None, in_chans: int) -> Any:

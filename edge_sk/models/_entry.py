@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
@@ -28,6 +29,11 @@ DEFAULT_CFG: dict[str, Any] = {
 TIMM_OPTIONS = ("drop_rate", "drop_path_rate")
 
 
+def timm_name(name: str) -> str:
+    """Spell a name timm's way: ``sk_shufflenetv2_1.0`` is ``sk_shufflenetv2_100`` (a dot starts a weight tag there)."""
+    return re.sub(r"_(\d+)\.(\d)$", lambda match: f"_{int(match[1] + match[2]) * 10:03d}", name)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Graft:
     """The selective kernels of a network, unless options say otherwise.
@@ -48,11 +54,8 @@ class Graft:
     def into(self, model: nn.Module, options: Mapping[str, Any], *, input_size: tuple[int, ...], init: Init) -> None:
         """Put selective kernels into a plain network, in place.
 
-        Args:
-            model: The plain network.
-            options: Those of :attr:`OPTIONS` that are given.
-            input_size: ``(C, H, W)`` of its images.
-            init: How units start, see :func:`edge_sk.graft`, if the options do not say it.
+        ``options`` are those of :attr:`OPTIONS` that are given. ``init`` says how units start (see
+        :func:`edge_sk.graft`) if the options do not. ``input_size`` is ``(C, H, W)``.
 
         Raises:
             InputError: A value that makes no sense, or nothing to replace.

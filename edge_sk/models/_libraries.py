@@ -14,16 +14,9 @@ from edge_sk.running import first_line
 
 
 def create(name: str, num_classes: int | None, in_chans: int, options: dict[str, Any]) -> Any:
-    """Build ``timm:NAME`` or ``torchvision:NAME``.
+    """Build ``timm:NAME`` or ``torchvision:NAME``, with ``default_cfg`` in timm's form.
 
-    Args:
-        name: The name.
-        num_classes: Classes; ``None``: as many as the library's weights have.
-        in_chans: Channels of the image.
-        options: Passed to the library.
-
-    Returns:
-        The network, with ``default_cfg`` in timm's form.
+    ``num_classes`` of ``None`` is what the library's weights have; ``options`` are passed to the library.
 
     Raises:
         InputError: An unknown name (the nearest are suggested), or what the library refuses.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import fnmatch
 import functools
@@ -79,10 +80,8 @@ def _read_value(text: str) -> Any:
     if text.lower() in ("true", "false"):
         return text.lower() == "true"
     for number in (int, float):
-        try:
+        with contextlib.suppress(ValueError):
             return number(text)
-        except ValueError:
-            continue
     return text
 
 

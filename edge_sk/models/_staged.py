@@ -28,10 +28,7 @@ class StagedClassifier(nn.Module):
         global_pool: ``"avg"``, or ``""`` for the feature map.
         drop_rate: Dropout before the classifier.
 
-    Shape:
-        - Input: ``(N, in_chans, H, W)``
-        - Output: ``(N, num_classes)``; ``(N, num_features)`` without classifier, and unpooled with
-          ``global_pool=""``
+    The output is ``(N, num_classes)``, without classifier ``(N, num_features)``.
     """
 
     num_features: int
@@ -54,10 +51,7 @@ class StagedClassifier(nn.Module):
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """Replace the classifier; the new one is on the device and of the dtype of the network's parameters.
 
-        Args:
-            num_classes: Number of classes, 0 for none.
-            global_pool: ``"avg"``, or ``""`` to leave the feature map unpooled (no classifier then); ``None`` leaves
-                the pooling as it is.
+        0 classes: none. ``global_pool``: ``None`` leaves the pooling as it is.
 
         Raises:
             InputError: Another pooling, or classes without pooling; the network stays as it was.
@@ -98,18 +92,10 @@ class StagedClassifier(nn.Module):
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
     ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """Features of the chosen levels of ``feature_info`` (timm's protocol).
+        """Features of the chosen levels of ``feature_info``; arguments are timm's.
 
-        Args:
-            x: ``(N, in_chans, H, W)``.
-            indices: The last ``n`` levels if a number, these levels if a list, all if ``None``.
-            norm: No effect: every level is already normalised.
-            stop_early: Stop after the last level asked for; needs ``intermediates_only``.
-            output_fmt: Only ``"NCHW"``.
-            intermediates_only: Leave out the last features.
-
-        Returns:
-            The levels, or the output of :meth:`forward_features` and the levels.
+        ``norm`` has no effect (every level is already normalised), ``output_fmt`` is ``"NCHW"``, and ``stop_early``
+        needs ``intermediates_only``. Without that, the output of :meth:`forward_features` comes first.
         """
         from timm.models._features import feature_take_indices
 

@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from typing import Any
 
 from torch import nn
 
 from edge_sk.errors import InputError
-from edge_sk.models._entry import Entry, Graft
+from edge_sk.models._entry import Entry, Graft, timm_name
 from edge_sk.models._registry import entries
 
 # timm's registry looks these two up in the module that defines an entry point.
 __all__: list[str] = []
 default_cfgs: dict[str, Any] = {}
-
-
-def timm_name(name: str) -> str:
-    """Spell a name timm's way: ``sk_shufflenetv2_1.0`` is ``sk_shufflenetv2_100`` (a dot starts a weight tag there)."""
-    return re.sub(r"_(\d+)\.(\d)$", lambda match: f"_{int(match[1] + match[2]) * 10:03d}", name)
 
 
 def register_with_timm() -> list[str]:

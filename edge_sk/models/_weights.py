@@ -27,13 +27,7 @@ IMAGE_FIELDS = {"mean": _numbers, "std": _numbers, "crop_pct": float, "interpola
 
 @dataclasses.dataclass(frozen=True)
 class Weights:
-    """A state dict, and how the images were prepared that it was trained on.
-
-    Args:
-        source: Where it was read, for messages.
-        state: The tensors by name.
-        images: Those of :data:`IMAGE_FIELDS` that the source gives.
-    """
+    """Tensors by name, where they were read, and those of :data:`IMAGE_FIELDS` that are known of them."""
 
     source: str
     state: dict[str, Tensor]
@@ -59,22 +53,16 @@ class Weights:
         own, state, heads = model.state_dict(), self._needed(model), _heads(model)
         if set(state) != set(own):
             state = _from_timm_names(state)
-        missing, foreign = sorted(set(own) - set(state)), sorted(set(state) - set(own))
-        other = [name for name in own if name in state and own[name].shape != state[name].shape]
-        fresh = [name for name in other if name.startswith(heads)]
-        shapes = [
-            f"{name} is {tuple(state[name].shape)} there and {tuple(own[name].shape)} here"
+        given, wanted = ({name: str(tuple(t.shape)) for name, t in tensors.items()} for tensors in (state, own))
+        other = [name for name in wanted | given if given.get(name) != wanted.get(name)]
+        fresh = [name for name in other if name in given and name in wanted and name.startswith(heads)]
+        wrong = [
+            f"{name} is {given.get(name, 'missing')} there and {wanted.get(name, 'missing')} here"
             for name in other
             if name not in fresh
         ]
-        if missing or foreign:
-            every = [f"lacks {name}" for name in missing] + [f"has {name}" for name in foreign] + shapes
-            raise InputError(
-                f"the weights of {self.source} are of another network: {len(missing)} tensors missing and "
-                f"{len(foreign)} unknown ({', '.join(every)})"
-            )
-        if shapes:
-            raise InputError(f"the weights of {self.source} do not fit: {', '.join(shapes)}")
+        if wrong:
+            raise InputError(f"the weights of {self.source} do not fit: {', '.join(wrong)}")
         if fresh:
             _logger.info("%s has another number of classes: %s start fresh", self.source, ", ".join(fresh))
         if "mean" not in self.images:
@@ -91,7 +79,7 @@ def _heads(model: Any) -> tuple[str, ...]:
     return tuple(f"{head}." for head in ([heads] if isinstance(heads, str) else heads))
 
 
-def read(source: str | Path) -> Weights:
+def read(source: str) -> Weights:
     """Read a run folder, a ``.safetensors`` file, or a ``.pt``/``.pth`` file (without executing anything in it).
 
     Image fields come from a ``config.json`` in the folder or beside the ``.safetensors`` file.
@@ -108,7 +96,7 @@ def read(source: str | Path) -> Weights:
             "torchvision:NAME.WEIGHTS"
         )
     images = _from_config(path.with_name("config.json")) if path.suffix == ".safetensors" else {}
-    return Weights(str(source), _from_file(path), images)
+    return Weights(source, _from_file(path), images)
 
 
 def _from_config(path: Path) -> dict[str, Any]:

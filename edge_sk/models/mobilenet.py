@@ -12,25 +12,17 @@ from typing import Any
 
 from torch import nn
 
-from edge_sk.models._entry import TIMM_OPTIONS, Entry, Graft
+from edge_sk.models._entry import TIMM_OPTIONS, Entry, Graft, timm_name
 
-# Zoo name -> timm's name.
-PLAIN = {
-    "mobilenetv1_1.0": "mobilenetv1_100",
-    "mobilenetv2_0.5": "mobilenetv2_050",
-    "mobilenetv2_1.0": "mobilenetv2_100",
-    "mobilenetv2_1.4": "mobilenetv2_140",
-    "mobilenetv3_small_1.0": "mobilenetv3_small_100",
-    "mobilenetv3_large_1.0": "mobilenetv3_large_100",
-    "mobilenetv4_conv_small": "mobilenetv4_conv_small",
-}
+PLAIN = ("mobilenetv1_1.0", "mobilenetv2_0.5", "mobilenetv2_1.0", "mobilenetv2_1.4")
+PLAIN += ("mobilenetv3_small_1.0", "mobilenetv3_large_1.0", "mobilenetv4_conv_small")
 
 
-def _build(timm_name: str, *, se: bool = False, **kwargs: Any) -> nn.Module:
+def _build(name: str, *, se: bool = False, **kwargs: Any) -> nn.Module:
     import timm
     from timm.layers import SqueezeExcite
 
-    model = timm.create_model(timm_name, **kwargs)
+    model = timm.create_model(timm_name(name), **kwargs)
     # SE (r = 16) stands behind the depthwise convolution of every block, where SK would be: there MobileNetV3 has it
     # (Howard et al., 2019, Sec. 5.3), and there timm's blocks keep a slot for it.
     for block in model.modules() if se else ():
@@ -45,8 +37,8 @@ def entries() -> list[Entry]:
     rows: list[Entry] = []
     cfg = {"first_conv": "conv_stem", "classifier": "classifier"}
     common: dict[str, Any] = {"recipe": "light", "cfg": cfg, "options": TIMM_OPTIONS, "of_timm": True}
-    for name, timm_name in PLAIN.items():
-        build = functools.partial(_build, timm_name)
+    for name in PLAIN:
+        build = functools.partial(_build, name)
         rows.append(Entry(name=name, build=build, **common))
         rows.append(Entry(name=f"sk_{name}", build=build, graft=Graft(sk_units="late"), **common))
         if name.startswith(("mobilenetv1", "mobilenetv2")):

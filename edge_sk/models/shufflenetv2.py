@@ -65,11 +65,10 @@ class InvertedResidual(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Run the unit."""
         if self.stride == 1:
-            passed, x = x.chunk(2, dim=1)
-            out = torch.cat((passed, self.branch2(x)), dim=1)
+            first, second = x.chunk(2, dim=1)
         else:
-            out = torch.cat((self.branch1(x), self.branch2(x)), dim=1)
-        return channel_shuffle(self.attn(out), 2)
+            first, second = self.branch1(x), x
+        return channel_shuffle(self.attn(torch.cat((first, self.branch2(second)), dim=1)), 2)
 
 
 class ShuffleNetV2(StagedClassifier):
@@ -78,13 +77,9 @@ class ShuffleNetV2(StagedClassifier):
     Args:
         widths: Output channels of conv1, stages 2-4 and conv5.
         num_classes: Classes, 0 for none.
-        in_chans: Channels of the image.
+        in_chans: Channels of the image; the total stride is 32.
         attn_layer: See :class:`InvertedResidual`.
         options: ``global_pool`` and ``drop_rate`` of :class:`~edge_sk.models._staged.StagedClassifier`.
-
-    Shape:
-        - Input: ``(N, in_chans, H, W)``; the total stride is 32
-        - Output: ``(N, num_classes)``
     """
 
     def __init__(
