@@ -21,8 +21,8 @@ class BAM(nn.Module):
         super().__init__()
         width = max(channels // reduction, 1)
         self.channel = nn.Sequential(*_narrow(channels, width, 1), nn.Conv2d(width, channels, 1))
-        dilated = [module for _ in range(2) for module in _narrow(width, width, 3, dilation)]
-        self.spatial = nn.Sequential(*_narrow(channels, width, 1), *dilated, nn.Conv2d(width, 1, 1))
+        spatial = _narrow(channels, width, 1) + _narrow(width, width, 3, dilation) + _narrow(width, width, 3, dilation)
+        self.spatial = nn.Sequential(*spatial, nn.Conv2d(width, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         """Weigh every position of every channel."""

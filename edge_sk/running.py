@@ -1,4 +1,4 @@
-"""Run a network and leave it as it was: how to feed it, images for it, and how far two outputs lie apart."""
+"""Run a network and leave it as it was; make images for it; compare its outputs."""
 
 from __future__ import annotations
 
@@ -169,13 +169,10 @@ TIPPED = 1e-3
 
 
 def compare(expected: Any, got: Any, what: str = "the output", *, tipped: float = TIPPED) -> float:
-    """Compare two outputs: structure, types, shapes, devices and values.
+    """Compare an output with the expected one: structure, types, shapes, devices and values.
 
-    Args:
-        expected: Tensors and plain values in any structure of tuples, lists, dictionaries and data classes.
-        got: What should be the same.
-        what: Names the output in messages.
-        tipped: Share of a tensor's whole numbers that may differ.
+    Both may be any structure of tuples, lists, dictionaries and data classes. ``what`` names the output in messages;
+    ``tipped`` is the share of a tensor's whole numbers that may differ.
 
     Returns:
         The largest difference of a floating-point value, relative to the largest value of its tensor (not of all

@@ -91,7 +91,7 @@ def parse_kernels(kernels: Kernels) -> tuple[Kernel, ...]:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class UnitSpec:
-    """The properties of a selective kernel that do not depend on where it stands.
+    """A selective kernel, apart from the place where it stands.
 
     Args:
         kernels: The branches, see :func:`parse_kernels`, or a function from a :class:`~edge_sk.grafting.Site` to them;
@@ -115,10 +115,9 @@ class UnitSpec:
 
 @torch.fx.wrap
 def _norm_of_vector(norm: nn.BatchNorm2d, z: Tensor) -> Tensor:
-    """Batch-normalise ``(N, d, 1, 1)``, with the running statistics when the batch has one image.
+    """Batch-normalise ``(N, d, 1, 1)``; a batch of one uses the running statistics, since one value has no variance.
 
-    The variance of one value is not defined, so batch normalisation in training refuses a batch of one. An fx leaf, so
-    that the choice is made when the graph runs.
+    An fx leaf, so that the choice is made when the graph runs.
     """
     if norm.training and z.shape[0] == 1 and not isinstance(norm, nn.SyncBatchNorm):
         return nn.functional.batch_norm(

@@ -37,8 +37,7 @@ class InvertedResidual(nn.Module):
     """The unit of the paper's Fig. 3 (c), and with stride 2 of Fig. 3 (d).
 
     Args:
-        inp: Input channels.
-        oup: Output channels.
+        inp, oup: Channels.
         stride: 1 splits the input in halves, one of which passes through; 2 sends it down both branches.
         attn_layer: Called with ``oup``; applied to the concatenated output before the shuffle, where the SKNet paper's
             author puts squeeze-and-excitation (PytorchInsight, ``shufflenetv2_se.py``).
