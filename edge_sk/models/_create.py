@@ -75,7 +75,11 @@ def create_model(
     else:
         entry = find(name)
         graft = entry.graft
-        _check_options(entry, options | units)
+        known = entry.options + (Graft.OPTIONS if graft else ())
+        unknown = [key for key in (*options, *units) if key not in known]
+        if unknown:
+            hint = "" if graft else " (it has no selective kernels)"
+            raise InputError(f"{name} has no option {unknown[0]!r}{hint}; it has {', '.join(known)}")
         model = _build_plain(entry, options, num_classes, in_chans)
     size = model.default_cfg["input_size"]
     weights = None
@@ -99,14 +103,6 @@ def create_model(
     if weights is not None:
         weights.load(model)
     return model
-
-
-def _check_options(entry: Entry, options: dict[str, Any]) -> None:
-    known = entry.options + (Graft.OPTIONS if entry.graft else ())
-    for key in options:
-        if key not in known:
-            hint = "" if entry.graft else " (it has no selective kernels)"
-            raise InputError(f"{entry.name} has no option {key!r}{hint}; it has {', '.join(known)}")
 
 
 def _build_plain(entry: Entry, options: dict[str, Any], num_classes: int | None, in_chans: int) -> Any:

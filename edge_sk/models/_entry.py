@@ -82,6 +82,7 @@ class Entry:
         graft: Its selective kernels; ``None`` for networks without.
         options: Options of ``build`` that :func:`edge_sk.create_model` offers.
         of_timm: Whether ``build`` calls an entry point of timm.
+        levels: Levels of features that timm's ``features_only`` gives.
     """
 
     name: str
@@ -91,6 +92,7 @@ class Entry:
     graft: Graft | None = None
     options: tuple[str, ...] = ("drop_rate",)
     of_timm: bool = False
+    levels: int = 5
 
     @property
     def default_cfg(self) -> dict[str, Any]:

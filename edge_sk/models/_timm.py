@@ -57,7 +57,8 @@ def _entry_point(entry: Entry, name: str) -> Any:
             return model
 
         if not entry.of_timm:
-            return build_model_with_cfg(grafted, name, pretrained=False, **kwargs)
+            levels = {"out_indices": tuple(range(entry.levels))}
+            return build_model_with_cfg(grafted, name, pretrained=False, feature_cfg=levels, **kwargs)
         # timm's entry point applies its builder itself, and names the result after the plain network.
         model: Any = grafted(**kwargs)
         theirs, ours = model.pretrained_cfg, default_cfgs[name].default.to_dict()

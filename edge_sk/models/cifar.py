@@ -64,7 +64,8 @@ def entries() -> list[Entry]:
     graft = Graft(unit=UnitSpec(kernels="1+3", reduction=32, act="relu"))
     cfg = {"input_size": (3, 32, 32), "pool_size": (8, 8), "num_classes": 10, "crop_pct": 1.0}
     cfg |= {"mean": (0.4914, 0.4822, 0.4465), "std": (0.2470, 0.2435, 0.2616)}
-    common: dict[str, Any] = {"recipe": "cifar", "cfg": cfg | {"first_conv": "stem.0", "classifier": "fc"}}
+    cfg |= {"first_conv": "stem.0", "classifier": "fc"}
+    common: dict[str, Any] = {"recipe": "cifar", "cfg": cfg, "levels": 4}
     rows = [
         Entry(name=f"resnext29_{groups}x{width}d", build=functools.partial(CifarResNeXt, groups, width), **common)
         for groups, width in ((16, 32), (8, 64), (16, 64))

@@ -123,7 +123,7 @@ def test_every_mismatch_of_weights_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError) as caught:
         edge_sk.create_model("shufflenetv2_0.5", init_from=tmp_path / "names.pt")
     assert all(f"{name} is missing there" in str(caught.value) for name in names)
-    assert "has extra" in str(caught.value)
+    assert "extra is (1,) there and missing here" in str(caught.value)
     assert "conv1.0.weight is" in str(caught.value)
 
 
