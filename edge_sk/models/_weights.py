@@ -79,7 +79,7 @@ def _heads(model: Any) -> tuple[str, ...]:
     return tuple(f"{head}." for head in ([heads] if isinstance(heads, str) else heads))
 
 
-def read(source: str) -> Weights:
+def read(source: str | Path) -> Weights:
     """Read a run folder, a ``.safetensors`` file, or a ``.pt``/``.pth`` file (without executing anything in it).
 
     Image fields come from a ``config.json`` in the folder or beside the ``.safetensors`` file.
@@ -96,7 +96,7 @@ def read(source: str) -> Weights:
             "torchvision:NAME.WEIGHTS"
         )
     images = _from_config(path.with_name("config.json")) if path.suffix == ".safetensors" else {}
-    return Weights(source, _from_file(path), images)
+    return Weights(str(source), _from_file(path), images)
 
 
 def _from_config(path: Path) -> dict[str, Any]:
