@@ -1,4 +1,4 @@
-"""Attention modules that SK is compared with and timm lacks: BAM."""
+"""BAM, an attention module that SK is compared with and timm lacks."""
 
 from __future__ import annotations
 

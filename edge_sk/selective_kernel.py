@@ -1,4 +1,4 @@
-r"""The selective-kernel unit: several receptive fields, mixed per channel by the input itself.
+r"""The selective-kernel unit: convolutions of several sizes, mixed per channel by weights computed from the input.
 
 Li et al., *Selective Kernel Networks*, CVPR 2019, https://arxiv.org/abs/1903.06586, Sec. 3.1.
 

@@ -1,4 +1,4 @@
-"""``create_model``: from a name, with options and starting weights, to a network."""
+"""``create_model``: build a network from a name, options and starting weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Networks of timm and torchvision, and their pretrained weights, by name."""
+"""Build networks of timm and torchvision by name, and download their pretrained weights."""
 
 from __future__ import annotations
 

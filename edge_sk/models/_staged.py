@@ -1,4 +1,4 @@
-"""What timm expects of a classifier, for networks that are a stem, stages and a linear head."""
+"""The base of our own networks, a stem, stages and a linear head: what timm expects of a classifier."""
 
 # No postponed annotations here: TorchScript reads those of the class below.
 from typing import Any

@@ -1,4 +1,4 @@
-"""The zoo in timm's registry, under timm's spelling."""
+"""Register the zoo with timm, under timm's spelling of its names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Starting weights and how their images were prepared: read from a run folder or a file, and load."""
+"""Read weights from a run folder or a file, with how their images were prepared, and load them into a network."""
 
 from __future__ import annotations
 
