@@ -137,7 +137,7 @@ class Gate(nn.Module):
         - Output: attention, ``(N, M, C, 1, 1)``, summing to 1 over ``M``
     """
 
-    def __init__(self, channels: int, branches: int, width: int, act_layer: Activation) -> None:
+    def __init__(self, channels: int, branches: int, width: int, act_layer: Activation = nn.ReLU) -> None:
         super().__init__()
         self.channels = channels
         self.num_branches = branches
