@@ -1,4 +1,4 @@
-"""Where a number came from: command, versions, commit, host, date."""
+"""Describe where a number comes from: command, versions, commit, host, date."""
 
 from __future__ import annotations
 

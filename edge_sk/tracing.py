@@ -1,4 +1,4 @@
-"""Follow tensors through a network with torch.fx: the one tracer, and the one table of activations."""
+"""Trace a network with torch.fx: the one tracer, and the one table of activations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a trained model to files for phones, and the proof that they compute the same."""
+"""Write a trained network as files for phones, and prove that they compute the same."""
 
 from typing import TYPE_CHECKING, Any
 

@@ -1,4 +1,4 @@
-"""What is exported: a network, where its weights come from, and how it wants its images."""
+"""``Network``: what is exported, where its weights come from, and how its images are prepared."""
 
 from __future__ import annotations
 

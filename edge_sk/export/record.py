@@ -1,4 +1,4 @@
-"""One record per exported file: what it is, what was verified, what it cost; JSON beside the file."""
+"""The record of an exported file, JSON beside it: what it is, what was verified, what it costs."""
 
 from __future__ import annotations
 

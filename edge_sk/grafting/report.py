@@ -1,4 +1,4 @@
-"""What a graft did."""
+"""The report of a graft: what was replaced, what was not and why, and how far the outputs changed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Build the selective kernel of a site, and put it into the network."""
+"""Build the selective kernel for a site, and put it into the network."""
 
 from __future__ import annotations
 

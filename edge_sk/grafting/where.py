@@ -1,4 +1,4 @@
-"""Ready predicates over sites, for ``graft(where=...)``; combine them with ``&``, ``|`` and ``~``."""
+"""Predicates over sites, for ``graft(where=...)``; combine them with ``&``, ``|`` and ``~``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command ``python -m edge_sk.profiling``."""
+"""The command ``python -m edge_sk.profiling``: count networks, given by name, and print one table."""
 
 from __future__ import annotations
 

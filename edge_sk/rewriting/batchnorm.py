@@ -1,4 +1,4 @@
-"""Batch normalisation goes into the convolution before it."""
+"""Fold batch normalisation into the convolution before it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A traced module whose nodes know rank and type, and the questions that steps ask about them."""
+"""Trace a module and note the rank and type of every node, for the steps to look up."""
 
 from __future__ import annotations
 

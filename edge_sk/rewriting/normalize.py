@@ -1,4 +1,4 @@
-"""Input normalisation as a module, and its scale inside the first convolution."""
+"""Normalise images inside the network, and fold the scale into the first convolution."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whole-number constants become floats: a Python integer leaves a conversion of its own outside the delegate."""
+"""Turn whole-number constants into floats: a Python integer adds a conversion that the delegate does not take."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Channel shuffles go into the weights around them.
+"""Replace channel shuffles by permuted weights of the layers around them.
 
 ShuffleNetV2 moves every channel in every unit: concat, shuffle, split. But which unit a channel is for is known in
 advance. So nothing moves until a unit needs it: a convolution gives its channels in the order in which later units

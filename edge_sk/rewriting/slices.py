@@ -1,4 +1,4 @@
-"""Splitting a tensor becomes slices: delegates take slices, but neither split, chunk, unbind nor select."""
+"""Write ``chunk`` and ``split`` as slices: delegates take slices, and neither of these."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Top-1, top-5 and loss over a labelled set, sharded over the processes, no image counted twice."""
+"""Measure top-1, top-5 and loss over a labelled set; several processes share it and count no image twice."""
 
 from __future__ import annotations
 

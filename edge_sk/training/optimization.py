@@ -1,4 +1,4 @@
-"""Optimizer and learning-rate schedule of a recipe, both timm's."""
+"""Build the optimizer and the learning-rate schedule of a recipe; both are timm's."""
 
 from __future__ import annotations
 

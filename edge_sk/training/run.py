@@ -1,4 +1,4 @@
-"""A run folder: the trained network, how to rebuild and feed it, its recipe, history and checkpoints."""
+"""Read and write a run folder: the trained network, how to rebuild and feed it, its recipe, history and checkpoint."""
 
 from __future__ import annotations
 

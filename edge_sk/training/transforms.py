@@ -1,4 +1,4 @@
-"""Image transforms: PIL image in, uint8 ``(C, H, W)`` out; the normalisation is done in batches, on the device."""
+"""Transform images, from PIL to uint8 ``(C, H, W)``; whole batches are normalised on the device."""
 
 from __future__ import annotations
 

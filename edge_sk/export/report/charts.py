@@ -1,4 +1,4 @@
-"""The data of the page's charts, which page.js draws. Text is escaped here, because plotly reads HTML in it."""
+"""Data for the charts of the page, which page.js draws; text is escaped, because plotly reads HTML in it."""
 
 from __future__ import annotations
 
