@@ -11,11 +11,12 @@ import sys
 from collections.abc import Sequence
 
 from edge_sk.errors import InputError, script
-from edge_sk.export import mlpackage, parity
 from edge_sk.export import network as networks
-from edge_sk.export.pte import BACKENDS
-from edge_sk.export.quiet import loud
+from edge_sk.export import parity
+from edge_sk.export.coreml import mlpackage
+from edge_sk.export.executorch.pte import BACKENDS
 from edge_sk.export.record import Record
+from edge_sk.export.stderr import show_stderr
 
 FORMATS = ("pte", "mlpackage")
 PRECISIONS = ("fp32", "fp16", "int8", "palette6")
@@ -79,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     failures: list[InputError] = []
     for form, precision in wanted:
         try:
-            with loud(args.verbose):
+            with show_stderr(args.verbose):
                 record = _export(network, form, precision, args, command)
         except InputError as error:
             # The other files are still wanted; the exit code tells.

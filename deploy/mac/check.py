@@ -12,11 +12,10 @@ import sys
 from collections.abc import Sequence
 
 from edge_sk.errors import script
-from edge_sk.export import coreml_device
 from edge_sk.export import network as networks
-from edge_sk.export.coreml_runtime import INTERPRETER_NOTE
-from edge_sk.export.mil import MilProgram
-from edge_sk.export.mlpackage_check import check_interface, prove
+from edge_sk.export.coreml import device as coreml_device
+from edge_sk.export.coreml.check import INTERPRETER_NOTE, check_interface, prove
+from edge_sk.export.coreml.mil import MilProgram
 from edge_sk.export.record import record_of, write_record
 
 

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from edge_sk.errors import InputError, script
-from edge_sk.export import coreml_device
+from edge_sk.export.coreml import device as coreml_device
 from edge_sk.export.record import record_of, write_record
 
 

@@ -1,4 +1,4 @@
-"""Does the exported file compute what was trained: measured on images, held against frozen thresholds."""
+"""Parity: how far a file's outputs are from the network's, and the frozen thresholds."""
 
 from __future__ import annotations
 
@@ -96,15 +96,8 @@ class Parity:
                 f"{what} does not compute what the model computes on {self.images} images: {'; '.join(short)}"
             )
 
-    def __str__(self) -> str:
-        """One line for people."""
-        return (
-            f"{self.images} images: top-1 agreement {self.top1_agreement:.1%}, SQNR {self.sqnr_db:.1f} dB, "
-            f"max difference {self.max_abs:.1e} ({self.relative:.1e} relative)"
-        )
 
-
-def compare(reference: Tensor, candidate: Tensor) -> Parity:
+def measure(reference: Tensor, candidate: Tensor) -> Parity:
     """Measure a candidate's logits against the reference's.
 
     Args:
@@ -143,20 +136,20 @@ def check_count(images: int | None) -> None:
         raise InputError(f"parity on {images} images; at least {MIN_IMAGES} are needed")
 
 
-def threshold(form: str, precision: str, *, trained: bool = True) -> Threshold:
+def threshold(file_format: str, precision: str, *, trained: bool = True) -> Threshold:
     """The frozen threshold of a format and precision.
 
     Args:
-        form: ``pte`` or ``mlpackage``.
+        file_format: ``pte`` or ``mlpackage``.
         precision: ``fp32``, ``fp16``, ``int8`` or ``palette6``.
         trained: Files of random weights are held to what :data:`UNTRAINED` says, where it says something.
     """
     try:
-        demanded = THRESHOLDS[form, precision]
-        return demanded if trained else UNTRAINED.get((form, precision), demanded)
+        demanded = THRESHOLDS[file_format, precision]
+        return demanded if trained else UNTRAINED.get((file_format, precision), demanded)
     except KeyError:
         known = ", ".join(f"{a} {b}" for a, b in THRESHOLDS)
-        raise InputError(f"no parity threshold for {form} {precision}; known: {known}") from None
+        raise InputError(f"no parity threshold for {file_format} {precision}; known: {known}") from None
 
 
 def _decibels(signal: float, noise: float) -> float:

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from edge_sk.errors import InputError
-from edge_sk.export import latency, to_mlpackage, to_pte
+from edge_sk.export import to_mlpackage, to_pte
+from edge_sk.export.executorch import latency
 from edge_sk.export.network import Network
 from edge_sk.export.record import Format, Precision, Record, Trace, read_record, record_of, write_record
 from edge_sk.export.report.model import Failure, NetworkCost, Report

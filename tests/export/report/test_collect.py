@@ -18,7 +18,7 @@ from tests.export.report.samples import find, latency, variant
 
 def fake_exports(monkeypatch: pytest.MonkeyPatch, report: Report, calls: list[str]) -> None:
     """Exports and measurements that write sample records at once."""
-    from edge_sk.export import latency as timing
+    from edge_sk.export.executorch import latency as timing
     from edge_sk.export.report import collect
 
     def export(form: str) -> Callable[..., Record]:
@@ -92,7 +92,7 @@ def test_what_is_made_and_unchanged_is_kept(report: Report, tmp_path: Path, monk
 
 
 def test_one_failing_file_costs_only_itself(report: Report, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from edge_sk.export import latency as timing
+    from edge_sk.export.executorch import latency as timing
     from edge_sk.export.network import from_arch
     from edge_sk.export.report import collect
 

@@ -19,12 +19,12 @@ from deploy.mac.check import main as check
 from deploy.mac.compute_plan import main as compute_plan
 from deploy.mac.latency import main as latency
 from edge_sk.errors import InputError, script
-from edge_sk.export import coreml_device, mlpackage, to_mlpackage
-from edge_sk.export.coreml_runtime import INTERPRETER, INTERPRETER_NOTE
-from edge_sk.export.coreml_tools import coremltools
+from edge_sk.export.coreml import coremltools, mlpackage, to_mlpackage
+from edge_sk.export.coreml import device as coreml_device
+from edge_sk.export.coreml.check import INTERPRETER, INTERPRETER_NOTE
 from edge_sk.export.record import Accuracy, Record, record_of, record_path, write_record
 from edge_sk.files import file_digest
-from tests.export.mlpackage.networks import WEIGHTS, contents, make_network, tiny
+from tests.export.coreml.networks import WEIGHTS, contents, make_network, tiny
 from tests.export.test_record import measured
 
 

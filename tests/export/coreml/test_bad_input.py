@@ -10,7 +10,7 @@ from torch import nn
 
 from edge_sk.errors import InputError
 from edge_sk.export import to_mlpackage
-from tests.export.mlpackage.networks import SIZE, make_network, tiny
+from tests.export.coreml.networks import SIZE, make_network, tiny
 
 
 @pytest.mark.parametrize(

@@ -5,34 +5,27 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
-import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from edge_sk.errors import InputError
-from edge_sk.export import delegation, parity
-from edge_sk.export.aliases import drop_aliases
-from edge_sk.export.deploy_form import deploy_form, with_preprocessing
-from edge_sk.export.executorch_tools import executorch, shared_provenance
+from edge_sk.export import parity
+from edge_sk.export.executorch import delegation, executorch
+from edge_sk.export.executorch.quantize import CALIBRATION_IMAGES, computed_in_float, quantize
 from edge_sk.export.network import Network
-from edge_sk.export.quantize import CALIBRATION_IMAGES, computed_in_float, quantize
-from edge_sk.export.quiet import quiet
-from edge_sk.export.record import (
-    Accuracy,
-    Delegation,
-    ParityEvidence,
-    Precision,
-    Record,
-    record_path,
-)
+from edge_sk.export.prepare import drop_aliases, export_errors, prepare
+from edge_sk.export.prove import prove
+from edge_sk.export.record import Delegation, Precision, Record
+from edge_sk.export.stderr import capture_stderr
+from edge_sk.export.write import make_record, new_record
 from edge_sk.files import artifact_path, atomic_write, check_output
 from edge_sk.manifest import __version__, manifest
-from edge_sk.profiling import profile
+from edge_sk.rewriting import Rewrites
 from edge_sk.running import first_line
 
 Backend = Literal["xnnpack", "coreml", "vulkan"]
@@ -42,6 +35,7 @@ BACKENDS: dict[str, tuple[Precision, ...]] = {
     "vulkan": ("fp32", "fp16"),
 }
 RUNTIME = "executorch Python runtime on this host"
+_HALF = 5  # c10::ScalarType
 
 
 def to_pte(
@@ -66,8 +60,8 @@ def to_pte(
         softmax: End in probabilities instead of logits.
         allow_fallback: Accept operators outside the delegate.
         bundle: Also write ``.bpte``, the program with inputs and expected outputs for a check on the device.
-        images: Test images for parity and accuracy, at least 64, spread over the test set. ``None``: where accuracy
-            means something, all of an embedded data set (digits) and at most 1,000 of another; elsewhere 64.
+        images: Test images for parity and accuracy, at least 64; ``None`` as
+            :meth:`edge_sk.export.network.Network.test_images` says.
         argv: The command for the record.
 
     Returns:
@@ -78,9 +72,6 @@ def to_pte(
             outside the delegate, the file's outputs are beyond the thresholds of
             :data:`edge_sk.export.parity.THRESHOLDS`, the model cannot be exported, or ExecuTorch is not installed.
             No file is left behind, and older ones stay as they were.
-
-    No moment leaves a program beside another's record or bundle: those go before the program is replaced, and the new
-    record comes after.
     """
     if precision not in BACKENDS[backend]:
         raise InputError(f"{backend} has no {precision} here; it has {', '.join(BACKENDS[backend])}")
@@ -92,43 +83,64 @@ def to_pte(
     check_output(folder)
     path = artifact_path(folder, f"{network.stem}_{backend}_{precision}", ".pte")
     started = time.perf_counter()
-    form, program, delegated = lower(network, precision=precision, backend=backend, softmax=softmax)
+    lowered = lower(network, precision=precision, backend=backend, softmax=softmax)
     seconds = time.perf_counter() - started
     if not allow_fallback:
-        delegation.check_whole(delegated, arch=network.arch, backend=backend)
-    buffer = bytes(program.buffer)
-    evidence, accuracy = None, None
-    notes = network.notes + form.reparameterized.notes()  # type: ignore[operator, union-attr]
+        delegation.check_whole(lowered.delegation, arch=network.arch, backend=backend)
+    program = bytes(lowered.program.buffer)
+    evidence, accuracy, notes = None, None, []
     if backend == "xnnpack":
-        evidence, accuracy = _prove(network, buffer, precision, softmax, images, name=path.name)
-        evidence.arithmetic = _arithmetic(precision, delegated)
+        evidence, accuracy = prove(
+            network,
+            functools.partial(run_pte, program),
+            file=path.name,
+            file_format="pte",
+            precision=precision,
+            images=images,
+            softmax=softmax,
+            runtime=RUNTIME,
+            arithmetic=_arithmetic(precision, lowered.delegation),
+        )
     else:
-        notes.append(f"lowered, not run: the {backend} delegate does not run on this host")
-    record = _record(
-        network, path.name, precision, backend, softmax, argv=argv,
-        size_bytes=len(buffer), sha256=hashlib.sha256(buffer).hexdigest(),
-        rewrites=[f"{name} x{count}" for name, count in form.reparameterized.items()],  # type: ignore[union-attr]
-        export_seconds=round(seconds, 2), delegation=delegated, parity=evidence, accuracy=accuracy, notes=notes,
-    )  # fmt: skip
-    record.keep_measurements(path)
-    bundled = _bundle(network, program, precision) if bundle else None
-    _write(path, buffer, bundled, record)
-    return record
-
-
-def _write(path: Path, program: bytes, bundled: bytes | None, record: Record) -> None:
-    """Put program, bundle and record in the place of older ones, once all are on the disk."""
-    bundle_path = artifact_path(path.parent, path.name.removesuffix(".pte"), ".bpte")
+        notes = [f"lowered, not run: the {backend} delegate does not run on this host"]
+    record = make_record(
+        network,
+        lowered.rewrites,
+        argv=argv,
+        notes=notes,
+        file=path.name,
+        format="pte",
+        backend=backend,
+        precision=precision,
+        labels=network.labels,
+        softmax=softmax,
+        size_bytes=len(program),
+        sha256=hashlib.sha256(program).hexdigest(),
+        export_seconds=round(seconds, 2),
+        delegation=lowered.delegation,
+        parity=evidence,
+        accuracy=accuracy,
+    )
+    bundled = _bundle(network, lowered.program, precision) if bundle else None
+    bundle_path = artifact_path(folder, path.stem, ".bpte")
     with contextlib.ExitStack() as stack:
-        # Left in the opposite order: bundle, program, record.
-        record_file = stack.enter_context(atomic_write(record_path(path)))
+        # Replaced in the opposite order: bundle, program, record.
+        write_record = stack.enter_context(new_record(path))
         program_file = stack.enter_context(atomic_write(path))
         if bundled is not None:
             stack.enter_context(atomic_write(bundle_path)).write_bytes(bundled)
         program_file.write_bytes(program)
-        record_file.write_text(record.to_json(), encoding="utf-8")
-        record_path(path).unlink(missing_ok=True)
+        write_record(record)
         bundle_path.unlink(missing_ok=True)
+    return record
+
+
+class Lowered(NamedTuple):
+    """ExecuTorch's program, how much of it the delegate took, and how the network was rewritten."""
+
+    program: Any
+    delegation: Delegation
+    rewrites: Rewrites
 
 
 def lower(
@@ -138,35 +150,25 @@ def lower(
     backend: Backend = "xnnpack",
     softmax: bool = False,
     calibration_images: int = CALIBRATION_IMAGES,
-) -> tuple[nn.Module, Any, Delegation]:
+) -> Lowered:
     """Rewrite, quantize and lower a network, without proof and without writing anything.
-
-    Returns:
-        The deploy form, ExecuTorch's program, and how much of it the delegate took.
 
     Raises:
         InputError: The model cannot be exported or lowered, or ExecuTorch is not installed.
     """
     exir = executorch("exir")
-    form = deploy_form(network, softmax=softmax)
-    example = network.example()
-    graph, in_float = form, []
+    model, rewrites = prepare(network, softmax=softmax)
+    image, in_float = network.example(), []
+    with export_errors(network.arch), capture_stderr():
+        if precision == "int8":
+            calibration = (batch for batch, _ in network.images(split="train", limit=calibration_images))
+            model = quantize(model, image, calibration)
+            in_float = computed_in_float(model)
+        elif precision == "fp16":
+            model, image = model.half(), image.half()
+        exported = drop_aliases(torch.export.export(model, (image,)))
     try:
-        with quiet():
-            if precision == "int8":
-                calibration = (batch for batch, _ in network.images(split="train", limit=calibration_images))
-                graph = quantize(form, example, calibration)
-                in_float = computed_in_float(graph)
-            elif precision == "fp16":
-                graph, example = form.half(), example.half()
-            exported = torch.export.export(graph, (example,))
-            drop_aliases(exported)
-    except InputError:
-        raise
-    except Exception as error:  # The model's own code runs under the exporter: anything may be raised.
-        raise InputError(_why_not_exported(network.arch, error)) from error
-    try:
-        with quiet(), shared_provenance(), delegation.listening() as reasons:
+        with capture_stderr(), delegation.partitioner_reasons() as reasons:
             edge = exir.to_edge_transform_and_lower(
                 exported,
                 partitioner=[_partitioner(backend)],
@@ -182,17 +184,7 @@ def lower(
             "rewrite the module that has this operator, or take another backend"
         ) from error
     delegated.in_float = in_float
-    return form, program, delegated
-
-
-def _why_not_exported(arch: str, error: Exception) -> str:
-    # torch.export ends its message with the user's stack: the last line of a module's code is where it happened.
-    places = re.findall(r'File "(?!.*/torch/)([^"]+)", line (\d+), in (\w+)', str(error))
-    where = f" at {places[-1][0]}:{places[-1][1]} ({places[-1][2]})" if places else ""
-    return (
-        f"{arch} cannot be exported{where}: torch.export says {first_line(error)}; "
-        "rewrite the module that branches on its data"
-    )
+    return Lowered(program, delegated, rewrites)
 
 
 def _partitioner(backend: Backend) -> Any:
@@ -213,18 +205,12 @@ def _constants(network: Network, precision: str, softmax: bool) -> dict[str, Any
         "interpolation": network.interpolation,
         "mean": list(network.mean),
         "std": list(network.std),
-        "num_classes": _num_classes(network),
+        "num_classes": network.num_classes,
         "labels": "\n".join(network.labels or []),
         "softmax": softmax,
         "edge_sk_version": __version__,
         "executorch_version": manifest()["versions"]["executorch"],
     }
-
-
-def reference(network: Network, softmax: bool) -> nn.Module:
-    """The eager model that a file is held against: preprocessing, the untouched network, softmax by choice."""
-    eager = with_preprocessing(network.model, mean=network.mean, std=network.std)
-    return nn.Sequential(eager, nn.Softmax(dim=1)).eval() if softmax else eager
 
 
 def run_pte(program: bytes, images: Tensor) -> Tensor:
@@ -241,43 +227,15 @@ def run_pte(program: bytes, images: Tensor) -> Tensor:
         InputError: ExecuTorch cannot load it: truncated, or of another version.
     """
     try:
-        with quiet():
+        with capture_stderr():
             loaded = executorch("runtime").Runtime.get().load_program(program)
             method = loaded.load_method("forward")
-            dtype = {5: torch.float16}.get(method.metadata.input_tensor_meta(0).dtype(), torch.float32)
+            dtype = torch.float16 if method.metadata.input_tensor_meta(0).dtype() == _HALF else torch.float32
             # The runtime reads memory in order, whatever a tensor's strides say.
             outputs = [method.execute([image[None].to(dtype).contiguous()])[0].float().clone() for image in images]
     except RuntimeError as error:
         raise InputError(f"ExecuTorch cannot run the program: {first_line(error)}") from error
     return torch.cat(outputs)
-
-
-def _prove(
-    network: Network, program: bytes, precision: Precision, softmax: bool, images: int | None, *, name: str
-) -> tuple[ParityEvidence, Accuracy | None]:
-    """Hold the program against eager on test images, a batch at a time: they may not fit into memory together."""
-    eager = reference(network, softmax)
-    wanted: list[Tensor] = []
-    answers: list[Tensor] = []
-    truth: list[Tensor] = []
-    for batch, classes in network.test_images(images):
-        with torch.no_grad():
-            wanted += [eager(part) for part in batch.split(16)]
-        answers.append(run_pte(program, batch))
-        truth.append(classes)
-    expected, got, labels = torch.cat(wanted), torch.cat(answers), torch.cat(truth)
-    measured = parity.compare(expected, got)
-    limits = parity.threshold("pte", precision, trained=network.trained)
-    measured.check(limits, what=name)
-    accuracy = None
-    if network.knows_data:
-        accuracy = Accuracy(
-            top1=(got.argmax(1) == labels).double().mean().item(),
-            eager_top1=(expected.argmax(1) == labels).double().mean().item(),
-            images=len(labels),
-            data=network.data_set(),
-        )
-    return ParityEvidence.of(measured, limits, data=f"{network.data_set()} test", runtime=RUNTIME), accuracy
 
 
 def _arithmetic(precision: Precision, delegated: Delegation) -> str | None:
@@ -290,21 +248,21 @@ def _arithmetic(precision: Precision, delegated: Delegation) -> str | None:
 def half_arithmetic() -> str | None:
     """What XNNPACK computes fp16 files in on this host: ``fp16``, ``fp32, stored as fp16``, or ``None``: unknown.
 
-    XNNPACK chooses by the processor (its ``hardware-config.c``) and does not tell, so a convolution is asked to add 8
-    ones to 2048. Between 2048 and 4096 halves are 2 apart: ones that are added one by one in half precision are lost.
+    XNNPACK chooses by the processor (its ``hardware-config.c``) and does not tell, so a convolution adds 8 ones to
+    2048. Between 2048 and 4096 halves are 2 apart: ones that are added one by one in half precision are lost.
     """
     convolution = nn.Conv2d(8, 1, 1).half().eval().requires_grad_(False)
     convolution.weight.fill_(1.0)
     nn.init.constant_(convolution.bias, 2048.0)  # type: ignore[arg-type]
     ones = torch.ones(1, 8, 2, 2, dtype=torch.float16)
-    with quiet():
+    with capture_stderr():
         try:
             exported = torch.export.export(convolution, (ones,))
             edge = executorch("exir").to_edge_transform_and_lower(exported, partitioner=[_partitioner("xnnpack")])
-            answer = run_pte(bytes(edge.to_executorch().buffer), ones).unique().tolist()
-        except Exception:  # A note about the host must not cost the user a file that is already proven.
+            sums = run_pte(bytes(edge.to_executorch().buffer), ones).unique().tolist()
+        except Exception:  # A note about the host must not cost the user a file that can be proven.
             return None
-    return "fp16" if answer == [2048.0] else "fp32, stored as fp16" if answer == [2056.0] else None
+    return "fp16" if sums == [2048.0] else "fp32, stored as fp16" if sums == [2056.0] else None
 
 
 def _bundle(network: Network, program: Any, precision: str) -> bytes:
@@ -312,42 +270,12 @@ def _bundle(network: Network, program: Any, precision: str) -> bytes:
     bundled = executorch("devtools.bundled_program.core")
     config = executorch("devtools.bundled_program.config")
     serialize = executorch("devtools.bundled_program.serialize").serialize_from_bundled_program_to_flatbuffer
-    pictures = next(iter(network.images(split="test", limit=4)))[0]
-    got = run_pte(bytes(program.buffer), pictures)
+    images = next(iter(network.images(split="test", limit=4)))[0]
+    outputs = run_pte(bytes(program.buffer), images)
     dtype = torch.float16 if precision == "fp16" else torch.float32
     cases = [
         config.MethodTestCase(inputs=[image[None].to(dtype)], expected_outputs=[out[None].to(dtype)])
-        for image, out in zip(pictures, got, strict=True)
+        for image, out in zip(images, outputs, strict=True)
     ]
-    with quiet():
+    with capture_stderr():
         return bytes(serialize(bundled.BundledProgram(program, [config.MethodTestSuite("forward", cases)])))
-
-
-def _record(
-    network: Network, file: str, precision: Precision, backend: str, softmax: bool, *,
-    argv: Sequence[str] | None, **fields: Any,
-) -> Record:  # fmt: skip
-    cost = profile(network.model, (1, *network.input_size))
-    return Record(
-        arch=network.arch,
-        file=file,
-        format="pte",
-        backend=backend,
-        precision=precision,
-        weights=network.weights,
-        training=network.training,
-        num_classes=_num_classes(network),
-        labels=network.labels,
-        softmax=softmax,
-        input=network.contract,
-        params=cost.params,
-        macs=cost.macs,
-        activations=cost.activations,
-        manifest=manifest(argv),
-        **fields,
-    )
-
-
-def _num_classes(network: Network) -> int:
-    with torch.no_grad():
-        return network.model(network.example()).shape[1]

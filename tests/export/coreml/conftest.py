@@ -11,7 +11,7 @@ import edge_sk
 from edge_sk.export import to_mlpackage
 from edge_sk.export.network import Network
 from edge_sk.export.record import Record
-from tests.export.mlpackage.networks import make_network
+from tests.export.coreml.networks import make_network
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ from deploy.mac.check import main as check
 from deploy.mac.compute_plan import main as compute_plan
 from deploy.mac.latency import main as latency
 from edge_sk.errors import InputError
-from edge_sk.export import coreml_device
+from edge_sk.export.coreml import device as coreml_device
 
 Namespace = types.SimpleNamespace
 

@@ -1,4 +1,4 @@
-"""How much of a lowered graph the delegate took, and what to do about the rest."""
+"""How much of a lowered graph the delegate takes, and what to do about the other operators."""
 
 from __future__ import annotations
 
@@ -6,14 +6,13 @@ import contextlib
 import logging
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from edge_sk.errors import InputError
 from edge_sk.export.record import Delegation, Leftover
 
-# Delegation depends on form, not on the operator's name alone: these are the forms that networks commonly contain.
-# Facts of ExecuTorch 1.5's XNNPACK partitioner.
+# Why ExecuTorch 1.5's XNNPACK partitioner leaves an operator outside as networks commonly use it, and what helps.
 REMEDIES: dict[str, tuple[str, str]] = {
     "split_with_sizes_copy": ("the backend has no split", "take slices, x[:, a:b], instead of chunk, split or unbind"),
     "split_copy": ("the backend has no split", "take slices, x[:, a:b], instead of chunk, split or unbind"),
@@ -41,76 +40,69 @@ REMEDIES: dict[str, tuple[str, str]] = {
 _UNKNOWN = ("the backend does not take it", "rewrite it with convolutions, pooling, additions and multiplications")
 
 
-class Reasons(logging.Handler):
-    """Collects what the partitioner logs about nodes that it leaves."""
+class _Reasons(logging.Handler):
+    """Collects "WhyNoPartition: Node NAME was not partitioned because REASON"."""
 
     def __init__(self) -> None:
         super().__init__(logging.DEBUG)
         self.by_node: dict[str, str] = {}
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Keep "WhyNoPartition: Node NAME was not partitioned because REASON"."""
         match = re.search(r"Node (\S+) was not partitioned because (.+)", record.getMessage())
         if match:
-            name, reason = match.groups()
-            self.by_node.setdefault(name, reason.rstrip("."))
+            self.by_node.setdefault(match[1], match[2].rstrip("."))
 
 
 @contextlib.contextmanager
-def listening(loggers: tuple[str, ...] = ("executorch.backends.xnnpack.partition",)) -> Iterator[Reasons]:
-    """Collect the partitioner's reasons while something is lowered."""
-    reasons = Reasons()
-    chosen = [logging.getLogger(name) for name in loggers]
-    kept = [(logger.level, logger.propagate) for logger in chosen]
-    for logger in chosen:
-        logger.addHandler(reasons)
-        logger.setLevel(logging.DEBUG)
-        logger.propagate = False
+def partitioner_reasons() -> Iterator[dict[str, str]]:
+    """Collect why XNNPACK's partitioner leaves nodes outside the delegate, by node."""
+    reasons = _Reasons()
+    logger = logging.getLogger("executorch.backends.xnnpack.partition")
+    level, propagate = logger.level, logger.propagate
+    logger.addHandler(reasons)
+    logger.setLevel(logging.DEBUG)
+    logger.propagate = False
     try:
-        yield reasons
+        yield reasons.by_node
     finally:
-        for logger, (level, propagate) in zip(chosen, kept, strict=True):
-            logger.removeHandler(reasons)
-            logger.setLevel(level)
-            logger.propagate = propagate
+        logger.removeHandler(reasons)
+        logger.setLevel(level)
+        logger.propagate = propagate
 
 
-def inspect(lowered: Any, reasons: Reasons | None = None) -> Delegation:
-    """Count delegates and what is left in a lowered graph module.
+def inspect(lowered: Any, reasons: Mapping[str, str]) -> Delegation:
+    """Count the delegates, and the operators outside them, in a lowered graph module.
 
     Args:
         lowered: ``EdgeProgramManager.exported_program().graph_module`` after partitioning.
-        reasons: What the partitioner said.
+        reasons: What :func:`partitioner_reasons` collected.
     """
     from executorch.devtools.backend_debug import get_delegation_info
 
     info = get_delegation_info(lowered)
     left: Counter[str] = Counter()
-    said: dict[str, str] = {}
+    logged: dict[str, str] = {}
     for node in lowered.graph.nodes:
-        if node.op == "call_function" and (operator := operator_name(node.target)):
-            left[operator] += 1
-            if reasons is not None and node.name in reasons.by_node:
-                said.setdefault(operator, reasons.by_node[node.name])
+        if node.op == "call_function" and (name := _operator_name(node.target)):
+            left[name] += 1
+            if node.name in reasons:
+                logged.setdefault(name, reasons[node.name])
+    outside = []
+    for name, count in left.most_common():
+        why, remedy = REMEDIES.get(name, _UNKNOWN)
+        outside.append(Leftover(operator=name, count=count, why=logged.get(name, why), remedy=remedy))
     return Delegation(
-        delegates=info.num_delegated_subgraphs,
-        operators_delegated=info.num_delegated_nodes,
-        left=[_leftover(name, count, said.get(name)) for name, count in left.most_common()],
+        delegates=info.num_delegated_subgraphs, operators_delegated=info.num_delegated_nodes, left=outside
     )
 
 
-def operator_name(target: Any) -> str | None:
+def _operator_name(target: Any) -> str | None:
     """``mean`` for ``aten.mean.dim``; ``None`` for what is no computation (delegate calls, reading a tuple)."""
     name = getattr(target, "__name__", str(target))
     if "executorch_call_delegate" in name or name == "getitem":
         return None
     parts = str(getattr(target, "_name", None) or name).replace("::", ".").split(".")
     return parts[1] if len(parts) > 1 else parts[0]
-
-
-def _leftover(name: str, count: int, said: str | None) -> Leftover:
-    why, remedy = REMEDIES.get(name, _UNKNOWN)
-    return Leftover(operator=name, count=count, why=said or why, remedy=remedy)
 
 
 def check_whole(delegation: Delegation, *, arch: str, backend: str) -> None:

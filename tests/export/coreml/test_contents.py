@@ -9,12 +9,13 @@ import pytest
 import torch
 from torch import nn
 
-from edge_sk.export import mlpackage, to_mlpackage
-from edge_sk.export.mil import MilProgram
+from edge_sk.export import to_mlpackage
+from edge_sk.export.coreml import mlpackage
+from edge_sk.export.coreml.mil import MilProgram
 from edge_sk.export.network import Network
 from edge_sk.export.record import read_record, record_path
 from edge_sk.training.digits import CLASSES
-from tests.export.mlpackage.networks import MEAN, SIZE, STD, make_network, tiny
+from tests.export.coreml.networks import MEAN, SIZE, STD, make_network, tiny
 
 
 @pytest.fixture(scope="module")
@@ -45,18 +46,23 @@ def test_the_record_says_what_the_package_is_and_how_it_was_proven(exported, net
 
 def test_the_package_describes_itself(exported):
     program = MilProgram.load(exported[0])
+    description = program.description
     assert program.labels == CLASSES
-    assert program.answer_names == ("classLabel", "classLabel_probs")
+    assert (description.predictedFeatureName, description.predictedProbabilitiesName) == (
+        "classLabel",
+        "classLabel_probs",
+    )
     assert program.ends_in_softmax
-    assert program.image is not None
     assert (program.image.name, program.image.channels) == ("image", 3)
-    assert program.metadata["edge_sk.mean"] == "0.485,0.456,0.406"
-    assert program.metadata["edge_sk.arch"] == "sk_shufflenetv2_0.5"
-    assert program.metadata["author"]
-    assert program.metadata["license"]
-    assert "64x64" in program.descriptions["image"]
-    assert set(program.descriptions) == {"image", "classLabel", "classLabel_probs"}
-    assert all(program.descriptions.values())
+    metadata = description.metadata
+    assert metadata.userDefined["edge_sk.mean"] == "0.485,0.456,0.406"
+    assert metadata.userDefined["edge_sk.arch"] == "sk_shufflenetv2_0.5"
+    assert metadata.author
+    assert metadata.license
+    described = {one.name: one.shortDescription for one in (*description.input, *description.output)}
+    assert "64x64" in described["image"]
+    assert set(described) == {"image", "classLabel", "classLabel_probs"}
+    assert all(described.values())
     assert sorted(file.name for file in exported[0].iterdir()) == ["Data", "Manifest.json"]
 
 
@@ -67,7 +73,7 @@ def test_the_answer_is_the_eager_models(exported, network, pictures):
     with torch.no_grad():
         expected = network.model(normalised).softmax(1)
     for picture, probabilities in zip(pictures, expected, strict=False):
-        answer = program.predict(picture)
+        answer = program.predict(picture).outputs
         assert answer["classLabel"] == CLASSES[int(probabilities.argmax())]
         assert list(answer["classLabel_probs"]) == CLASSES
         assert list(answer["classLabel_probs"].values()) == pytest.approx(probabilities.tolist(), abs=1e-5)
@@ -111,9 +117,8 @@ def test_raw_logits_and_grayscale(lived_in, tmp_path, monkeypatch):
     program = MilProgram.load(tmp_path / record.file)
     assert program.labels is None
     assert not program.ends_in_softmax
-    assert program.output_names == ["logits"]
+    assert [output.name for output in program.description.output] == ["logits"]
     assert record.labels is None
-    assert program.image is not None
     assert program.image.channels == 1
 
 

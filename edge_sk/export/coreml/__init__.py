@@ -1,18 +1,16 @@
-"""Reaching coremltools: one place that imports it, quietly."""
-
-from __future__ import annotations
+"""Packages for Core ML: convert, interpret without a Mac, and measure on one."""
 
 from typing import Any
 
 from edge_sk.errors import require
-from edge_sk.export.quiet import quiet
+from edge_sk.export.stderr import capture_stderr
 
 
 def coremltools() -> Any:
-    """The package.
+    """Import coremltools.
 
     Raises:
         InputError: It is not installed.
     """
-    with quiet():
+    with capture_stderr():
         return require("coremltools", extra="deploy", needed_for="Core ML export")

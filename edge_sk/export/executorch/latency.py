@@ -8,19 +8,17 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from edge_sk.errors import InputError
-from edge_sk.export.executorch_tools import executorch
-from edge_sk.export.quiet import quiet
+from edge_sk.export.executorch import executorch
 from edge_sk.export.record import Latency, OperatorTime
+from edge_sk.export.stderr import capture_stderr
 from edge_sk.manifest import manifest
 
 RUNTIME = "executorch Python runtime"
-
 
 # In order: the first that matches. XNNPACK calls a 1x1 convolution "Fully Connected" and a concatenation "Copy".
 _KINDS = (
@@ -37,7 +35,7 @@ def measure(
 ) -> list[Latency]:
     """Measure files against each other.
 
-    Every round is a fresh process in which the files take turns, so that a change of the machine's speed meets all of
+    Every round is a fresh process in which the files take turns, so that a change of the machine's speed affects all of
     them. Load time and memory come from processes with one file each.
 
     Args:
@@ -54,33 +52,33 @@ def measure(
         InputError: A file cannot be loaded.
     """
     paths = [str(file) for file in files]
-    times: list[list[list[float]]] = [[] for _ in paths]
-    loads: list[list[dict[str, Any]]] = [[] for _ in paths]
+    times: list[list[list[float]]] = []  # by round and file
+    loads: list[list[dict[str, Any]]] = []
     for _ in range(rounds):
-        answer = _ask(task="forwards", threads=threads, paths=paths, runs=runs, warmup=warmup)
-        for taken, more in zip(times, answer, strict=True):
-            taken.append(more)
-        for load, path in zip(loads, paths, strict=True):
-            load.append(_ask(task="loading", threads=threads, path=path, runs=warmup))
+        times.append(_run_worker(task="forwards", threads=threads, paths=paths, runs=runs, warmup=warmup))
+        loads.append([_run_worker(task="loading", threads=threads, path=path, runs=warmup) for path in paths])
     date = manifest()["date"]
-    return [
-        Latency.of(taken, threads=threads, **_loading(load), where=this_host(), runtime=RUNTIME, date=date)
-        for taken, load in zip(times, loads, strict=True)
-    ]
+    found = []
+    for file_times, file_loads in zip(zip(*times, strict=True), zip(*loads, strict=True), strict=True):
+        memory = [load["peak_memory_mb"] for load in file_loads]
+        found.append(
+            Latency.of(
+                file_times,
+                threads=threads,
+                load_ms=round(statistics.median(load["load_ms"] for load in file_loads), 2),
+                peak_memory_mb=None if None in memory else round(max(memory), 1),
+                where=this_host(),
+                runtime=RUNTIME,
+                date=date,
+            )
+        )
+    return found
 
 
 def this_host() -> str:
     """Where a latency measured here was measured: the processor, and that it is no phone's."""
     host = manifest()["host"]
     return f"host latency, not a phone's: {host['cpu']}, {host['cores']} cores"
-
-
-def _loading(loads: list[dict[str, Any]]) -> dict[str, float | None]:
-    memory = [load["peak_memory_mb"] for load in loads]
-    return {
-        "load_ms": round(statistics.median(load["load_ms"] for load in loads), 2),
-        "peak_memory_mb": None if None in memory else round(max(memory), 1),
-    }
 
 
 def operator_times(file: str | Path, *, threads: int = 1, runs: int = 30, warmup: int = 5) -> list[OperatorTime]:
@@ -91,27 +89,24 @@ def operator_times(file: str | Path, *, threads: int = 1, runs: int = 30, warmup
     """
     with tempfile.TemporaryDirectory() as folder:
         dump = str(Path(folder) / "trace.etdp")
-        _ask(task="operators", threads=threads, path=str(file), runs=runs, warmup=warmup, dump=dump)
-        with quiet():
+        _run_worker(task="operators", threads=threads, path=str(file), runs=runs, warmup=warmup, dump=dump)
+        with capture_stderr():
             table = executorch("devtools").Inspector(etdump_path=dump).to_dataframe()
-    totals: dict[str, list[float]] = defaultdict(list)
-    inside = table[table.event_block_name == "Execute"]
-    for event, p50 in zip(inside.event_name, inside["p50 (ms)"], strict=True):
-        # A call of a delegate or of an operator contains events that are listed too.
-        if event not in ("DELEGATE_CALL", "OPERATOR_CALL", "Method::execute"):
-            totals[re.sub(r" #\d+$", "", event)].append(float(p50))
-    whole = sum(map(sum, totals.values())) or 1.0
-    found = [
+    # A call of a delegate or of an operator contains events that are listed too.
+    calls = table.event_name.isin(("DELEGATE_CALL", "OPERATOR_CALL", "Method::execute"))
+    events = table[(table.event_block_name == "Execute") & ~calls]
+    times = events["p50 (ms)"].groupby(events.event_name.str.replace(r" #\d+$", "", regex=True)).agg(["sum", "size"])
+    whole = times["sum"].sum() or 1.0
+    return [
         OperatorTime(
             name=name,
             kind=kind_of(name),
-            calls=len(p50s),
-            p50_ms=round(sum(p50s), 4),
-            share=round(sum(p50s) / whole, 4),
+            calls=int(row["size"]),
+            p50_ms=round(row["sum"], 4),
+            share=round(row["sum"] / whole, 4),
         )
-        for name, p50s in totals.items()
+        for name, row in times.sort_values("sum", ascending=False).iterrows()
     ]
-    return sorted(found, key=lambda one: -one.p50_ms)
 
 
 def kind_of(name: str) -> str:
@@ -119,18 +114,12 @@ def kind_of(name: str) -> str:
     return next(kind for kind, pattern in _KINDS if re.search(pattern, name.lower()))
 
 
-def _ask(**request: Any) -> Any:
-    done = subprocess.run(
-        [sys.executable, "-m", "edge_sk.export.latency_worker"],
-        input=json.dumps(request),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+def _run_worker(**request: Any) -> Any:
+    command = [sys.executable, "-m", "edge_sk.export.executorch.latency_worker"]
+    done = subprocess.run(command, input=json.dumps(request), capture_output=True, text=True, check=False)
     if done.returncode:
-        lines = done.stderr.strip().splitlines()
-        files = request.get("path") or ", ".join(request.get("paths", []))
-        why = lines[-1] if lines else f"exit code {done.returncode}"
+        why = [f"exit code {done.returncode}", *done.stderr.strip().splitlines()][-1]
+        files = request.get("path") or ", ".join(request["paths"])
         # A worker that knows which file and why says so in a line of its own.
         raise InputError(why.removeprefix("error: ") if why.startswith("error: ") else f"cannot run {files}: {why}")
-    return json.loads(done.stdout.splitlines()[-1]) if done.stdout.strip() else None
+    return json.loads(done.stdout.splitlines()[-1])

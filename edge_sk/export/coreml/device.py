@@ -1,6 +1,6 @@
-"""What only a Mac can tell about a package: which unit runs each operator, and how fast (coremltools 9.0's tools).
+"""What only a Mac can tell about a package: Core ML's outputs, the unit that runs each operator, and the latency.
 
-Nothing here has been run where this project is tested: there is no Mac. What reads Core ML's answers is tested with
+Nothing here has been run where this project is tested: there is no Mac. What reads Core ML's results is tested with
 stand-ins for them.
 """
 
@@ -10,16 +10,19 @@ import asyncio
 import collections
 import platform
 import statistics
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from edge_sk.errors import InputError
-from edge_sk.export.coreml_tools import coremltools
-from edge_sk.export.mil import MilProgram
+from edge_sk.export.coreml import coremltools
+from edge_sk.export.coreml.mil import MilProgram
 from edge_sk.export.record import Latency
+from edge_sk.export.stderr import capture_stderr
 from edge_sk.manifest import manifest
 
 COMPUTE_UNITS = {
@@ -52,6 +55,31 @@ def this_mac() -> str:
     return f"{manifest()['host']['cpu']}, macOS {platform.mac_ver()[0]}"
 
 
+def predictor(program: MilProgram) -> Callable[[np.ndarray], tuple[Tensor, str | None]]:
+    """Load a package in Core ML, on all compute units.
+
+    Returns:
+        A function from a uint8 image to the outputs, ``(classes,)``, and the label. The outputs of a classifier are
+        probabilities, those of another package are logits, and it has no label.
+    """
+    from PIL import Image
+
+    with capture_stderr():
+        model: Any = coremltools().models.MLModel(str(program.path))
+    description = program.description
+
+    def predict(image: np.ndarray) -> tuple[Tensor, str | None]:
+        with capture_stderr():
+            outputs = model.predict({program.image.name: Image.fromarray(image)})
+        if program.labels is None:
+            return torch.as_tensor(outputs[description.output[0].name]).float().flatten(), None
+        by_label = outputs[description.predictedProbabilitiesName]
+        probabilities = torch.tensor([float(by_label[label]) for label in program.labels])
+        return probabilities, str(outputs[description.predictedFeatureName])
+
+    return predict
+
+
 def compute_plan(package: str | Path, units: str = "all") -> list[tuple[str, str, float]]:
     """Which unit Core ML plans for each operator.
 
@@ -71,8 +99,7 @@ def compute_plan(package: str | Path, units: str = "all") -> list[tuple[str, str
 
     allowed = ct.ComputeUnit[COMPUTE_UNITS[units]]
     model = ct.models.MLModel(str(package), compute_units=allowed)
-    plan = MLComputePlan.load_from_path(path=model.get_compiled_model_path(), compute_units=allowed)
-    return list(read_plan(plan))
+    return list(read_plan(MLComputePlan.load_from_path(path=model.get_compiled_model_path(), compute_units=allowed)))
 
 
 def read_plan(plan: Any) -> Iterator[tuple[str, str, float]]:
@@ -92,19 +119,13 @@ def units(plan: list[tuple[str, str, float]]) -> dict[str, int]:
 
 
 def latency(
-    package: str | Path,
-    allowed: str = "all",
-    *,
-    iphone: bool = False,
-    rounds: int = 3,
-    runs: int = 50,
-    warmup: int = 5,
+    package: str | Path, units: str = "all", *, iphone: bool = False, rounds: int = 3, runs: int = 50, warmup: int = 5
 ) -> Latency:
     """Measure a package with coremltools' ``MLModelBenchmarker``.
 
     Args:
         package: An ``.mlpackage``.
-        allowed: A key of :data:`COMPUTE_UNITS`: what Core ML may use.
+        units: A key of :data:`COMPUTE_UNITS`: what Core ML may use.
         iphone: On the one connected iPhone; coremltools builds and drives an app on it, which needs Xcode.
         rounds: How often the model is loaded anew.
         runs: Timed predictions per round.
@@ -114,25 +135,29 @@ def latency(
         InputError: Not macOS, or not exactly one iPhone is connected.
     """
     require_macos("Core ML's latency")
-    return asyncio.run(_latency(Path(package), allowed, iphone, rounds, runs, warmup))
-
-
-async def _latency(package: Path, allowed: str, iphone: bool, rounds: int, runs: int, warmup: int) -> Latency:
     ct = coremltools()
     from coremltools.models.ml_program.experimental.perf_utils import MLModelBenchmarker
+    from PIL import Image
 
-    device = await _iphone() if iphone else None
-    model = ct.models.MLModel(str(package), compute_units=ct.ComputeUnit[COMPUTE_UNITS[allowed]])
-    features = _noise(MilProgram.load(package))
+    model = ct.models.MLModel(str(package), compute_units=ct.ComputeUnit[COMPUTE_UNITS[units]])
+    image = MilProgram.load(package).image
+    shape = (image.height, image.width, 3) if image.channels == 3 else (image.height, image.width)
+    # coremltools 9.0's own generator of inputs knows arrays only.
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8))
     loads: list[float] = []
-    taken: list[list[float]] = []
-    for _ in range(rounds):
-        benchmarker = MLModelBenchmarker(model, device)
-        loads += (await benchmarker.benchmark_load()).samples
-        await benchmarker.benchmark_predict(inputs=features, iterations=warmup)
-        taken.append((await benchmarker.benchmark_predict(inputs=features, iterations=runs)).samples)
-    where = f"{device.name}, iOS {device.os_version}" if device is not None else this_mac()
-    return summarize(taken, loads, where=where, units=allowed)
+    predictions: list[list[float]] = []
+
+    async def measure() -> str:
+        device = await _iphone() if iphone else None
+        for _ in range(rounds):
+            benchmarker = MLModelBenchmarker(model, device)
+            loads.extend((await benchmarker.benchmark_load()).samples)
+            await benchmarker.benchmark_predict(inputs={image.name: noise}, iterations=warmup)
+            timed = await benchmarker.benchmark_predict(inputs={image.name: noise}, iterations=runs)
+            predictions.append(timed.samples)
+        return this_mac() if device is None else f"{device.name}, iOS {device.os_version}"
+
+    return summarize(predictions, loads, where=asyncio.run(measure()), units=units)
 
 
 async def _iphone() -> Any:
@@ -144,21 +169,10 @@ async def _iphone() -> Any:
     return await phones[0].prepare_for_model_debugging()
 
 
-def _noise(program: MilProgram) -> dict[str, Any]:
-    """An image for the package; coremltools 9.0's own generator knows arrays only."""
-    from PIL import Image
-
-    if program.image is None:
-        raise InputError(f"{program.path} takes no image; export it with deploy/export.py")
-    shape = (program.image.height, program.image.width, *([3] if program.image.channels == 3 else []))
-    pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-    return {program.image.name: Image.fromarray(pixels)}
-
-
-def summarize(taken: list[list[float]], loads: list[float], *, where: str, units: str) -> Latency:
+def summarize(predictions: list[list[float]], loads: list[float], *, where: str, units: str) -> Latency:
     """Milliseconds of each round's predictions, and of each load, as a record's entry."""
     return Latency.of(
-        taken,
+        predictions,
         threads=0,
         load_ms=round(statistics.median(loads), 2),
         peak_memory_mb=None,

@@ -1,11 +1,11 @@
-"""Operators that hand on what they are given are gone, and nothing else."""
+"""Operators that only rename a tensor are removed, and nothing else."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
-from edge_sk.export.aliases import drop_aliases
+from edge_sk.export.prepare import drop_aliases
 
 
 class _Slices(nn.Module):

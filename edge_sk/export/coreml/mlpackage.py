@@ -18,18 +18,16 @@ import torch
 
 from edge_sk.errors import InputError
 from edge_sk.export import parity
-from edge_sk.export.aliases import drop_aliases
-from edge_sk.export.coreml_tools import coremltools
-from edge_sk.export.deploy_form import deploy_form
-from edge_sk.export.folder import atomic_folder
-from edge_sk.export.mil import MilProgram
-from edge_sk.export.mlpackage_check import check_interface, check_operators, prove
+from edge_sk.export.coreml import coremltools
+from edge_sk.export.coreml.check import check_interface, check_operators, prove
+from edge_sk.export.coreml.mil import MilProgram
 from edge_sk.export.network import Network
-from edge_sk.export.quiet import quiet
-from edge_sk.export.record import MLProgram, Precision, Record, record_path
-from edge_sk.files import artifact_path, atomic_write, check_output, file_digest
+from edge_sk.export.prepare import drop_aliases, export_errors, prepare
+from edge_sk.export.record import MLProgram, Precision, Record
+from edge_sk.export.stderr import capture_stderr
+from edge_sk.export.write import atomic_folder, make_record, new_record
+from edge_sk.files import artifact_path, check_output, file_digest
 from edge_sk.manifest import __version__, manifest
-from edge_sk.profiling import profile
 from edge_sk.running import first_line
 
 PRECISIONS: tuple[Precision, ...] = ("fp16", "fp32", "int8", "palette6")
@@ -74,9 +72,6 @@ def to_mlpackage(
             cannot convert, labels that do not fit, outputs beyond the thresholds of
             :data:`edge_sk.export.parity.THRESHOLDS`, or coremltools is not installed.
         OSError: The disk is full. In every case no package is left behind, and an older one stays.
-
-    No moment leaves a package beside another's record: the older record goes before the package is replaced, and the
-    new one comes after.
     """
     if precision not in PRECISIONS:
         raise InputError(f"mlpackage has no {precision} here; it has {', '.join(PRECISIONS)}")
@@ -89,59 +84,49 @@ def to_mlpackage(
     path = artifact_path(folder, f"{network.stem}_coreml_{precision}", ".mlpackage")
     labels = class_labels(network) if softmax else None
     started = time.perf_counter()
-    form = deploy_form(network, softmax=softmax)
-    graph = _export(form, network)
+    rewritten, rewrites = prepare(network, softmax=softmax)
+    with export_errors(network.arch):
+        # coremltools knows the ATEN dialect; torch.export gives the training dialect since torch 2.9.
+        graph = drop_aliases(torch.export.export(rewritten, (network.example(),)).run_decompositions({}))
     model = _convert(graph, network, precision, target, labels)
     _describe(model, network, precision, labels)
     seconds = time.perf_counter() - started
-    notes = network.notes + form.reparameterized.notes()  # type: ignore[operator, union-attr]
-    notes += [PALETTE_TROUBLE] if precision == "palette6" else []
-    with atomic_write(record_path(path)) as record_file, atomic_folder(path) as temporary:
-        _save(model, temporary)
-        program = MilProgram.load(temporary)
+    with new_record(path) as write_record, atomic_folder(path) as package:
+        _save(model, package)
+        program = MilProgram.load(package)
         check_interface(program, network, labels)
         check_operators(program, graph)
-        evidence, accuracy, runtime_notes = prove(program, network, precision, images=images)
-        cost = profile(network.model, (1, *network.input_size))
-        record = Record(
-            arch=network.arch,
+        evidence, accuracy, notes = prove(program, network, precision, images=images)
+        record = make_record(
+            network,
+            rewrites,
+            argv=argv,
+            notes=[*([PALETTE_TROUBLE] if precision == "palette6" else []), *notes],
             file=path.name,
             format="mlpackage",
             backend="coreml",
             precision=precision,
-            weights=network.weights,
-            training=network.training,
-            num_classes=_num_classes(network),
             labels=labels,
             softmax=softmax,
-            input=network.contract,
-            params=cost.params,
-            macs=cost.macs,
-            activations=cost.activations,
-            size_bytes=sum(file.stat().st_size for file in temporary.rglob("*") if file.is_file()),
-            sha256=file_digest(temporary),
-            rewrites=[f"{name} x{count}" for name, count in form.reparameterized.items()],  # type: ignore[union-attr]
+            size_bytes=sum(file.stat().st_size for file in package.rglob("*") if file.is_file()),
+            sha256=file_digest(package),
             export_seconds=round(seconds, 2),
             program=MLProgram(
                 target=target,
                 specification_version=program.specification_version,
-                operators=dict(sorted(program.operations().items())),
-                max_rank=program.max_rank(),
+                operators=dict(sorted(program.operations.items())),
+                max_rank=program.max_rank,
                 largest_half=program.largest_half if precision != "fp32" else None,
             ),
             parity=evidence,
             accuracy=accuracy,
-            notes=notes + runtime_notes,
-            manifest=manifest(argv),
         )
-        record.keep_measurements(path)
-        record_file.write_text(record.to_json(), encoding="utf-8")
-        record_path(path).unlink(missing_ok=True)
+        write_record(record)
     return record
 
 
 def _target(name: str) -> str:
-    """The target, as coremltools calls it, that may be written ``iOS17``, ``ios17`` or ``17``."""
+    """The oldest system, as coremltools calls it, that may be written ``iOS17``, ``ios17`` or ``17``."""
     for target in TARGETS:
         if name.lower() in (target.lower(), target.removeprefix("iOS")):
             return target
@@ -151,40 +136,25 @@ def _target(name: str) -> str:
 def class_labels(network: Network) -> list[str]:
     """One label per class, all different; numbers where the network has no names.
 
-    Core ML returns a dictionary keyed by label: equal labels would swallow each other.
+    Raises:
+        InputError: Another number of labels, or two equal ones: Core ML returns a dictionary by label.
     """
-    classes = _num_classes(network)
-    labels = network.labels or [str(index) for index in range(classes)]
-    if len(labels) != classes:
-        raise InputError(f"{len(labels)} labels for {classes} classes of {network.arch}; give one label per class")
-    twice = [label for label, count in collections.Counter(labels).items() if count > 1]
-    if twice:
+    labels = network.labels or [str(index) for index in range(network.num_classes)]
+    if len(labels) != network.num_classes:
         raise InputError(
-            f"label {twice[0]!r} stands for {labels.count(twice[0])} classes: a Core ML classifier returns a "
+            f"{len(labels)} labels for {network.num_classes} classes of {network.arch}; give one label per class"
+        )
+    label, count = collections.Counter(labels).most_common(1)[0]
+    if count > 1:
+        raise InputError(
+            f"label {label!r} stands for {count} classes: a Core ML classifier returns a "
             "dictionary by label; make the labels different, or export raw logits with softmax=False"
         )
     return list(labels)
 
 
-def _export(form: torch.nn.Module, network: Network) -> torch.export.ExportedProgram:
-    try:
-        # coremltools knows the ATEN dialect; torch.export gives the training dialect since torch 2.9.
-        graph = torch.export.export(form, (network.example(),)).run_decompositions({})
-        drop_aliases(graph)
-        return graph
-    except Exception as error:
-        raise InputError(
-            f"{network.arch} cannot be exported: torch.export says {first_line(error)}; "
-            "rewrite the module that branches on its data"
-        ) from error
-
-
 def _convert(
-    graph: torch.export.ExportedProgram,
-    network: Network,
-    precision: Precision,
-    target: str,
-    labels: list[str] | None,
+    graph: torch.export.ExportedProgram, network: Network, precision: Precision, target: str, labels: list[str] | None
 ) -> Any:
     ct = coremltools()
     channels = network.input_size[0]
@@ -197,9 +167,8 @@ def _convert(
         if labels is not None
         else {"outputs": [ct.TensorType(name=LOGITS, dtype=np.float32)]}
     )
-    single = precision == "fp32"
     try:
-        with quiet():
+        with capture_stderr():
             from coremltools.converters.mil import Builder
 
             # Reading a package, too, counts up the numbers in the names of values: begin as in a fresh process.
@@ -209,14 +178,14 @@ def _convert(
                 convert_to="mlprogram",
                 inputs=[image],
                 minimum_deployment_target=ct.target[target],
-                compute_precision=ct.precision.FLOAT32 if single else ct.precision.FLOAT16,
+                compute_precision=ct.precision.FLOAT32 if precision == "fp32" else ct.precision.FLOAT16,
                 skip_model_load=True,
                 **outputs,
             )
     except OSError:
         raise
     except Exception as error:
-        with quiet():
+        with capture_stderr():
             # The frames hold a temporary folder, which would otherwise be removed at some later moment, with a warning.
             traceback.clear_frames(error.__traceback__)
             culprit = _culprit(graph, network, error)
@@ -224,8 +193,16 @@ def _convert(
             f"coremltools cannot convert {culprit} in {network.arch}: {first_line(error)}; "
             "replace that module by operators that Core ML has"
         ) from error
-    with quiet():
-        return _compress(model, precision)
+    with capture_stderr():
+        import coremltools.optimize.coreml as cto
+
+        if precision == "int8":
+            linear = cto.OpLinearQuantizerConfig(mode="linear_symmetric")
+            return cto.linear_quantize_weights(model, cto.OptimizationConfig(global_config=linear))
+        if precision == "palette6":
+            palette = cto.OpPalettizerConfig(mode="kmeans", nbits=6)
+            return cto.palettize_weights(model, cto.OptimizationConfig(global_config=palette))
+        return model
 
 
 def _culprit(graph: torch.export.ExportedProgram, network: Network, error: Exception) -> str:
@@ -234,7 +211,7 @@ def _culprit(graph: torch.export.ExportedProgram, network: Network, error: Excep
     targets = [node.target for node in graph.graph.nodes if node.op == "call_function" and node.name in words]
     if not targets:
         return "an operator"
-    # The deploy form is a traced graph, which no longer has the network's modules.
+    # The rewritten network is a traced graph, which no longer has the network's modules.
     original = torch.export.export(network.model, (network.example(),)).run_decompositions({})
     for node in original.graph.nodes:
         stack = list((node.meta.get("nn_module_stack") or {}).values())
@@ -244,58 +221,44 @@ def _culprit(graph: torch.export.ExportedProgram, network: Network, error: Excep
     return str(targets[0])
 
 
-def _compress(model: Any, precision: Precision) -> Any:
-    if precision in ("fp32", "fp16"):
-        return model
-    import coremltools.optimize.coreml as cto
-
-    if precision == "int8":
-        op = cto.OpLinearQuantizerConfig(mode="linear_symmetric")
-        return cto.linear_quantize_weights(model, cto.OptimizationConfig(global_config=op))
-    op = cto.OpPalettizerConfig(mode="kmeans", nbits=6)
-    return cto.palettize_weights(model, cto.OptimizationConfig(global_config=op))
-
-
 def _describe(model: Any, network: Network, precision: str, labels: list[str] | None) -> None:
-    """Metadata that Xcode shows, and the contract for who has only the file."""
-    _channels, height, width = network.input_size
-    colours = "RGB" if network.input_size[0] == 3 else "grayscale"
-    versions = manifest()["versions"]
+    """Write metadata that Xcode shows, and how to use the file for those who have nothing else."""
+    channels, height, width = network.input_size
     model.author = "edge-sk"
     model.license = "MIT (the converter's code); weights and labels: those of their training data"
     model.version = __version__
-    model.short_description = f"{network.arch}, {_num_classes(network)} classes, {precision}"
-    spec = model.get_spec().description
+    model.short_description = f"{network.arch}, {network.num_classes} classes, {precision}"
     model.input_description[INPUT] = (
-        f"{colours} image, {width}x{height}. Resize in proportion to cover {int(width / network.crop_pct)}x"
-        f"{int(height / network.crop_pct)} ({network.interpolation}), crop the centre; normalisation is inside."
+        f"{'RGB' if channels == 3 else 'grayscale'} image, {width}x{height}. Resize in proportion to cover "
+        f"{int(width / network.crop_pct)}x{int(height / network.crop_pct)} ({network.interpolation}), crop the centre; "
+        "normalisation is inside."
     )
     if labels is None:
-        model.output_description[spec.output[0].name] = "Logits, one per class."
+        model.output_description[LOGITS] = "Logits, one per class."
     else:
-        model.output_description[spec.predictedFeatureName] = "The most probable class."
-        model.output_description[spec.predictedProbabilitiesName] = "Probability of every class."
-    contract = network.contract
-    model.user_defined_metadata.update(
-        {
-            "edge_sk.arch": network.arch,
-            "edge_sk.precision": precision,
-            "edge_sk.weights": network.weights,
-            "edge_sk.version": __version__,
-            "edge_sk.torch": versions["torch"],
-            "edge_sk.input_size": "x".join(map(str, network.input_size)),
-            "edge_sk.mean": ",".join(f"{value:g}" for value in contract.mean),
-            "edge_sk.std": ",".join(f"{value:g}" for value in contract.std),
-            "edge_sk.interpolation": contract.interpolation,
-            "edge_sk.crop_pct": repr(contract.crop_pct),  # every digit: the device rounds what it divides by this down
-        }
-    )
+        model.output_description[LABEL] = "The most probable class."
+        model.output_description[model.get_spec().description.predictedProbabilitiesName] = (
+            "Probability of every class."
+        )
+    facts = {
+        "arch": network.arch,
+        "precision": precision,
+        "weights": network.weights,
+        "version": __version__,
+        "torch": manifest()["versions"]["torch"],
+        "input_size": "x".join(map(str, network.input_size)),
+        "mean": ",".join(f"{value:g}" for value in network.mean),
+        "std": ",".join(f"{value:g}" for value in network.std),
+        "interpolation": network.interpolation,
+        "crop_pct": repr(network.crop_pct),  # every digit: the device rounds what it divides by this down
+    }
+    model.user_defined_metadata.update({f"edge_sk.{name}": value for name, value in facts.items()})
 
 
 def _save(model: Any, path: Path) -> None:
-    """Save, and say in one line what the disk said."""
+    """Save the package; an error of the disk becomes an OSError of one line."""
     try:
-        with quiet():
+        with capture_stderr():
             model.save(str(path))
     except shutil.Error as error:
         # copytree collects (source, destination, reason): the first says enough.
@@ -328,8 +291,3 @@ def _make_repeatable(package: Path) -> None:
     content["rootModelIdentifier"] = names[root]
     content["itemInfoEntries"] = {names[old]: item for old, item in entries.items()}
     listing.write_text(json.dumps(content, indent=4, sort_keys=True), encoding="utf-8")
-
-
-def _num_classes(network: Network) -> int:
-    with torch.no_grad():
-        return network.model(network.example()).shape[1]

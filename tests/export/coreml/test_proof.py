@@ -17,13 +17,13 @@ from torch import nn
 import edge_sk
 from edge_sk.errors import InputError
 from edge_sk.export import to_mlpackage
-from edge_sk.export.coreml_tools import coremltools
-from edge_sk.export.mil import MilProgram
-from edge_sk.export.mlpackage import class_labels
-from edge_sk.export.mlpackage_check import check_interface, check_operators, prove
+from edge_sk.export.coreml import coremltools
+from edge_sk.export.coreml.check import check_interface, check_operators, prove
+from edge_sk.export.coreml.mil import MilProgram
+from edge_sk.export.coreml.mlpackage import class_labels
 from edge_sk.export.network import Network
 from edge_sk.training.digits import CLASSES
-from tests.export.mlpackage.networks import MEAN, WEIGHTS, make_network, tiny
+from tests.export.coreml.networks import MEAN, WEIGHTS, make_network, tiny
 
 MODEL = "Data/com.apple.CoreML/model.mlmodel"
 
@@ -113,13 +113,13 @@ def test_two_swapped_labels_are_caught(copied, network):
 def test_labels_out_of_order_at_the_answer_are_caught(exported, network, monkeypatch):
     """As Core ML could answer: right labels, wrong one returned."""
     program = MilProgram.load(exported[0])
-    right = program.answer
+    right = program.predict
 
-    def wrong(features: Any) -> Any:
-        answer = right(features)
-        return dataclasses.replace(answer, label="8" if answer.label != "8" else "9")
+    def wrong(image: Any) -> Any:
+        prediction = right(image)
+        return dataclasses.replace(prediction, label="8" if prediction.label != "8" else "9")
 
-    monkeypatch.setattr(program, "answer", wrong)
+    monkeypatch.setattr(program, "predict", wrong)
     with pytest.raises(InputError, match="the labels are out of order"):
         prove(program, network, "fp32")
 
@@ -184,13 +184,13 @@ def test_added_transposes_are_caught(exported, network):
     program = MilProgram.load(exported[0])
     graph = torch.export.export(nn.Identity(), (torch.zeros(1),))
     check_operators(program, graph)
-    program.operations = lambda: collections.Counter(transpose=1, conv=95)  # type: ignore[method-assign]
+    program.operations = collections.Counter(transpose=1, conv=95)
     with pytest.raises(InputError, match="1 transpose operators where the network has 0"):
         check_operators(program, graph)
-    program.operations = lambda: collections.Counter(cast=3)  # type: ignore[method-assign]
+    program.operations = collections.Counter(cast=3)
     with pytest.raises(InputError, match="3 cast operators where the network has 2"):
         check_operators(program, graph)
-    program.max_rank = lambda: 6  # type: ignore[method-assign]
+    program.max_rank = 6
     with pytest.raises(InputError, match="6 axes and Core ML allows 5"):
         check_operators(program, graph)
 

@@ -12,6 +12,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,8 +23,10 @@ from torch import Tensor, nn
 
 import edge_sk
 from edge_sk.errors import InputError
-from edge_sk.export import delegation, parity, pte, to_pte
+from edge_sk.export import parity, to_pte
+from edge_sk.export.executorch import delegation, pte
 from edge_sk.export.network import UNTRAINED, Network, from_arch
+from edge_sk.export.prove import prove
 from edge_sk.export.record import Delegation, Leftover, ParityEvidence, Precision, Record, read_record, record_path
 
 pytest.importorskip("executorch")
@@ -79,10 +82,10 @@ def test_int8_keeps_the_accuracy(exported: Exported) -> None:
 
 
 def test_the_file_tells_how_to_use_it(exported: Exported) -> None:
-    from edge_sk.export.executorch_tools import executorch
-    from edge_sk.export.quiet import quiet
+    from edge_sk.export.executorch import executorch
+    from edge_sk.export.stderr import capture_stderr
 
-    with quiet():
+    with capture_stderr():
         program = executorch("runtime").Runtime.get().load_program(str(exported["fp32"][0]))
         told = {name: program.load_method(name).execute([]) for name in program.method_names if name != "forward"}
     assert told["labels"] == ["\n".join("0123456789")]
@@ -147,8 +150,11 @@ def test_a_damaged_fp16_file_is_refused(weights: str, lived_in: Callable[[nn.Mod
     def evidence(damage: Callable[[Any], object]) -> ParityEvidence:
         damaged = copy.deepcopy(network.model).requires_grad_(False)
         damage(damaged)
-        _, program, _ = pte.lower(dataclasses.replace(network, model=damaged), precision="fp16")
-        return pte._prove(network, bytes(program.buffer), "fp16", False, 64, name="small.pte")[0]
+        program = pte.lower(dataclasses.replace(network, model=damaged), precision="fp16").program
+        return prove(
+            network, partial(pte.run_pte, bytes(program.buffer)), file="small.pte", file_format="pte", precision="fp16",
+            images=64, softmax=False, runtime=pte.RUNTIME, arithmetic=None,
+        )[0]  # fmt: skip
 
     evidence(lambda model: None)
     for damage in (lambda model: model[0].weight.zero_(), lambda model: model[1].reset_parameters()):
@@ -219,8 +225,7 @@ class _Means(nn.Module):
 
 
 def test_each_operator_is_left_for_its_own_reason() -> None:
-    _, _, delegated = pte.lower(_tiny(_Means()))
-    why = {item.operator: item.why for item in delegated.left}
+    why = {item.operator: item.why for item in pte.lower(_tiny(_Means())).delegation.left}
     assert why["mean"].startswith("mean.dim only supports")
     assert "dim must be the last dim" in why["_softmax"]
     assert why["amax"] == delegation.REMEDIES["amax"][0]
@@ -257,14 +262,14 @@ def test_a_model_that_branches_cannot_be_exported(tmp_path: Path) -> None:
 def test_a_wrong_rewrite_is_refused(
     monkeypatch: pytest.MonkeyPatch, lived_in: Callable[[nn.Module], nn.Module], tmp_path: Path
 ) -> None:
-    original = pte.deploy_form
+    original = pte.prepare
 
-    def wrong(model: nn.Module, **options: Any) -> nn.Module:
-        form = original(model, **options)
-        next(form.parameters()).data[0] += 0.05
-        return form
+    def wrong(network: Network, **options: Any) -> Any:
+        model, rewrites = original(network, **options)
+        next(model.parameters()).data[0] += 0.05
+        return model, rewrites
 
-    monkeypatch.setattr(pte, "deploy_form", wrong)
+    monkeypatch.setattr(pte, "prepare", wrong)
     with pytest.raises(InputError, match=r"tiny_xnnpack_fp32.pte does not compute what the model computes"):
         to_pte(_tiny(_small(lived_in)), tmp_path)
     assert list(tmp_path.iterdir()) == []

@@ -1,4 +1,4 @@
-"""Untrained networks are given the scale of trained ones."""
+"""The batch-norm statistics of untrained networks."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ import torch
 from torch import nn
 
 import edge_sk
-from edge_sk.export.network import Network, from_arch
-from edge_sk.export.settle import settle
+from edge_sk.export.network import Network, from_arch, with_statistics
 
 
-def test_an_untrained_network_is_settled_and_a_trained_one_is_left() -> None:
+def test_an_untrained_network_gets_statistics_and_a_trained_one_keeps_its_own() -> None:
     model = edge_sk.create_model("se_shufflenetv2_0.5").eval()
     network = dataclasses.replace(from_arch("se_shufflenetv2_0.5"), model=model, input_size=(3, 64, 64))
     images = next(iter(network.images(split="test", limit=16)))[0]
@@ -25,19 +24,19 @@ def test_an_untrained_network_is_settled_and_a_trained_one_is_left() -> None:
         return ((logits - logits.mean(0)).square().mean() / logits.square().mean()).sqrt().item()
 
     before = {name: tensor.clone() for name, tensor in network.model.state_dict().items()}
-    settled = settle(network)
-    assert varying(network.model) < 0.01 < 0.03 < varying(settled.model)
+    changed = with_statistics(network)
+    assert varying(network.model) < 0.01 < 0.03 < varying(changed.model)
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.model.state_dict().items())
-    again = settle(network).model.state_dict()
-    assert all(torch.equal(tensor, again[name]) for name, tensor in settled.model.state_dict().items())
+    again = with_statistics(network).model.state_dict()
+    assert all(torch.equal(tensor, again[name]) for name, tensor in changed.model.state_dict().items())
     trained = dataclasses.replace(network, weights="a-run")
-    assert settle(trained) is trained
+    assert with_statistics(trained) is trained
 
 
 def test_batch_norms_vary_on_demand() -> None:
     network = dataclasses.replace(from_arch("resnext26"), input_size=(3, 32, 32))
     plain, varied = (
-        [module for module in settle(network, vary=vary).model.modules() if isinstance(module, nn.BatchNorm2d)]
+        [module for module in with_statistics(network, vary=vary).model.modules() if isinstance(module, nn.BatchNorm2d)]
         for vary in (False, True)
     )
     assert min(norm.weight.min() for norm in plain) == 0.0  # residual branches that end in a zero
@@ -60,11 +59,11 @@ def test_batch_norms_without_statistics_or_affine_part() -> None:
     )
     shape = (3, 8, 8)
     network = Network(arch="x", model=model.train(), weights="untrained", input_size=shape, mean=(0.5,), std=(0.5,))
-    settled = settle(network, vary=True).model
-    plain, batch = settled[1], settled[3]
+    changed = with_statistics(network, vary=True).model
+    plain, batch = changed[1], changed[3]
     assert plain.weight is None
     assert 1.5 < plain.running_var.max() / plain.running_var.min() <= 3.0
     assert batch.running_var is None
     assert batch.weight.unique().numel() == 4
-    assert not any(module.training for module in settled.modules())
+    assert not any(module.training for module in changed.modules())
     assert all(module.training for module in model.modules())
