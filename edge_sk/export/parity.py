@@ -41,7 +41,6 @@ THRESHOLDS: dict[tuple[str, str], Threshold] = {
 }
 """Per (format, precision), frozen from a first measurement: a change needs a reason in its commit."""
 
-
 SANITY = Threshold(relative=None, sqnr_db=0.0, top1_agreement=None)
 UNTRAINED: dict[tuple[str, str], Threshold] = {
     # With sums in fp16 the worst of six networks of from_arch is at 24.8 dB; damaged ones are mostly below 15 (measured
@@ -58,7 +57,7 @@ UNTRAINED: dict[tuple[str, str], Threshold] = {
 
 @dataclasses.dataclass(frozen=True)
 class Parity:
-    """How far a candidate's logits are from the reference's.
+    """How far an exported file's logits are from the eager model's.
 
     Args:
         max_abs: Largest absolute difference.
@@ -76,7 +75,7 @@ class Parity:
     images: int
 
     def check(self, threshold: Threshold, *, what: str = "the exported file") -> None:
-        """Hold the measurement against a threshold.
+        """Compare the measurement with a threshold.
 
         Raises:
             InputError: Too few images, or below the threshold; the message names each number that fell short.
@@ -98,11 +97,7 @@ class Parity:
 
 
 def measure(reference: Tensor, candidate: Tensor) -> Parity:
-    """Measure a candidate's logits against the reference's.
-
-    Args:
-        reference: Logits of the eager model, ``(N, classes)``.
-        candidate: Logits of the exported file on the same images, ``(N, classes)``.
+    """Measure how far an exported file's logits are from the eager model's, both ``(N, classes)`` on the same images.
 
     Raises:
         InputError: The shapes differ.
@@ -127,7 +122,7 @@ def measure(reference: Tensor, candidate: Tensor) -> Parity:
 
 
 def check_count(images: int | None) -> None:
-    """Refuse a number of images that could prove nothing, before minutes of work; ``None`` is no number.
+    """Refuse a number of images that is too small for a proof, before minutes of work; ``None`` is the default.
 
     Raises:
         InputError: Fewer than :data:`MIN_IMAGES`.

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import collections
 import platform
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from edge_sk.errors import InputError
-from edge_sk.export import prove as proof
-from edge_sk.export.coreml import device
+from edge_sk.export.coreml import coremltools
 from edge_sk.export.coreml.mil import LARGEST_HALF, MilProgram
 from edge_sk.export.network import Network
+from edge_sk.export.prove import prove
 from edge_sk.export.record import CORE_ML, Accuracy, ParityEvidence, Precision
+from edge_sk.export.stderr import capture_stderr
 
 MAX_RANK = 5
 
@@ -67,7 +70,7 @@ def check_operators(program: MilProgram, graph: torch.export.ExportedProgram) ->
             )
 
 
-def prove(
+def check_outputs(
     program: MilProgram, network: Network, precision: Precision, *, images: int | None = None
 ) -> tuple[ParityEvidence, Accuracy | None, list[str]]:
     """Run the package on test images, on macOS by Core ML and elsewhere by the interpreter, and compare with eager.
@@ -92,7 +95,7 @@ def prove(
         prediction = program.predict(image)
         return prediction.logits, prediction.label
 
-    predict = device.predictor(program) if on_mac else interpret
+    predict = _core_ml(program) if on_mac else interpret
 
     mislabelled: list[str] = []
 
@@ -105,7 +108,7 @@ def prove(
             rows.append(row)
         return torch.stack(rows)
 
-    evidence, accuracy = proof.prove(
+    evidence, accuracy = prove(
         network,
         run,
         file=name,
@@ -126,3 +129,23 @@ def prove(
             "phone would overflow; export fp32"
         )
     return evidence, accuracy, [] if on_mac else [INTERPRETER_NOTE]
+
+
+def _core_ml(program: MilProgram) -> Callable[[np.ndarray], tuple[Tensor, str | None]]:
+    """Load a package in Core ML; return a function from an image to its outputs and label."""
+    from PIL import Image
+
+    with capture_stderr():
+        model: Any = coremltools().models.MLModel(str(program.path))
+    description = program.description
+
+    def predict(image: np.ndarray) -> tuple[Tensor, str | None]:
+        with capture_stderr():
+            outputs = model.predict({program.image.name: Image.fromarray(image)})
+        if program.labels is None:
+            return torch.as_tensor(outputs[description.output[0].name]).float().flatten(), None
+        by_label = outputs[description.predictedProbabilitiesName]
+        probabilities = torch.tensor([float(by_label[label]) for label in program.labels])
+        return probabilities, str(outputs[description.predictedFeatureName])
+
+    return predict

@@ -36,14 +36,7 @@ _CHANNELS = {10: 1, 20: 3}
 
 @dataclasses.dataclass(frozen=True)
 class ImageInput:
-    """An input that takes pixels, 0 to 255.
-
-    Args:
-        name: Its name in the package.
-        channels: 3 for RGB, 1 for grayscale.
-        height: In pixels.
-        width: In pixels.
-    """
+    """An input that takes pixels, 0 to 255: 3 channels are RGB, 1 is grayscale."""
 
     name: str
     channels: int

@@ -19,7 +19,7 @@ import torch
 from edge_sk.errors import InputError
 from edge_sk.export import parity
 from edge_sk.export.coreml import coremltools
-from edge_sk.export.coreml.check import check_interface, check_operators, prove
+from edge_sk.export.coreml.check import check_interface, check_operators, check_outputs
 from edge_sk.export.coreml.mil import MilProgram
 from edge_sk.export.network import Network
 from edge_sk.export.prepare import drop_aliases, export_errors, prepare
@@ -96,7 +96,7 @@ def to_mlpackage(
         program = MilProgram.load(package)
         check_interface(program, network, labels)
         check_operators(program, graph)
-        evidence, accuracy, notes = prove(program, network, precision, images=images)
+        evidence, accuracy, notes = check_outputs(program, network, precision, images=images)
         record = make_record(
             network,
             rewrites,

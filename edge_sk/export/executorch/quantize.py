@@ -16,12 +16,12 @@ SMALLEST_STEP = 2**-12
 
 
 def quantize(model: nn.Module, example: Tensor, batches: Iterable[Tensor]) -> fx.GraphModule:
-    """Quantize a deploy-form network (PT2E).
+    """Quantize a rewritten network (PT2E).
 
     Args:
         model: In eval mode.
         example: One image, ``(1, C, H, W)``.
-        batches: Calibration images, ``(N, C, H, W)``; they pass one by one, as on the phone.
+        batches: Calibration images, ``(N, C, H, W)``; they run one by one, as on the phone.
 
     Returns:
         A graph with quantize and dequantize operators, ready for ``torch.export``.
@@ -51,8 +51,8 @@ def quantize(model: nn.Module, example: Tensor, batches: Iterable[Tensor]) -> fx
 def computed_in_float(quantized: fx.GraphModule) -> list[str]:
     """Operators that compute in float, each with how often: ``["sigmoid x13"]``.
 
-    An operator computes in int8 when XNNPACK has it in int8, and it reads dequantized values and its result is
-    quantized again, alone or after the ReLU that is fused into it.
+    An operator computes in int8 if XNNPACK has it in int8, its inputs are dequantized values, and its result is
+    quantized again, directly or after the ReLU that is fused into it.
     """
     in_int8 = _operators_in_int8()
     counts: Counter[str] = Counter()

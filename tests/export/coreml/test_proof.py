@@ -18,7 +18,7 @@ import edge_sk
 from edge_sk.errors import InputError
 from edge_sk.export import to_mlpackage
 from edge_sk.export.coreml import coremltools
-from edge_sk.export.coreml.check import check_interface, check_operators, prove
+from edge_sk.export.coreml.check import check_interface, check_operators, check_outputs
 from edge_sk.export.coreml.mil import MilProgram
 from edge_sk.export.coreml.mlpackage import class_labels
 from edge_sk.export.network import Network
@@ -32,7 +32,7 @@ def _verify(network: Network, package: Path) -> None:
     """What to_mlpackage does with the saved package before it keeps it."""
     program = MilProgram.load(package)
     check_interface(program, network, class_labels(network))
-    prove(program, network, "fp32")
+    check_outputs(program, network, "fp32")
 
 
 @pytest.fixture
@@ -121,7 +121,7 @@ def test_labels_out_of_order_at_the_answer_are_caught(exported, network, monkeyp
 
     monkeypatch.setattr(program, "predict", wrong)
     with pytest.raises(InputError, match="the labels are out of order"):
-        prove(program, network, "fp32")
+        check_outputs(program, network, "fp32")
 
 
 def test_a_wrong_mean_is_caught(copied, network):

@@ -15,12 +15,13 @@ from typing import Any
 import pytest
 import torch
 
+from deploy.mac import measuring
 from deploy.mac.check import main as check
 from deploy.mac.compute_plan import main as compute_plan
 from deploy.mac.latency import main as latency
 from edge_sk.errors import InputError, script
-from edge_sk.export.coreml import coremltools, mlpackage, to_mlpackage
-from edge_sk.export.coreml import device as coreml_device
+from edge_sk.export import to_mlpackage
+from edge_sk.export.coreml import coremltools, mlpackage
 from edge_sk.export.coreml.check import INTERPRETER, INTERPRETER_NOTE
 from edge_sk.export.record import Accuracy, Record, record_of, record_path, write_record
 from edge_sk.files import file_digest
@@ -87,7 +88,7 @@ def test_a_failure_at_any_moment_leaves_the_older_package(lived_in, previous, mo
 
         monkeypatch.setattr(mlpackage, "_save", partial)
     elif moment == "check":
-        monkeypatch.setattr(mlpackage, "prove", fail)
+        monkeypatch.setattr(mlpackage, "check_outputs", fail)
     else:
         rename = Path.rename
         monkeypatch.setattr(
@@ -182,7 +183,7 @@ def test_a_changed_package_beside_its_record_is_noticed(exported, tmp_path, monk
         file.write_bytes(content)
     with pytest.raises(InputError, match=rf"{package.name} is not the file that {package.name}\.json describes"):
         record_of(package)
-    monkeypatch.setattr(coreml_device, "require_macos", lambda what: None)
+    monkeypatch.setattr(measuring, "require_macos", lambda what: None)
     for script_of_mac, more in ((check, ["--arch", "sk_shufflenetv2_0.5"]), (compute_plan, []), (latency, [])):
         assert script_of_mac([str(package), *more]) == 2
         assert "is damaged, or another one" in capsys.readouterr().err

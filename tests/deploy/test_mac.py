@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
+from deploy.mac import measuring
 from deploy.mac.check import main as check
 from deploy.mac.compute_plan import main as compute_plan
 from deploy.mac.latency import main as latency
 from edge_sk.errors import InputError
-from edge_sk.export.coreml import device as coreml_device
 
 Namespace = types.SimpleNamespace
 
@@ -44,13 +44,13 @@ class Plan:
 
 
 def test_a_plan_is_read_by_operator_and_counted_by_unit():
-    plan = list(coreml_device.read_plan(Plan()))
+    plan = list(measuring.read_plan(Plan()))
     assert plan == [("conv", "Neural Engine", 0.75), ("relu", "Neural Engine", 0.25), ("classify", "CPU", 0.0)]
-    assert coreml_device.units(plan) == {"Neural Engine": 2, "CPU": 1}
+    assert measuring.units(plan) == {"Neural Engine": 2, "CPU": 1}
 
 
 def test_latency_is_summarised_as_every_latency_in_a_record():
-    measured = coreml_device.summarize([[5.0, 1.0, 2.0], [3.0, 4.0, 9.0]], [20.0, 40.0], where="a Mac", units="cpu")
+    measured = measuring.summarize([[5.0, 1.0, 2.0], [3.0, 4.0, 9.0]], [20.0, 40.0], where="a Mac", units="cpu")
     assert (measured.min_ms, measured.p50_ms, measured.p90_ms, measured.mean_ms) == (1.0, 3.5, 9.0, 4.0)
     assert (measured.runs, measured.rounds, measured.load_ms, measured.threads) == (6, 2, 30.0, 0)
     assert measured.round_p50_ms == [2.0, 4.0]
@@ -77,6 +77,6 @@ def test_measuring_nothing_is_refused(capsys):
 
 @pytest.mark.skipif(platform.system() == "Darwin", reason="there it runs")
 def test_the_library_refuses_too():
-    for call in (coreml_device.compute_plan, coreml_device.latency):
+    for call in (measuring.compute_plan, measuring.latency):
         with pytest.raises(InputError, match="run it on a Mac"):
             call("a.mlpackage")

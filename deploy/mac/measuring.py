@@ -1,4 +1,4 @@
-"""What only a Mac can tell about a package: Core ML's outputs, the unit that runs each operator, and the latency.
+"""What only a Mac can tell about a package: the unit that runs each operator, and the latency.
 
 Nothing here has been run where this project is tested: there is no Mac. What reads Core ML's results is tested with
 stand-ins for them.
@@ -10,19 +10,16 @@ import asyncio
 import collections
 import platform
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from edge_sk.errors import InputError
 from edge_sk.export.coreml import coremltools
 from edge_sk.export.coreml.mil import MilProgram
 from edge_sk.export.record import Latency
-from edge_sk.export.stderr import capture_stderr
 from edge_sk.manifest import manifest
 
 COMPUTE_UNITS = {
@@ -53,31 +50,6 @@ def require_macos(what: str) -> None:
 def this_mac() -> str:
     """The chip and the system."""
     return f"{manifest()['host']['cpu']}, macOS {platform.mac_ver()[0]}"
-
-
-def predictor(program: MilProgram) -> Callable[[np.ndarray], tuple[Tensor, str | None]]:
-    """Load a package in Core ML, on all compute units.
-
-    Returns:
-        A function from a uint8 image to the outputs, ``(classes,)``, and the label. The outputs of a classifier are
-        probabilities, those of another package are logits, and it has no label.
-    """
-    from PIL import Image
-
-    with capture_stderr():
-        model: Any = coremltools().models.MLModel(str(program.path))
-    description = program.description
-
-    def predict(image: np.ndarray) -> tuple[Tensor, str | None]:
-        with capture_stderr():
-            outputs = model.predict({program.image.name: Image.fromarray(image)})
-        if program.labels is None:
-            return torch.as_tensor(outputs[description.output[0].name]).float().flatten(), None
-        by_label = outputs[description.predictedProbabilitiesName]
-        probabilities = torch.tensor([float(by_label[label]) for label in program.labels])
-        return probabilities, str(outputs[description.predictedFeatureName])
-
-    return predict
 
 
 def compute_plan(package: str | Path, units: str = "all") -> list[tuple[str, str, float]]:
