@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from deploy.sweeping import RESULTS
 from edge_sk.errors import InputError
 from edge_sk.export.coreml import coremltools
 from edge_sk.export.coreml.constants import CONSTANTS
@@ -155,6 +157,13 @@ def test_every_operator_computes_what_torch_does(outputs, head):
     expected, got = outputs[head]
     assert expected.std() > 1e-3, "this head would not show an error"
     np.testing.assert_allclose(got, expected, rtol=2e-5, atol=2e-5)
+
+
+def test_the_operators_are_those_of_the_swept_networks_and_of_activations():
+    """What ``act=`` puts into a unit becomes one of five more operators."""
+    networks = json.loads((RESULTS / "coreml.json").read_text())["networks"].values()
+    swept = {kind for network in networks for kind in network["operators"]}
+    assert set(OPERATORS) | {"classify"} == swept | {"elu", "gelu", "leaky_relu", "softplus", "tanh"}
 
 
 def test_every_known_operator_is_exercised(packages):
