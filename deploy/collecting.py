@@ -16,7 +16,8 @@ from typing import Any, Literal
 
 import edge_sk
 from edge_sk.errors import InputError
-from edge_sk.export import latency, to_mlpackage, to_pte
+from edge_sk.export import to_mlpackage, to_pte
+from edge_sk.export.executorch import latency
 from edge_sk.export.network import Network
 from edge_sk.export.record import (
     Format,

@@ -13,8 +13,7 @@ import torch
 
 import edge_sk
 from edge_sk.errors import InputError
-from edge_sk.export.network import Network, from_arch
-from edge_sk.export.settle import settle
+from edge_sk.export.network import Network, from_arch, with_statistics
 from edge_sk.files import artifact_path, write_text
 from edge_sk.manifest import manifest
 
@@ -64,7 +63,7 @@ def small_network(name: str, *, size: int = 64) -> Network:
             model, _ = edge_sk.graft(model)
     side = min(size, network.input_size[1])
     shape = (network.input_size[0], side, side)
-    return settle(dataclasses.replace(network, arch=name, model=model, input_size=shape), vary=True)
+    return with_statistics(dataclasses.replace(network, arch=name, model=model, input_size=shape), vary=True)
 
 
 def command_line(stem: str, prog: str, description: str | None) -> argparse.ArgumentParser:

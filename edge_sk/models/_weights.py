@@ -42,15 +42,15 @@ class Weights:
         unused = () if model.default_cfg["num_classes"] else _heads(model)
         return {name: value for name, value in self.state.items() if not name.startswith(unused)}
 
-    def load(self, model: Any) -> None:
+    def load(self, model: Any, *, new_classes: bool = True) -> None:
         """Load the tensors into a network, and the image fields into its ``default_cfg``.
 
-        A classifier of another number of classes keeps its fresh weights.
+        A classifier of another number of classes keeps its fresh weights if there may be ``new_classes``.
 
         Raises:
             InputError: Names or shapes differ anywhere else.
         """
-        own, state, heads = model.state_dict(), self._needed(model), _heads(model)
+        own, state, heads = model.state_dict(), self._needed(model), _heads(model) if new_classes else ()
         if set(state) != set(own):
             state = _from_timm_names(state)
         given, wanted = ({name: str(tuple(t.shape)) for name, t in tensors.items()} for tensors in (state, own))
@@ -62,7 +62,8 @@ class Weights:
             if name not in fresh
         ]
         if wrong:
-            raise InputError(f"the weights of {self.source} do not fit: {', '.join(wrong)}")
+            more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+            raise InputError(f"the weights of {self.source} do not fit: {', '.join(wrong[:3])}{more}")
         if fresh:
             _logger.info("%s has another number of classes: %s start fresh", self.source, ", ".join(fresh))
         if "mean" not in self.images:

@@ -101,16 +101,8 @@ def load_run(path: str | Path) -> LoadedRun:
     config, file = load_config(path), Path(path) / WEIGHTS
     if not file.is_file():
         raise InputError(f"{path} has no {WEIGHTS} yet: finish the run with recipes/train.py --resume")
-    state, images = _weights.read(file)
     model = create_model(config.arch, num_classes=config.num_classes, in_chans=config.in_chans, **config.options)
-    given, wanted = ({name: tuple(value.shape) for name, value in part.items()} for part in (state, model.state_dict()))
-    if given != wanted:
-        name = next(name for name in [*wanted, *given] if given.get(name) != wanted.get(name))
-        here, there = given.get(name, "nothing"), wanted.get(name, "nothing")
-        raise InputError(f"{file} does not hold the weights of {config.arch}: at {name} it has {here}, not {there}")
-    model.load_state_dict(state)
-    cfg: Any = model.default_cfg
-    cfg.update(images)
+    _weights.read(file).load(model, new_classes=False)
     return LoadedRun(model.eval(), config)
 
 

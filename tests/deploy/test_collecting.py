@@ -13,7 +13,7 @@ import torch
 import deploy.collecting
 from deploy.collecting import Artifact, Request, collect, join, read_records
 from edge_sk.errors import InputError
-from edge_sk.export import latency as timing
+from edge_sk.export.executorch import latency as timing
 from edge_sk.export.network import from_arch
 from edge_sk.export.record import Latency, Record, read_record, write_record
 from edge_sk.export.report import Report, read_report, write_report
