@@ -18,14 +18,14 @@ PACKAGES = ("torch", "torchvision", "timm", "executorch", "torchao", "coremltool
 
 def manifest(argv: Sequence[str] | None = None, *, seed: int | None = None) -> dict[str, Any]:
     """Describe this run: the command (``sys.argv`` when ``None``) and its seed, the versions, where and when."""
+    host = {"system": platform.system(), "machine": platform.machine(), "cpu": _cpu_model(), "cores": os.cpu_count()}
     return {
         "command": shlex.join(["python", *(sys.argv if argv is None else argv)]),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "commit": _commit(),
         "versions": {"python": platform.python_version(), "edge_sk": __version__}
         | {name: version for name in PACKAGES if (version := _version(name))},
-        "host": {"system": platform.system(), "machine": platform.machine()}
-        | {"cpu": _cpu_model(), "cores": os.cpu_count()},
+        "host": host,
     } | ({} if seed is None else {"seed": seed})
 
 

@@ -66,16 +66,16 @@ class State:
 
 
 class Report:
-    """What a run reports while it trains; this one reports nothing, ``recipes/progress.py`` has another."""
+    """What a run reports while it trains. This one ignores all; ``recipes/progress.py`` has another."""
 
     def step(self, state: State, *, lr: float) -> None:
-        """Some steps were trained."""
+        """Called after every few steps."""
 
     def epoch(self, row: Row) -> None:
-        """An epoch was trained and evaluated."""
+        """Called after an epoch was trained and evaluated."""
 
     def say(self, message: str) -> None:
-        """There is something to warn of."""
+        """Called with a warning."""
 
 
 class Trainer:

@@ -139,7 +139,7 @@ class CheckpointRecipe(_Section):
 
 
 class LogRecipe(_Section):
-    """What is written beside metrics.csv."""
+    """What the scripts write beside metrics.csv."""
 
     tensorboard: bool = False
     wandb: bool = False
