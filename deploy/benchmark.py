@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_sk.errors import InputError, script
-from edge_sk.export import latency
+from edge_sk.export.executorch import latency
 from edge_sk.export.record import Latency, record_of, record_path, write_record
 from edge_sk.export.report.latencies import noise_ms
 from edge_sk.files import file_digest, write_text

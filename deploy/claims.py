@@ -5,8 +5,7 @@ python deploy/claims.py --work exports/claims
 Prints the README's table of ratios and the NOTES' table of operators. "Stock" networks are torchvision's own classes
 lowered the ordinary way, without any of our rewrites and without the normalisation that our files carry inside.
 "Textbook" is SK as the paper's equations read: stack, sum, softmax over the branch axis. "Untouched" is our training
-form lowered without the rewrites, and without what our export does to lower faster; "shortcut" is the same with it
-(``edge_sk.export.executorch_tools.shared_provenance``). Ratios are of medians of runs in which the files take turns.
+form lowered without the rewrites. Ratios are of medians of runs in which the files take turns.
 """
 
 from __future__ import annotations
@@ -17,7 +16,6 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,13 +25,14 @@ from torch import nn
 
 import edge_sk
 from edge_sk.errors import InputError, script
-from edge_sk.export import delegation, executorch_tools, latency, to_pte
+from edge_sk.export import to_pte
+from edge_sk.export.executorch import delegation, executorch, latency
 from edge_sk.export.network import from_arch
-from edge_sk.export.quiet import quiet
 from edge_sk.export.record import Precision
+from edge_sk.export.stderr import capture_stderr
 from edge_sk.files import artifact_path, atomic_write, check_output, write_text
 from edge_sk.manifest import manifest
-from edge_sk.markdown import markdown_table
+from recipes.markdown_tables import markdown_table
 from recipes.textbook import textbook
 
 RESULT = Path(__file__).parent / "results" / "latency.json"
@@ -57,27 +56,23 @@ CLAIMS: tuple[tuple[str, str, float | None], ...] = (
     ("sk_mobilenetv2_1.0_xnnpack_fp32", "stock-mobilenet_v2", 1.25),
     ("sk_shufflenetv2_1.0_xnnpack_fp32", "textbook-sk_shufflenetv2_1.0", 0.75),
 )
-# Seconds to rewrite and lower against seconds to lower the training form: the ordinary way, and with the same shortcut
-# as ours, so that only the rewrites differ. Medians of rounds in which they take turns.
+# Seconds to rewrite and lower against seconds to lower the training form. Medians of rounds in which they take turns.
 EXPORT_CLAIMS: tuple[tuple[str, str, float | None], ...] = (
     ("sk_shufflenetv2_1.0_xnnpack_fp32", "untouched-sk_shufflenetv2_1.0", 0.5),
-    ("sk_shufflenetv2_1.0_xnnpack_fp32", "shortcut-sk_shufflenetv2_1.0", None),
 )
 EXPORT_ROUNDS = 3
 
 
-def lower_ordinarily(
-    make: Callable[[], nn.Module], path: Path, around: Callable[[], AbstractContextManager[None]] = nullcontext
-) -> dict[str, Any]:
+def lower_ordinarily(make: Callable[[], nn.Module], path: Path) -> dict[str, Any]:
     """Lower a network as ExecuTorch's documentation says, and nothing else; tells what the file is made of."""
-    exir = executorch_tools.executorch("exir")
-    partitioner = executorch_tools.executorch("backends.xnnpack.partition.xnnpack_partitioner").XnnpackPartitioner
+    exir = executorch("exir")
+    partitioner = executorch("backends.xnnpack.partition.xnnpack_partitioner").XnnpackPartitioner
     model = make().eval()
     started = time.perf_counter()
-    with quiet(), around():
+    with capture_stderr():
         exported = torch.export.export(model, (torch.zeros(1, 3, 224, 224),))
         edge = exir.to_edge_transform_and_lower(exported, partitioner=[partitioner()])
-        found = delegation.inspect(edge.exported_program().graph_module)
+        found = delegation.inspect(edge.exported_program().graph_module, {})
         content = bytes(edge.to_executorch().buffer)
     seconds = time.perf_counter() - started
     with atomic_write(path) as temporary:
@@ -112,10 +107,6 @@ def exports(work: Path) -> dict[str, Callable[[], dict[str, Any]]]:
     made: dict[str, Callable[[], dict[str, Any]]] = {
         stem: partial(lower_ordinarily, make, artifact_path(work, stem, ".pte")) for stem, make in ordinary.items()
     }
-    shortcut = "shortcut-sk_shufflenetv2_1.0"
-    made[shortcut] = partial(
-        lower_ordinarily, ours, artifact_path(work, shortcut, ".pte"), executorch_tools.shared_provenance
-    )
     return made | {
         f"{arch}_xnnpack_{precision}": partial(export_ours, arch, precision, work) for arch, precision in OURS
     }
@@ -235,7 +226,6 @@ def title(stem: str) -> str:
         "stock": f"torchvision's {name} fp32",
         "textbook": f"{name} fp32, textbook",
         "untouched": f"{name} fp32, training form",
-        "shortcut": f"{name} fp32, training form, shortcut",
     }.get(kind, stem.replace("_xnnpack_", " "))
 
 

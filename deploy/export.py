@@ -11,11 +11,12 @@ import sys
 from collections.abc import Sequence
 
 from edge_sk.errors import InputError, script
-from edge_sk.export import mlpackage, parity
 from edge_sk.export import network as networks
-from edge_sk.export.pte import BACKENDS
-from edge_sk.export.quiet import loud
+from edge_sk.export import parity
+from edge_sk.export.coreml import mlpackage
+from edge_sk.export.executorch.pte import BACKENDS
 from edge_sk.export.record import Record
+from edge_sk.export.stderr import show_stderr
 
 FORMATS = ("pte", "mlpackage")
 PRECISIONS = ("fp32", "fp16", "int8", "palette6")
@@ -77,13 +78,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     command = ["deploy/export.py", *(sys.argv[1:] if argv is None else argv)]
     failures: list[InputError] = []
-    for form, precision in wanted:
+    for file_format, precision in wanted:
         try:
-            with loud(args.verbose):
-                record = _export(network, form, precision, args, command)
+            with show_stderr(args.verbose):
+                record = _export(network, file_format, precision, args, command)
         except InputError as error:
             # The other files are still wanted; the exit code tells.
-            print(f"error: {network.arch} {form} {precision}: {error}", file=sys.stderr)
+            print(f"error: {network.arch} {file_format} {precision}: {error}", file=sys.stderr)
             failures.append(error)
         else:
             print(summary(record))
@@ -91,33 +92,33 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def artifacts(formats: Sequence[str], precisions: Sequence[str] | None, backend: str) -> list[tuple[str, str]]:
-    """The files asked for, as format and precision: each precision in every format that has it.
+    """The format and precision of each file to make: each precision in every format that has it.
 
     Raises:
         InputError: None of the formats has a precision, or a format has none of the precisions.
     """
     has = {"pte": BACKENDS[backend], "mlpackage": mlpackage.PRECISIONS}
     wanted = [
-        (form, one)
-        for form in dict.fromkeys(formats)
-        for one in dict.fromkeys(precisions or DEFAULT_PRECISIONS[form])
-        if one in has[form]
+        (name, precision)
+        for name in dict.fromkeys(formats)
+        for precision in dict.fromkeys(precisions or DEFAULT_PRECISIONS[name])
+        if precision in has[name]
     ]
     made = {part for pair in wanted for part in pair}
-    for flag, names in (("--precisions", precisions or ()), ("--formats", formats)):
-        for name in names:
-            if name not in made:
-                known = "; ".join(f"{form} has {', '.join(has[form])}" for form in dict.fromkeys(formats))
-                raise InputError(f"{flag} {name} makes no file: with --backend {backend}, {known}")
+    for flag, given in (("--precisions", precisions or ()), ("--formats", formats)):
+        for choice in given:
+            if choice not in made:
+                known = "; ".join(f"{name} has {', '.join(has[name])}" for name in dict.fromkeys(formats))
+                raise InputError(f"{flag} {choice} makes no file: with --backend {backend}, {known}")
     return wanted
 
 
 def _export(
-    network: networks.Network, form: str, precision: str, args: argparse.Namespace, command: list[str]
+    network: networks.Network, file_format: str, precision: str, args: argparse.Namespace, command: list[str]
 ) -> Record:
     from edge_sk import export
 
-    if form == "pte":
+    if file_format == "pte":
         return export.to_pte(
             network,
             args.output,

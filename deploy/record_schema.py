@@ -17,7 +17,7 @@ from pydantic import BaseModel
 from edge_sk.errors import script
 from edge_sk.export.record import Record
 from edge_sk.export.report import Report
-from edge_sk.markdown import markdown_table
+from recipes.markdown_tables import markdown_table
 
 INTRODUCTION = """\
 # The JSON of records and reports
@@ -42,14 +42,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def describe() -> str:
-    """The page, with a table for each model."""
-    # A dictionary keeps the order in which the models are met.
+    """Return the page, with a table for each model."""
+    # A dictionary removes duplicates and keeps the order.
     models = dict.fromkeys(found for model in (Record, Report) for found in _models(model))
     return "\n".join([INTRODUCTION, *map(_section, models)])
 
 
 def _models(annotation: Any) -> Iterator[type[BaseModel]]:
-    """The models in a type: itself, if it is one, and then those of its fields."""
+    """Yield the models in a type: itself, if it is one, and then those of its fields."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation
         for field in annotation.model_fields.values():

@@ -1,10 +1,10 @@
-"""Compare networks for phones: profile, export, verify and measure each; a page to look at, a table for a pull request.
+"""Compare networks for phones: count, export, verify and measure each; write an HTML page and Markdown.
 
 python deploy/report.py --arch shufflenetv2_1.0 sk_shufflenetv2_1.0 timm:mobilenetv4_conv_small --output reports/one
 python deploy/report.py --checkpoint runs/plain runs/sk --output reports/two --against reports/one/report.json
 python deploy/report.py --records from_phone/*.json --output reports/three
 
-Run again after an interruption and it goes on; what is made and unchanged is kept. Exit codes: 0 done, 1 worse than
+The same command continues after an interruption: it keeps files that are up to date. Exit codes: 0 done, 1 worse than
 --against beyond the noise, 2 bad input or a file that could not be made (the report names it).
 """
 
@@ -18,12 +18,13 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from deploy.collecting import Request, collect, join, read_records
 from edge_sk.errors import InputError, script
 from edge_sk.export import network as networks
 from edge_sk.export import report as reports
 from edge_sk.export.record import Format, Precision
 from edge_sk.export.report.answers import answers
-from edge_sk.export.report.model import Report, file_title, join, read_records
+from edge_sk.export.report.model import Report, file_title
 from edge_sk.files import check_output, write_text
 from edge_sk.manifest import manifest
 
@@ -57,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     _check(args)
     command = ["deploy/report.py", *(sys.argv[1:] if argv is None else argv)]
-    # Before minutes of work: everything that can be wrong with the input.
+    # Check all input before minutes of work.
     old = reports.read_report(args.against) if args.against else None
     elsewhere = read_records(args.records)
     chosen = _networks(args)
@@ -98,7 +99,7 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _networks(args: argparse.Namespace) -> list[networks.Network]:
-    # resolve(): the last part of the path names the run, and "." is no name.
+    # The last part of the path names the run, so "." must be resolved.
     chosen = [
         networks.from_run(Path(run).resolve(), data=args.data, unfinished=args.unfinished)
         for run in dict.fromkeys(args.checkpoint)
@@ -111,8 +112,6 @@ def _networks(args: argparse.Namespace) -> list[networks.Network]:
 
 
 def _collect(chosen: list[networks.Network], args: argparse.Namespace, command: list[str]) -> Report:
-    from edge_sk.export.report.collect import Request, collect
-
     request = Request(
         artifacts=tuple((name, precision) for name in args.formats for precision in PRECISIONS[name]),
         threads=tuple(dict.fromkeys(args.threads)),
@@ -126,7 +125,7 @@ def _collect(chosen: list[networks.Network], args: argparse.Namespace, command: 
 
 @contextlib.contextmanager
 def _progress(total: int) -> Iterator[Callable[[str], None]]:
-    """A bar in a terminal, a line per step elsewhere; on stderr."""
+    """Show a bar in a terminal, a line per step elsewhere; on stderr."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 

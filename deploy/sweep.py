@@ -20,9 +20,10 @@ import torch
 
 from deploy import sweeping
 from edge_sk.errors import script
-from edge_sk.export import parity, pte
+from edge_sk.export import parity, prepare
+from edge_sk.export.executorch import pte
 from edge_sk.export.network import Network
-from edge_sk.markdown import markdown_table
+from recipes.markdown_tables import markdown_table
 
 MOBILE = ("shufflenet", "mobilenet")
 IMAGES = 16
@@ -78,18 +79,18 @@ def lower(network: Network, precision: str) -> dict[str, Any]:
         InputError: It cannot be exported or run.
     """
     started = time.perf_counter()
-    # Four images settle the ranges well enough to lower; nothing is said about accuracy here.
-    form, program, delegated = pte.lower(network, precision=precision, calibration_images=4)  # type: ignore[arg-type]
+    # Four images give ranges that are good enough to lower; this says nothing about accuracy.
+    program, delegated, rewrites = pte.lower(network, precision=precision, calibration_images=4)  # type: ignore[arg-type]
     images, _ = next(iter(network.images(split="test", limit=IMAGES)))
     got = pte.run_pte(bytes(program.buffer), images)
     with torch.no_grad():
-        expected = pte.reference(network, softmax=False)(images)
+        expected = prepare.reference(network)(images)
     return {
         "delegates": delegated.delegates,
         "left": {item.operator: item.count for item in delegated.left},
         "operators": delegated.operators_delegated,
         "in_float": delegated.in_float,
-        "rewrites": form.reparameterized,
+        "rewrites": rewrites,
         "relative_difference": float((got - expected).abs().max() / expected.abs().max()),
         "seconds": round(time.perf_counter() - started, 1),
     }

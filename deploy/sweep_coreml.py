@@ -17,7 +17,7 @@ from typing import Any
 from deploy import sweeping
 from edge_sk.errors import script
 from edge_sk.export import to_mlpackage
-from edge_sk.markdown import markdown_table
+from recipes.markdown_tables import markdown_table
 
 
 @script

@@ -1,4 +1,4 @@
-"""What the sweeps share: the networks that an export format must take (the zoo, and grafts of others), and the loop."""
+"""Shared by the sweeps: the networks that an export format must take (the zoo, and grafts of others), and the loop."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ import torch
 
 import edge_sk
 from edge_sk.errors import InputError
-from edge_sk.export.network import Network, from_arch
-from edge_sk.export.settle import settle
+from edge_sk.export.network import Network, from_arch, with_statistics
 from edge_sk.files import artifact_path, write_text
 from edge_sk.manifest import manifest
 
@@ -43,7 +42,7 @@ PREFIX = "graft "
 
 
 def names(pattern: str = "*") -> list[str]:
-    """Names of the zoo that match, and with ``*`` the grafts as ``graft NAME``.
+    """Return the names of the zoo that match, and with ``*`` the grafts as ``graft NAME``.
 
     Raises:
         InputError: None matches.
@@ -55,7 +54,7 @@ def names(pattern: str = "*") -> list[str]:
 
 
 def small_network(name: str, *, size: int = 64) -> Network:
-    """A network at a small image size, with batch-norm statistics as after training; the graph is that of any size."""
+    """Build a network for small images, with batch-norm statistics as after training; the graph is that of any size."""
     network = from_arch(name.removeprefix(PREFIX))
     model = network.model
     if name.startswith(PREFIX):
@@ -64,11 +63,11 @@ def small_network(name: str, *, size: int = 64) -> Network:
             model, _ = edge_sk.graft(model)
     side = min(size, network.input_size[1])
     shape = (network.input_size[0], side, side)
-    return settle(dataclasses.replace(network, arch=name, model=model, input_size=shape), vary=True)
+    return with_statistics(dataclasses.replace(network, arch=name, model=model, input_size=shape), vary=True)
 
 
 def command_line(stem: str, prog: str, description: str | None) -> argparse.ArgumentParser:
-    """The options of every sweep; ``stem`` names its record and its table."""
+    """Return the parser with the options of every sweep; ``stem`` names its record and its table."""
     p = argparse.ArgumentParser(
         prog=prog, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -88,10 +87,10 @@ def sweep(
     table: Callable[[dict[str, Any]], str],
     command: Sequence[str],
 ) -> dict[str, Any]:
-    """Run the jobs, print a line for each, write the record ``stem`` and its table after each, and return all rows.
+    """Run the jobs and return all rows; after each, print a line and write the record ``stem`` and its table.
 
     Raises:
-        InputError: The record to be continued is of other ``facts``, which hold for all its rows.
+        InputError: The record to be continued has other ``facts``, which hold for all its rows.
     """
     data = artifact_path(args.output, stem, ".json")
     rows: dict[str, Any] = {}

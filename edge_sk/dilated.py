@@ -1,13 +1,12 @@
-r"""A faster backward pass for dilated depthwise convolutions in training on a CPU.
+"""A faster backward pass for dilated depthwise convolutions in training on a CPU.
 
 PyTorch's CPU kernels compute the gradients of a dilated depthwise convolution several times slower than those of an
-undilated one, which is most of what a selective kernel would cost. Both gradients can be had from the fast kernels,
-exactly:
+undilated one, which is most of what a selective kernel would cost. The fast kernels give both gradients, exactly:
 
 - with respect to the input, as the same convolution of the output's gradient with the filters turned by 180 degrees
   (stride 1, "same" padding);
-- with respect to the filters, after taking the image apart into its ``dilation^2`` phases (space to batch): within a
-  phase the taps are neighbours.
+- with respect to the filters, from the ``dilation^2`` phases of image and gradient (space to batch): within a phase
+  the taps are neighbours.
 
 With a stride equal to the dilation only one phase is read, and the convolution is an undilated one of that phase.
 """
@@ -18,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.grad import conv2d_weight
 
 from edge_sk.tracing import hooks
 
@@ -42,20 +42,9 @@ class _DilatedDepthwise(torch.autograd.Function):
         grad_x = _convolve(grad, weight.flip(2, 3), ctx.dilation) if ctx.needs_input_grad[0] else None
         grad_weight = None
         if ctx.needs_input_grad[1]:
-            margin = weight.shape[2] // 2
-            _, grad_weight, _ = torch.ops.aten.convolution_backward(
-                _phases(grad, ctx.dilation, least=weight.shape[2]),
-                _phases(x, ctx.dilation, least=weight.shape[2]),
-                weight,
-                None,
-                [1, 1],
-                [margin, margin],
-                [1, 1],
-                False,
-                [0, 0],
-                weight.shape[0],
-                [False, True, False],
-            )
+            size, groups = weight.shape[2], weight.shape[0]
+            phases = [_phases(image, ctx.dilation, least=size) for image in (x, grad)]
+            grad_weight = conv2d_weight(phases[0], weight.shape, phases[1], padding=size // 2, groups=groups)
         return grad_x, grad_weight, None
 
 
@@ -83,16 +72,10 @@ def _phases(x: Tensor, dilation: int, *, least: int) -> Tensor:
 def depthwise_dilated(x: Tensor, weight: Tensor, *, stride: int, dilation: int) -> Tensor:
     """Convolve depthwise with "same" padding, as ``torch.nn.functional.conv2d`` does.
 
-    Args:
-        x: ``(N, C, H, W)``.
-        weight: ``(C, 1, k, k)``, ``k`` odd.
-        stride: 1, or equal to ``dilation``.
-        dilation: Distance between the taps.
+    ``x`` is ``(N, C, H, W)``, ``weight`` ``(C, 1, k, k)`` with odd ``k``, and ``stride`` 1 or equal to ``dilation``.
     """
     if stride == 1:
-        out = _DilatedDepthwise.apply(x, weight, dilation)
-        assert isinstance(out, Tensor)
-        return out
+        return _DilatedDepthwise.apply(x, weight, dilation)  # type: ignore[return-value]
     return _convolve(x[:, :, ::stride, ::stride], weight, 1)
 
 

@@ -1,4 +1,4 @@
-"""The one exception users see, and the wrapper that turns it into one line and an exit code."""
+"""The one exception that users see, and the wrapper that turns it into one line and an exit code."""
 
 from __future__ import annotations
 
@@ -6,20 +6,14 @@ import errno
 import functools
 import numbers
 import sys
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any, ParamSpec
 
-
-class Main(Protocol):
-    """The ``main`` of a script."""
-
-    def __call__(self, argv: Sequence[str] | None = None) -> int:
-        """Run with these arguments (``sys.argv`` when ``None``) and return the exit code."""
-        ...
+Arguments = ParamSpec("Arguments")
 
 
 class InputError(ValueError):
-    """What the user gave cannot be used: the message names the value, what is allowed, what to do."""
+    """An input cannot be used: the message names the value, what is allowed, and what to do."""
 
 
 def whole_number(name: str, value: object, *, least: int = 1) -> int:
@@ -36,13 +30,8 @@ def whole_number(name: str, value: object, *, least: int = 1) -> int:
 def require(module: str, *, extra: str, needed_for: str) -> Any:
     """Import an optional dependency.
 
-    Args:
-        module: Dotted module name.
-        extra: The edge-sk extra that installs it.
-        needed_for: What it is needed for, in words.
-
     Raises:
-        InputError: It is not installed; the message names the extra.
+        InputError: It is not installed; the message says what it is ``needed_for``, and which extra installs it.
     """
     import importlib
 
@@ -52,16 +41,16 @@ def require(module: str, *, extra: str, needed_for: str) -> Any:
         raise InputError(f'{needed_for} needs {module} ({missing}): pip install "edge-sk[{extra}]"') from missing
 
 
-def script(main: Callable[[Sequence[str] | None], int]) -> Main:
-    """Make ``main(argv)`` of a script answer bad input with one line on stderr instead of a traceback.
+def script(main: Callable[Arguments, int]) -> Callable[Arguments, int]:
+    """Make the ``main(argv)`` of a script print one line on stderr for bad input instead of a traceback.
 
     Exit codes: 2 for bad input, 1 for a failing disk or file, 130 for an interrupt.
     """
 
     @functools.wraps(main)
-    def wrapper(argv: Sequence[str] | None = None) -> int:
+    def wrapper(*args: Arguments.args, **kwargs: Arguments.kwargs) -> int:
         try:
-            return main(argv)
+            return main(*args, **kwargs)
         except InputError as error:
             print(f"error: {error}", file=sys.stderr)
             return 2
@@ -69,7 +58,7 @@ def script(main: Callable[[Sequence[str] | None], int]) -> Main:
             print("interrupted", file=sys.stderr)
             return 130
         except BrokenPipeError:
-            # The reader of our output went away (`| head`): nothing to report to.
+            # The reader of our output ended (`| head`): nobody reads a message.
             sys.stderr.close()
             return 1
         except OSError as error:

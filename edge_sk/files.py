@@ -1,4 +1,4 @@
-"""Writing files so that a reader never meets half of one."""
+"""Write whole files: a reader never finds half a file."""
 
 from __future__ import annotations
 
@@ -14,10 +14,9 @@ from edge_sk.errors import InputError
 
 @contextlib.contextmanager
 def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Give a temporary path beside ``path``; on success sync it and rename it over ``path``.
+    """Give a temporary path beside ``path``; on success sync the file and rename it to ``path``.
 
-    If the block raises (a full disk, an interrupt), the temporary file is removed and whatever was at
-    ``path`` before stays as it was.
+    If the block raises (a full disk, an interrupt), the temporary file is removed, and ``path`` stays as it was.
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -45,9 +44,9 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 
 
 def file_digest(path: str | os.PathLike[str]) -> str:
-    """SHA-256 of a file; of a folder (``.mlpackage``), that of its files' names and contents.
+    """SHA-256 of a file, or of the names and contents of a folder's files (``.mlpackage``).
 
-    Hidden files and folders do not count: macOS leaves its own in folders that are looked at.
+    Hidden files and folders are left out: macOS writes some into folders that it shows.
     """
     path = Path(path)
     if not path.is_dir():
@@ -61,20 +60,15 @@ def file_digest(path: str | os.PathLike[str]) -> str:
 
 
 def check_output(folder: Path) -> None:
-    """Make the output folder, and make sure that a file can be written there before minutes of work.
-
-    Raises:
-        InputError: It cannot.
-    """
+    """Make the output folder; an ``InputError`` where no file can be written there, before minutes of work."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / f".edge_sk-{os.getpid()}"
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise InputError(
-            f"cannot write into --output {folder}: {error.strerror}; give a folder that you may write to"
-        ) from error
+        remedy = "give a folder that you may write to"
+        raise InputError(f"cannot write into --output {folder}: {error.strerror}; {remedy}") from error
 
 
 def _sync_folder(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Attention modules that SK is compared with and timm lacks: BAM."""
+"""BAM, an attention module that SK is compared with and timm lacks."""
 
 from __future__ import annotations
 
@@ -13,41 +13,26 @@ class BAM(nn.Module):
 
     Park et al., *BAM: Bottleneck Attention Module*, BMVC 2018, https://arxiv.org/abs/1807.06514, Sec. 3.
 
-    Args:
-        channels: ``C``.
-        reduction: Both branches narrow to ``C / reduction``.
-        dilation: Dilation of the spatial branch's two 3x3 convolutions.
-
-    Shape:
-        - Input and output: ``(N, C, H, W)``
+    Input and output are ``(N, C, H, W)``. Both branches narrow to ``C / reduction`` channels; ``dilation`` is that of
+    the spatial branch's two 3x3 convolutions.
     """
 
     def __init__(self, channels: int, *, reduction: int = 16, dilation: int = 4) -> None:
         super().__init__()
         width = max(channels // reduction, 1)
-        self.channel = nn.Sequential(
-            nn.Conv2d(channels, width, 1),
-            nn.BatchNorm2d(width),
-            nn.ReLU(inplace=True),
-            nn.Conv2d(width, channels, 1),
-        )
-        spatial: list[nn.Module] = [
-            nn.Conv2d(channels, width, 1),
-            nn.BatchNorm2d(width),
-            nn.ReLU(inplace=True),
-        ]
-        for _ in range(2):
-            spatial += [
-                nn.Conv2d(width, width, 3, padding=dilation, dilation=dilation),
-                nn.BatchNorm2d(width),
-                nn.ReLU(inplace=True),
-            ]
+        self.channel = nn.Sequential(*_narrow(channels, width, 1), nn.Conv2d(width, channels, 1))
+        spatial = _narrow(channels, width, 1) + _narrow(width, width, 3, dilation) + _narrow(width, width, 3, dilation)
         self.spatial = nn.Sequential(*spatial, nn.Conv2d(width, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         """Weigh every position of every channel."""
         weight = torch.sigmoid(self.channel(x.mean((2, 3), keepdim=True)) + self.spatial(x))
         return x + x * weight
+
+
+def _narrow(channels: int, width: int, size: int, dilation: int = 1) -> list[nn.Module]:
+    conv = nn.Conv2d(channels, width, size, padding=size // 2 * dilation, dilation=dilation)
+    return [conv, nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
 
 
 def add_bam(model: nn.Module) -> None:

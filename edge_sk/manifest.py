@@ -1,4 +1,4 @@
-"""Where a number came from: command, versions, commit, host, date."""
+"""Describe where a number comes from: command, versions, commit, host, date."""
 
 from __future__ import annotations
 
@@ -17,24 +17,15 @@ PACKAGES = ("torch", "torchvision", "timm", "executorch", "torchao", "coremltool
 
 
 def manifest(argv: Sequence[str] | None = None, *, seed: int | None = None) -> dict[str, Any]:
-    """Describe this run: what was called, with which versions, where and when.
-
-    Args:
-        argv: The command; ``sys.argv`` when ``None``.
-        seed: The seed the run was given, if any.
-    """
+    """Describe this run: the command (``sys.argv`` when ``None``) and its seed, the versions, where and when."""
+    host = {"system": platform.system(), "machine": platform.machine(), "cpu": _cpu_model(), "cores": os.cpu_count()}
     return {
         "command": shlex.join(["python", *(sys.argv if argv is None else argv)]),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "commit": _commit(),
         "versions": {"python": platform.python_version(), "edge_sk": __version__}
         | {name: version for name in PACKAGES if (version := _version(name))},
-        "host": {
-            "system": platform.system(),
-            "machine": platform.machine(),
-            "cpu": _cpu_model(),
-            "cores": os.cpu_count(),
-        },
+        "host": host,
     } | ({} if seed is None else {"seed": seed})
 
 
@@ -54,16 +45,7 @@ def _commit() -> str | None:
     if not (root / ".git").exists():
         return None
     try:
-        describe = [
-            "git",
-            "-C",
-            str(root),
-            "describe",
-            "--always",
-            "--dirty=+dirty",
-            "--abbrev=12",
-            "--exclude=*",
-        ]
+        describe = ["git", "-C", str(root), "describe", "--always", "--dirty=+dirty", "--abbrev=12", "--exclude=*"]
         return subprocess.run(describe, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None

@@ -1,4 +1,4 @@
-"""Run a network and leave it as it was: how to feed it, images for it, and how far two outputs lie apart."""
+"""Run a network and leave it as it was; make images for it; compare its outputs."""
 
 from __future__ import annotations
 
@@ -73,18 +73,15 @@ def input_shape(model: nn.Module, size: int | Sequence[int] | None = None) -> tu
     if size is None:
         return 1, *default
     given = tuple(size) if isinstance(size, Sequence) else (default[0], size, size)
+    shape = (1, *given) if len(given) == 3 else given
     try:
-        shape = tuple(whole_number("size", number) for number in given)
-    except InputError:
-        shape = ()
-    if len(shape) == 3:
-        shape = (1, *shape)
-    if len(shape) != 4:
+        n, c, h, w = (whole_number("size", number) for number in shape)
+    except ValueError as error:
         raise InputError(
             f"input_size={size!r} is not (C, H, W), (N, C, H, W) or the side of a square image, in whole numbers of "
             "at least 1; for instance (3, 224, 224)"
-        )
-    return shape
+        ) from error
+    return n, c, h, w
 
 
 def reference(model: nn.Module) -> Tensor:
@@ -98,11 +95,9 @@ def random_images(model: nn.Module, shape: Sequence[int]) -> Tensor:
 
 
 def photographs(model: nn.Module, shape: Sequence[int]) -> Tensor:
-    """scikit-learn's two sample photographs, resized and normalised as the model's ``default_cfg`` says.
+    """scikit-learn's two sample photographs as ``(2, C, H, W)``, prepared as the model wants them.
 
-    Args:
-        model: Gives device, type and normalisation.
-        shape: ``(C, H, W)`` of the images.
+    Mean and standard deviation are those of its ``default_cfg``; ``shape`` is ``(C, H, W)``.
     """
     from sklearn.datasets import load_sample_images
 
@@ -138,12 +133,21 @@ def outputs(model: nn.Module, images: Tensor) -> list[Tensor]:
     return [leaf for leaf in leaves(returned) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
 
 
-def leaves(value: Any) -> list[Any]:
-    """What a structure of tuples, lists, dictionaries and data classes holds."""
+def parts(value: Any) -> dict[Any, Any] | None:
+    """The parts of a tuple, list, dictionary or data class, by index, key or name; ``None`` for any other value."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return leaves([getattr(value, field.name) for field in dataclasses.fields(value)])
-    flat = _pytree.tree_leaves(value)
-    return flat if len(flat) == 1 and flat[0] is value else [part for leaf in flat for part in leaves(leaf)]
+        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return value
+    # Tuples and lists, and what else torch.utils._pytree knows.
+    flat = value if isinstance(value, list | tuple) else _pytree.tree_leaves(value)
+    return None if len(flat) == 1 and flat[0] is value else dict(enumerate(flat))
+
+
+def leaves(value: Any) -> list[Any]:
+    """The values in a structure of tuples, lists, dictionaries and data classes."""
+    inner = parts(value)
+    return [value] if inner is None else [leaf for part in inner.values() for leaf in leaves(part)]
 
 
 def difference(before: Sequence[Tensor], after: Sequence[Tensor]) -> float:
@@ -165,13 +169,10 @@ TIPPED = 1e-3
 
 
 def compare(expected: Any, got: Any, what: str = "the output", *, tipped: float = TIPPED) -> float:
-    """Compare two outputs: structure, types, shapes, devices and values.
+    """Compare an output with the expected one: structure, types, shapes, devices and values.
 
-    Args:
-        expected: Tensors and plain values in any structure of tuples, lists, dictionaries and data classes.
-        got: What should be the same.
-        what: Names the output in messages.
-        tipped: Share of a tensor's whole numbers that may differ.
+    Both may be any structure of tuples, lists, dictionaries and data classes. ``what`` names the output in messages;
+    ``tipped`` is the share of a tensor's whole numbers that may differ.
 
     Returns:
         The largest difference of a floating-point value, relative to the largest value of its tensor (not of all
@@ -184,19 +185,12 @@ def compare(expected: Any, got: Any, what: str = "the output", *, tipped: float 
         return _compare_tensors(expected, got, what, tipped)
     if type(expected) is not type(got):
         raise Changed(f"{what} is {type(got).__name__}, not {type(expected).__name__}")
-    if dataclasses.is_dataclass(expected):
-        fields = [field.name for field in dataclasses.fields(expected)]
-        parts = [{name: getattr(value, name) for name in fields} for value in (expected, got)]
-        return compare(parts[0], parts[1], what, tipped=tipped)
-    if isinstance(expected, dict):
-        if list(expected) != list(got):
-            raise Changed(f"{what} has the keys {list(got)}, not {list(expected)}")
-        return compare(tuple(expected.values()), tuple(got.values()), what, tipped=tipped)
-    if isinstance(expected, list | tuple):
-        if len(expected) != len(got):
-            raise Changed(f"{what} has {len(got)} parts, not {len(expected)}")
-        pairs = enumerate(zip(expected, got, strict=True))
-        return max((compare(a, b, f"{what}[{index}]", tipped=tipped) for index, (a, b) in pairs), default=0.0)
+    inner, others = parts(expected), parts(got)
+    if inner is not None and others is not None:
+        if list(inner) != list(others):
+            raise Changed(f"{what} has the parts {list(others)}, not {list(inner)}")
+        differences = [compare(part, others[key], f"{what}[{key!r}]", tipped=tipped) for key, part in inner.items()]
+        return max(differences, default=0.0)
     try:
         same = expected is got or bool(expected == got)
     except Exception:  # whatever the model returns
@@ -207,9 +201,7 @@ def compare(expected: Any, got: Any, what: str = "the output", *, tipped: float 
 
 
 def _compare_tensors(expected: Tensor, got: Tensor, what: str, tipped: float) -> float:
-    if expected.shape != got.shape:
-        raise Changed(f"{what} has the shape {tuple(got.shape)}, not {tuple(expected.shape)}")
-    for name in ("dtype", "device", "layout"):
+    for name in ("shape", "dtype", "device", "layout"):
         theirs, ours = getattr(expected, name), getattr(got, name)
         if theirs != ours:
             raise Changed(f"{what} has the {name} {ours}, not {theirs}")

@@ -1,4 +1,4 @@
-r"""The selective-kernel unit: several receptive fields, mixed per channel by the input itself.
+r"""The selective-kernel unit: convolutions of several sizes, mixed per channel by weights computed from the input.
 
 Li et al., *Selective Kernel Networks*, CVPR 2019, https://arxiv.org/abs/1903.06586, Sec. 3.1.
 
@@ -11,6 +11,7 @@ import contextlib
 import copy
 import dataclasses
 import re
+from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -42,9 +43,8 @@ class Kernel:
 
     def __post_init__(self) -> None:
         for name in ("size", "dilation", "groups"):
-            value = getattr(self, name)
-            if value is not None or name != "groups":
-                object.__setattr__(self, name, whole_number(f"kernel {name}", value))
+            if name != "groups" or self.groups is not None:
+                object.__setattr__(self, name, whole_number(f"kernel {name}", getattr(self, name)))
         if self.size % 2 == 0:
             raise InputError(f"kernel size {self.size} is even: branches must align, use 1, 3, 5, 7, ...")
 
@@ -59,50 +59,39 @@ class Kernel:
         return f"{self.size}{dilation}{f'g{self.groups}' if self.groups else ''}"
 
     @classmethod
-    def parse(cls, text: str) -> Kernel:
-        """Read ``SIZE[dDILATION][gGROUPS]``: ``3`` is 3x3, ``3d2`` a 3x3 of dilation 2, ``5g64`` a 5x5 of 64 groups."""
-        match = re.fullmatch(r"(\d+)(?:d(\d+))?(?:g(\d+))?", text.strip())
+    def parse(cls, kernel: Kernel | int | str) -> Kernel:
+        """Read a size, or ``SIZE[dDILATION][gGROUPS]``: ``3d2`` is a 3x3 of dilation 2, ``5g64`` a 5x5 of 64 groups."""
+        if isinstance(kernel, Kernel):
+            return kernel
+        if not isinstance(kernel, str):
+            return cls(kernel)
+        match = re.fullmatch(r"(\d+)(?:d(\d+))?(?:g(\d+))?", kernel.strip())
         if match is None:
-            raise InputError(f"kernel {text!r} is not SIZE[dDILATION][gGROUPS], for instance 3, 3d2 or 5g64")
+            raise InputError(f"kernel {kernel!r} is not SIZE[dDILATION][gGROUPS], for instance 3, 3d2 or 5g64")
         size, dilation, groups = match.groups()
         return cls(int(size), int(dilation or 1), int(groups) if groups else None)
 
 
+# An activation: a class, or timm's name of one.
+Activation = str | Callable[..., nn.Module]
 # What parse_kernels reads.
 Kernels = Kernel | int | str | Iterable[Kernel | int | str]
 
 
 def parse_kernels(kernels: Kernels) -> tuple[Kernel, ...]:
-    """Read the branches of a unit.
-
-    Args:
-        kernels: ``"3+3d2"`` (see :meth:`Kernel.parse`), a kernel, a size, or a sequence of kernels, sizes and such
-            texts.
+    """Read the branches of a unit: ``"3+3d2"``, or one or several of what :meth:`Kernel.parse` reads.
 
     Raises:
-        InputError: Something else, or a kernel that cannot be.
+        InputError: Something else, or an impossible kernel.
     """
     if isinstance(kernels, str):
         kernels = kernels.split("+")
-    if not isinstance(kernels, Iterable):
-        kernels = (kernels,)
-    parsed: list[Kernel] = []
-    for kernel in kernels:
-        if isinstance(kernel, Kernel):
-            parsed.append(kernel)
-        else:
-            parsed.append(Kernel.parse(kernel) if isinstance(kernel, str) else Kernel(kernel))
-    return tuple(parsed)
-
-
-def gate_width(channels: int, *, reduction: int, min_width: int) -> int:
-    """Width of the gate's hidden vector: ``d = max(C / r, L)`` (Eq. 4)."""
-    return max(channels // reduction, min_width)
+    return tuple(map(Kernel.parse, kernels if isinstance(kernels, Iterable) else [kernels]))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class UnitSpec:
-    """What a selective kernel is, apart from the place it stands in.
+    """A selective kernel, apart from the place where it stands.
 
     Args:
         kernels: The branches, see :func:`parse_kernels`, or a function from a :class:`~edge_sk.grafting.Site` to them;
@@ -117,7 +106,7 @@ class UnitSpec:
     reduction: int = 16
     min_width: int = 32
     select: bool = True
-    act: str | Callable[..., nn.Module] | None = None
+    act: Activation | None = None
 
     def __post_init__(self) -> None:
         if self.act == "none":
@@ -126,13 +115,11 @@ class UnitSpec:
 
 @torch.fx.wrap
 def _norm_of_vector(norm: nn.BatchNorm2d, z: Tensor) -> Tensor:
-    """Batch-normalise ``(N, d, 1, 1)``, with the running statistics when the batch has one image.
+    """Batch-normalise ``(N, d, 1, 1)``; a batch of one uses the running statistics, since one value has no variance.
 
-    The variance of one value is not defined, so batch normalisation in training refuses a batch of one. An fx leaf, so
-    that the choice is made when the graph runs.
+    An fx leaf, so that the choice is made when the graph runs.
     """
-    one_value = norm.training and z.shape[0] * z.shape[2] * z.shape[3] == 1
-    if one_value and not isinstance(norm, nn.SyncBatchNorm):
+    if norm.training and z.shape[0] == 1 and not isinstance(norm, nn.SyncBatchNorm):
         return nn.functional.batch_norm(
             z, norm.running_mean, norm.running_var, norm.weight, norm.bias, training=False, eps=norm.eps
         )
@@ -143,22 +130,14 @@ class Gate(nn.Module):
     r"""Fuse and Select: from the pooled sum of the branches to one weight per branch and channel.
 
     :math:`z = \delta(B(W s))` (Eq. 3), :math:`a_{m,c} = \mathrm{softmax}_m(A_{m,c} z)` (Eq. 5). Neither linear map has
-    a bias (the author's released network).
-
-    Args:
-        channels: ``C``.
-        branches: ``M``.
-        width: ``d``.
-        act_layer: Activation of ``z``, see :func:`make_activation`.
+    a bias (the author's released network). ``channels`` is ``C``, ``branches`` is ``M``, ``width`` is ``d``.
 
     Shape:
         - Input: ``s``, ``(N, C, 1, 1)``
         - Output: attention, ``(N, M, C, 1, 1)``, summing to 1 over ``M``
     """
 
-    def __init__(
-        self, channels: int, branches: int, width: int, act_layer: str | Callable[..., nn.Module] = nn.ReLU
-    ) -> None:
+    def __init__(self, channels: int, branches: int, width: int, act_layer: Activation = nn.ReLU) -> None:
         super().__init__()
         self.channels = channels
         self.num_branches = branches
@@ -231,37 +210,40 @@ class SelectiveKernel(nn.Module):
         reduction: int = 16,
         min_width: int = 32,
         select: bool = True,
-        act_layer: str | Callable[..., nn.Module] | None = nn.ReLU,
+        act_layer: Activation | None = nn.ReLU,
     ) -> None:
         super().__init__()
         if not isinstance(select, bool):
             raise InputError(f"select={select!r} is neither true nor false")
-        in_channels, out_channels, stride, groups, reduction, min_width = (
-            whole_number(name, value)
-            for name, value in (
-                ("in_channels", in_channels),
-                ("out_channels", out_channels),
-                ("stride", stride),
-                ("groups", groups),
-                ("reduction", reduction),
-                ("min_width", min_width),
-            )
-        )
-        kernels = parse_kernels(kernels)
-        if len(kernels) < (2 if select else 1):
+        self.in_channels = whole_number("in_channels", in_channels)
+        self.out_channels = whole_number("out_channels", out_channels)
+        self.stride = whole_number("stride", stride)
+        groups = whole_number("groups", groups)
+        width = max(self.out_channels // whole_number("reduction", reduction), whole_number("min_width", min_width))
+        self.kernels = parse_kernels(kernels)
+        if len(self.kernels) < (2 if select else 1):
             raise InputError(
-                f"SelectiveKernel selects between branches and needs at least 2 kernels, got {len(kernels)}; "
+                f"SelectiveKernel selects between branches and needs at least 2 kernels, got {len(self.kernels)}; "
                 "one kernel is a plain convolution: pass select=False"
             )
-        self.in_channels = in_channels
-        self.out_channels = out_channels
-        self.kernels = kernels
-        self.stride = stride
-        self.branches = nn.ModuleList(
-            _branch(in_channels, out_channels, kernel, stride, kernel.groups or groups, act_layer) for kernel in kernels
-        )
-        width = gate_width(out_channels, reduction=reduction, min_width=min_width)
-        self.gate = Gate(out_channels, len(kernels), width, act_layer or nn.ReLU) if select else None
+        self.branches = nn.ModuleList(self._branch(kernel, groups, act_layer) for kernel in self.kernels)
+        self.gate = Gate(self.out_channels, len(self.kernels), width, act_layer or nn.ReLU) if select else None
+
+    def _branch(self, kernel: Kernel, groups: int, act_layer: Activation | None) -> nn.Sequential:
+        """Convolution, batch norm, and the activation if there is one."""
+        inputs, outputs, groups = self.in_channels, self.out_channels, kernel.groups or groups
+        if inputs % groups or outputs % groups:
+            raise InputError(
+                f"groups={groups} does not divide in_channels={inputs} and out_channels={outputs}; "
+                f"pass a common divisor, or groups={inputs} for depthwise branches"
+            )
+        padding = kernel.extent // 2
+        conv = nn.Conv2d(inputs, outputs, kernel.size, self.stride, padding, kernel.dilation, groups, bias=False)
+        nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
+        layers = OrderedDict[str, nn.Module](conv=conv, bn=nn.BatchNorm2d(outputs))
+        if act_layer is not None:
+            layers["act"] = make_activation(act_layer)
+        return nn.Sequential(layers)
 
     def forward(self, x: Tensor) -> Tensor:
         """Mix the branches' outputs."""
@@ -301,11 +283,7 @@ class DeploySelectiveKernel(nn.Module):
       is one linear map: :math:`g = \sigma((A_1 - A_2) z)`, :math:`V = U_2 + g (U_1 - U_2)`
     - more branches: softmax over the last axis, the only one that XNNPACK has
 
-    Args:
-        unit: The trained unit; it is not changed.
-
-    Shape:
-        - As :class:`~edge_sk.SelectiveKernel`
+    The trained unit is not changed.
     """
 
     fx_leaf = True
@@ -390,69 +368,29 @@ def _out_of_place(act: nn.Module) -> nn.Module:
     return act
 
 
-def make_activation(act_layer: str | Callable[..., nn.Module]) -> nn.Module:
-    """Build an activation, in place where the layer has the choice.
-
-    Args:
-        act_layer: A class, or its name as ``timm.layers.get_act_layer`` takes it, for instance ``"hard_swish"``.
+def make_activation(act_layer: Activation) -> nn.Module:
+    """Build an activation from its class or from timm's name of it, in place where the layer has the choice.
 
     Raises:
         InputError: An unknown name, or something else.
     """
-    if isinstance(act_layer, str):
-        from timm.layers import get_act_layer
-
-        try:
-            layer = get_act_layer(act_layer)
-        except KeyError:
-            layer = None
-    else:
-        layer = act_layer
+    layer: Any = act_layer
     activation = None
-    if callable(layer) and not isinstance(layer, nn.Module):
-        with contextlib.suppress(TypeError):  # a function, or a class that needs arguments
-            try:
-                activation = layer(inplace=True)
-            except TypeError:
-                activation = layer()
+    with contextlib.suppress(KeyError, TypeError):  # an unknown name; a function, or a class that needs arguments
+        if isinstance(act_layer, str):
+            from timm.layers import get_act_layer
+
+            layer = get_act_layer(act_layer)
+        try:
+            activation = layer(inplace=True)
+        except TypeError:
+            activation = layer()
     if not isinstance(activation, nn.Module):
         raise InputError(
             f"act_layer={act_layer!r} is neither the class of an activation that needs no arguments nor timm's name of "
             "one, for instance nn.ReLU, 'relu' or 'hard_swish'"
         )
     return activation
-
-
-def _branch(
-    in_channels: int,
-    out_channels: int,
-    kernel: Kernel,
-    stride: int,
-    groups: int,
-    act_layer: str | Callable[..., nn.Module] | None,
-) -> nn.Sequential:
-    if in_channels % groups or out_channels % groups:
-        raise InputError(
-            f"groups={groups} does not divide in_channels={in_channels} and out_channels={out_channels}; "
-            f"pass a common divisor, or groups={in_channels} for depthwise branches"
-        )
-    branch = nn.Sequential()
-    conv = nn.Conv2d(
-        in_channels,
-        out_channels,
-        kernel.size,
-        stride=stride,
-        padding=kernel.extent // 2,
-        dilation=kernel.dilation,
-        groups=groups,
-        bias=False,
-    )
-    nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
-    branch.add_module("conv", conv)
-    branch.add_module("bn", nn.BatchNorm2d(out_channels))
-    if act_layer is not None:
-        branch.add_module("act", make_activation(act_layer))
-    return branch
 
 
 def _sum(tensors: list[Tensor]) -> Tensor:

@@ -1,4 +1,4 @@
-"""Follow tensors through a network with torch.fx: the one tracer, and the one table of activations."""
+"""Trace a network with torch.fx: the one tracer, and the one table of activations."""
 
 from __future__ import annotations
 
@@ -11,47 +11,21 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.fx._symbolic_trace import _assert_is_none
+from torch.fx.proxy import TraceError
 from torch.nn import functional as F
-from torch.utils import _pytree
 
-# Elementwise, with the same function for every channel but for PReLU.
-ACTIVATIONS = (
-    nn.CELU,
-    nn.ELU,
-    nn.GELU,
-    nn.Hardsigmoid,
-    nn.Hardswish,
-    nn.Hardtanh,  # ReLU6 too
-    nn.LeakyReLU,
-    nn.Mish,
-    nn.PReLU,
-    nn.ReLU,
-    nn.SELU,
-    nn.Sigmoid,
-    nn.SiLU,
-    nn.Softplus,
-    nn.Tanh,
-)
-# The same as functions and methods.
-ACTIVATION_FUNCTIONS = (
-    F.elu,
-    F.gelu,
-    F.hardsigmoid,
-    F.hardswish,
-    F.hardtanh,
-    F.leaky_relu,
-    F.mish,
-    F.relu,
-    F.relu6,
-    F.relu_,
-    F.silu,
-    F.softplus,
-    torch.relu,
-    torch.relu_,
-    torch.sigmoid,
-    torch.tanh,
-)
+_MODULES = """
+    CELU ELU GELU Hardsigmoid Hardswish Hardtanh LeakyReLU Mish PReLU ReLU ReLU6 SELU Sigmoid SiLU Softplus Tanh
+"""
+_FUNCTIONS = "elu gelu hardsigmoid hardswish hardtanh leaky_relu mish relu relu6 relu_ silu softplus"
+# Elementwise, with the same function for every channel but for PReLU; the same as methods, and as functions.
+ACTIVATIONS = tuple(getattr(nn, name) for name in _MODULES.split())
 ACTIVATION_METHODS = ("relu", "relu_", "sigmoid", "tanh")
+ACTIVATION_FUNCTIONS = (
+    *(getattr(F, name) for name in _FUNCTIONS.split()),
+    *(getattr(torch, name) for name in ACTIVATION_METHODS),
+)
 
 
 def is_activation(module: nn.Module) -> bool:
@@ -80,10 +54,10 @@ class _Proxy(fx.Proxy):
     """A symbolic value that writes in place where a tensor does, and that no dictionary or text can be made of."""
 
     def __hash__(self) -> int:
-        raise fx.proxy.TraceError("symbolically traced variables cannot be looked up in a set or a dictionary")
+        raise TraceError("symbolically traced variables cannot be looked up in a set or a dictionary")
 
     def __str__(self) -> str:
-        raise fx.proxy.TraceError("symbolically traced variables cannot be written as text")
+        raise TraceError("symbolically traced variables cannot be written as text")
 
 
 class _TensorProxy(_Proxy):
@@ -100,28 +74,16 @@ def _writes_in_place(function: Any) -> Any:
 
 
 # fx itself turns `x += y` into `x = x + y`, which other names of the tensor do not see.
-_IN_PLACE = (
-    operator.iadd,
-    operator.isub,
-    operator.imul,
-    operator.itruediv,
-    operator.ifloordiv,
-    operator.imod,
-    operator.ipow,
-    operator.iand,
-    operator.ior,
-    operator.ixor,
-)
-for _function in _IN_PLACE:
-    setattr(_Proxy, f"__{_function.__name__}__", _writes_in_place(_function))
+_IN_PLACE = {
+    name: getattr(operator, name)
+    for name in ("iadd", "isub", "imul", "itruediv", "ifloordiv", "imod", "ipow", "iand", "ior", "ixor")
+}
+for _name, _function in _IN_PLACE.items():
+    setattr(_Proxy, f"__{_name}__", _writes_in_place(_function))
 
 
 class Tracer(fx.Tracer):
-    """Keeps torch's layers whole, and what timm and torchvision mark or need as such.
-
-    Args:
-        functions: More functions that stay one node.
-    """
+    """Keeps torch's layers whole, what timm and torchvision mark or need as such, and the functions given."""
 
     def __init__(self, functions: Sequence[Any] = ()) -> None:
         timm = timm_layers()
@@ -144,46 +106,38 @@ class Tracer(fx.Tracer):
         """Whether a module stays one node."""
         return type(m) in self.opaque or super().is_leaf_module(m, module_qualified_name)
 
-    def follow(self, module: nn.Module, arguments: Sequence[Any] | None = None) -> fx.Graph:
+    def follow(self, module: nn.Module, arguments: Sequence[Any] = (...,)) -> fx.Graph:
         """Trace a module in eval mode.
 
         Args:
             module: It may be left in disorder where its ``forward`` writes attributes: pass a copy.
-            arguments: Of a call. ``None``, booleans and texts among them are constants of the graph, as are the
-                defaults of arguments not given; the graph refuses other values. Without, the first argument is given.
+            arguments: Of a call; ``...``: any value. ``None``, booleans and texts are constants of the graph, as are
+                the defaults of arguments not given; the graph refuses other values.
 
         Raises:
             Exception: Whatever its Python code raises when it meets a symbolic value: it branches on its data.
             TraceError: It writes into a tensor that it makes itself, which the graph would keep between calls.
         """
-        parameters = [
-            parameter
-            for parameter in inspect.signature(module.forward).parameters.values()
-            if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
-        ]
-        given = parameters[:1] if arguments is None else parameters[: len(arguments)]
-        constants = {p.name: p.default for p in parameters if p not in given and p.default is not p.empty}
-        for parameter, value in zip(given, arguments or (), strict=False):
-            if value is None or isinstance(value, bool | str):
-                constants[parameter.name] = value
-        self.given_tensors = {
-            p.name for p, value in zip(given, arguments or (), strict=False) if isinstance(value, Tensor)
-        }
+        parameters = inspect.signature(module.forward).parameters.values()
+        parameters = [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+        given = {parameter.name: value for parameter, value in zip(parameters, arguments, strict=False)}
+        self.given_tensors = {name for name, value in given.items() if isinstance(value, Tensor)}
+        constants = {name: value for name, value in given.items() if value is None or isinstance(value, bool | str)}
+        constants |= {p.name: p.default for p in parameters if p.name not in given and p.default is not p.empty}
         graph = self.trace(module, concrete_args=constants or None)
         # fx numbers constants' names; callers know them without.
         for node, parameter in zip(graph.find_nodes(op="placeholder"), parameters, strict=False):
             if parameter.name in constants:
                 node.target = parameter.name
-        for node in list(graph.find_nodes(op="call_function", target=fx._symbolic_trace._assert_is_none)):
+        for node in list(graph.find_nodes(op="call_function", target=_assert_is_none)):
             # A graph with this function, saved and loaded, breaks torch.fx in the process (torch 2.14).
             with graph.inserting_before(node):
-                graph.call_function(
-                    torch._assert, (graph.call_function(operator.eq, (node.args[0], None)), node.args[1])
-                )
+                is_none = graph.call_function(operator.eq, (node.args[0], None))
+                graph.call_function(torch._assert, (is_none, node.args[1]))
             graph.erase_node(node)
         for node in graph.find_nodes(op="get_attr"):
             if any(writes(user) for user in node.users):
-                raise fx.proxy.TraceError(f"it writes into {node.target}, which the graph would keep between calls")
+                raise TraceError(f"it writes into {node.target}, which the graph would keep between calls")
         return graph
 
 
@@ -193,7 +147,7 @@ def writes(node: fx.Node) -> bool:
         owner = node.graph.owning_module
         parts = owner.get_submodule(str(node.target)).modules() if owner is not None else ()
         return any(getattr(part, "inplace", False) or getattr(part, "_is_impure", False) for part in parts)
-    if node.is_impure() or node.target in (*_IN_PLACE, operator.setitem) or node.kwargs.get("out") is not None:
+    if node.is_impure() or node.target in (*_IN_PLACE.values(), operator.setitem) or node.kwargs.get("out") is not None:
         return True
     name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
     in_place = name.endswith("_") and not name.endswith("__")
@@ -206,20 +160,11 @@ def hooks(module: nn.Module) -> list[Any]:
     return [hook for kind in kinds for hook in kind.values()]
 
 
-class Sharing:
-    """Which modules of a model hold parameters that another module holds too, or that its forward reads directly."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self._owners = Counter(id(tensor) for module in model.modules() for tensor in module.parameters(recurse=False))
-        if isinstance(model, fx.GraphModule):
-            read = [node.target for node in model.graph.find_nodes(op="get_attr")]
-            self._owners.update(id(tensor) for name, tensor in model.named_parameters() if name in read)
-
-    def ties(self, module: nn.Module) -> bool:
-        """Whether one of the module's parameters is another module's too."""
-        return any(self._owners[id(parameter)] > 1 for parameter in module.parameters())
-
-
-def tensors(value: Any) -> list[Tensor]:
-    """The tensors of a structure of tuples, lists and dictionaries."""
-    return [leaf for leaf in _pytree.tree_leaves(value) if isinstance(leaf, Tensor)]
+def shared_parameters(model: nn.Module) -> set[nn.Parameter]:
+    """Parameters that several modules of a model hold, or that the forward of a traced model reads directly."""
+    holders = Counter(parameter for module in model.modules() for parameter in module.parameters(recurse=False))
+    shared = {parameter for parameter, count in holders.items() if count > 1}
+    if isinstance(model, fx.GraphModule):
+        read = {node.target for node in model.graph.find_nodes(op="get_attr")}
+        shared |= {parameter for name, parameter in model.named_parameters() if name in read}
+    return shared

@@ -1,7 +1,8 @@
-"""Which kernel did it choose: ``python recipes/attention.py --checkpoint runs/RUN --output reports/attention``.
+"""Show which kernel a network prefers: ``python recipes/attention.py --checkpoint runs/RUN --output reports/NAME``.
 
-Attention for the largest kernel minus that for the smallest, in every selective-kernel unit, against the size of the
-object (the SKNet paper's Figures 3 and 4). Several checkpoints, seeds of one architecture, give intervals over seeds.
+Plots the attention for the largest kernel minus that for the smallest, in every selective-kernel unit, against the size
+of the object (the SKNet paper's Figures 3 and 4). Several checkpoints, seeds of one architecture, give intervals over
+seeds.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ from pathlib import Path
 from edge_sk.errors import InputError, script
 from edge_sk.files import write_text
 
-# The paper's: the middle of the picture enlarged.
+# How much the middle of the picture is enlarged, as in the paper.
 ENLARGEMENTS = [1.0, 1.5, 2.0]
-# Fractions of the canvas, the object's own.
+# Size of the digit, as a fraction of the canvas.
 OBJECT_SCALES = [0.25, 0.5, 1.0]
 
 
@@ -50,13 +51,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
     import torch
 
-    from edge_sk.attention import attention_against_scale, markdown, summarize
+    from edge_sk.attention import attention_against_scale
     from edge_sk.manifest import manifest
     from edge_sk.training.data import eval_batches
     from edge_sk.training.distributed import pick_device
-    from edge_sk.training.run import data_options, load_run, trained_at
-    from recipes.attention_figure import plot
-    from recipes.experiments.comparison import epochs_trained, independent_seeds
+    from edge_sk.training.run import data_options, load_run
+    from recipes.experiments.attention_figure import plot
+    from recipes.experiments.attention_summary import markdown, summarize
+    from recipes.experiments.comparison import epochs_trained, independent_seeds, trained_at
 
     device = pick_device(args.device)
     seeds = independent_seeds(args.checkpoint)

@@ -1,7 +1,7 @@
 """Compare architectures under one recipe: ``python recipes/compare.py --arch A B --seeds 0 1 2 --output runs/DIR``.
 
-Every (architecture, seed) is a run folder under the output folder, trained by train.py. What is finished is not done
-again and what was interrupted is resumed, so the same command continues a comparison that was stopped.
+train.py trains every architecture with every seed, each in a run folder under the output folder. Finished runs are kept
+and interrupted ones resumed, so the same command continues a comparison that was stopped.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Run:
 
 
 def train_command(run: Run, args: argparse.Namespace) -> list[str]:
-    """How train.py is called for a run, new or to be resumed."""
+    """Return the command that trains a run or resumes it."""
     command = [sys.executable, str(RECIPES / "train.py"), "--arch", run.arch, "--seed", str(run.seed)]
     command += ["--data", args.data, "--output", str(run.folder)]
     for flag, value in (("--recipe", args.recipe), ("--device", args.device), ("--workers", args.workers)):
@@ -126,7 +126,7 @@ def train_all(runs: Sequence[Run], args: argparse.Namespace) -> None:
 
 
 def log_of(run: Run) -> Path:
-    """Where a run's messages go."""
+    """Return the file of a run's messages."""
     return run.folder.parent.parent / "logs" / f"{run.folder.name}.log"
 
 
@@ -138,10 +138,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     from edge_sk.manifest import manifest
     from edge_sk.profiling import profile
     from edge_sk.training.distributed import pick_device
-    from edge_sk.training.plan import recipe_name
-    from edge_sk.training.recipe import load_recipe
-    from edge_sk.training.run import load_config, trained_at
-    from recipes.experiments.comparison import Finished, compare, markdown, plot, read_finished, run_folder
+    from edge_sk.training.run import load_config
+    from recipes.experiments.comparison import Finished, compare, markdown, plot, read_finished, run_folder, trained_at
+    from recipes.planning import load_recipe, recipe_name
 
     for name, values in (("--arch", args.arch), ("--seeds", args.seeds)):
         if len(set(values)) != len(values):
@@ -155,7 +154,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if len(names) > 1:
             raise InputError(f"the architectures have different recipes ({', '.join(names)}): choose one with --recipe")
         (args.recipe,) = names
-    recipe = load_recipe(args.recipe, args.set, folder=RECIPES)
+    recipe = load_recipe(args.recipe, args.set)
     differing = {key: set() for key in ("input_size", "mean", "std", "interpolation", "crop_pct")}
     for arch in args.arch:
         # A misspelled name is an error now, not after hours of training the others.
@@ -166,7 +165,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for key, values in unpaired.items():
         print(f"warning: the networks are given different images: {key} {' and '.join(values)}", file=sys.stderr)
     output = Path(args.output)
-    # By seed, so that a comparison cut short has pairs.
+    # One seed after the other, so that an interrupted comparison has pairs.
     runs = [Run(arch, seed, run_folder(output, arch, seed)) for seed in args.seeds for arch in args.arch]
 
     def finished(run: Run) -> Finished | None:

@@ -53,11 +53,11 @@ def check_fields(overrides: Sequence[str]) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Evaluate; returns the exit code."""
     args = parse(argv)
-    from edge_sk.training.data import make_shard, open_split
+    from edge_sk.training.data import make_shard, open_split, ordered_batches
     from edge_sk.training.distributed import join_world
     from edge_sk.training.evaluation import evaluate
     from edge_sk.training.run import load_run, saved_recipe, unfinished
-    from edge_sk.training.transforms import Normalizer, Preprocessing
+    from edge_sk.training.transforms import Normalizer, Preprocessing, evaluation_transform
 
     if args.batch_size is not None and args.batch_size < 1:
         raise InputError(f"--batch-size {args.batch_size} must be at least 1")
@@ -76,8 +76,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     with join_world(args.device) as world:
         opened = open_split(data, "test", options, expected_classes=config.classes)
         shard = make_shard(data, world, args.workers)
-        batches = opened.test(preprocessing.for_evaluation(), shard, batch_size=options.eval_batch_size)
-        normalizer = Normalizer(config.mean, config.std, world.device)
+        transform = evaluation_transform(preprocessing.input_size, preprocessing.crop_pct, preprocessing.interpolation)
+        batches = ordered_batches(opened, transform, shard, batch_size=options.eval_batch_size)
+        normalizer = Normalizer(config, world.device)
         metrics = evaluate(run.model.to(world.device), batches, normalizer, world)
         for name in metrics.unreadable:
             print(f"warning: skipped an image that cannot be read: {name}", file=sys.stderr)

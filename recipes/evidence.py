@@ -1,6 +1,7 @@
 """Write docs/evidence.md from the records in recipes/results: ``python recipes/evidence.py``.
 
-The page and its plots hold nothing that is not in a record; what has no record is shown as not run, with its command.
+All numbers on the page and in its plots come from records. An experiment without a record is shown as not run, with
+its command.
 """
 
 from __future__ import annotations
@@ -12,10 +13,10 @@ from pathlib import Path
 
 from edge_sk.errors import script
 from edge_sk.files import write_text
-from recipes.attention_figure import plot
 from recipes.experiments import comparison
+from recipes.experiments.attention_figure import plot
 from recipes.experiments.page import as_text, page
-from recipes.experiments.plan import COMPARISONS, EXPERIMENTS, WATCHED, Comparison, read_records
+from recipes.experiments.plan import ATTENTION, COMPARISONS, EXPERIMENTS, read_records
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "recipes" / "results"
@@ -31,18 +32,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if args.commands:
         for item in EXPERIMENTS:
-            if not (isinstance(item, Comparison) and item.code):
+            if item.repeatable:
                 print(as_text(item.command))
         return 0
     records = read_records(RESULTS)
     text = page(records)
-    for item in COMPARISONS:
+    for item in COMPARISONS.values():
         if item.key in records:
             record = records[item.key]
             title = f"{record['data']}, {record['epochs']} epochs, seeds {', '.join(map(str, record['seeds']))}"
             path = PLOTS / f"{item.key}.png"
             comparison.plot(record["networks"], path, title=title, labels=item.archs)
-    for item in WATCHED:
+    for item in ATTENTION:
         if item.key in records:
             plot(records[item.key], PLOTS / f"{item.key}.png", title=item.title.replace("`", ""))
     write_text(PAGE, text)

@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -153,7 +154,7 @@ class FaultTest:
 
     def damage_images_until(self, runs: int) -> Iterator[int]:
         """Train on folders in which some files are truncated or not images: they are skipped, the run ends."""
-        from edge_sk.training.metrics import CSV
+        from edge_sk.training.run import CSV
 
         for number in range(runs):
             data, run = self.folder / f"images{number}", self.folder / f"on_images{number}"
@@ -177,12 +178,12 @@ class FaultTest:
 
     def _start(
         self, run: Path, *, resume: bool = False, data: Path | None = None, file_limit: int | None = None
-    ) -> multiprocessing.process.BaseProcess:
+    ) -> BaseProcess:
         process = multiprocessing.get_context("fork").Process(target=_train, args=(run, resume, data, file_limit))
         process.start()
         return process
 
-    def _wait(self, process: multiprocessing.process.BaseProcess) -> int | None:
+    def _wait(self, process: BaseProcess) -> int | None:
         """Exit code; ``None`` for a process that hangs."""
         process.join(PATIENCE_S)
         if process.exitcode is None:
@@ -206,7 +207,7 @@ class FaultTest:
         process.join(self.rng.uniform(0.0, self.duration * within))
         self._kill(process, run)
 
-    def _kill(self, process: multiprocessing.process.BaseProcess, run: Path) -> bool:
+    def _kill(self, process: BaseProcess, run: Path) -> bool:
         """Kill; ``False`` when the process had ended by itself, which is a loss unless it had finished."""
         if process.exitcode is not None:
             if process.exitcode != 0:
@@ -283,7 +284,8 @@ class FaultTest:
 def _train(run: Path, resume: bool, data: Path | None, file_limit: int | None) -> None:
     """Body of a forked process: what ``recipes/train.py`` does, with a checkpoint after every step."""
     from edge_sk.training.distributed import join_world
-    from edge_sk.training.plan import make_plan, start
+    from edge_sk.training.plan import start
+    from recipes.planning import make_plan
 
     if file_limit is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
@@ -300,10 +302,9 @@ def _train(run: Path, resume: bool, data: Path | None, file_limit: int | None) -
             output=str(run),
             overrides=settings,
             resume=resume,
-            recipes=Path(__file__).resolve().parent,
         )
         with join_world("cpu") as world:
-            return 0 if start(plan, world, workers=0).run().signal is None else 1
+            return 0 if start(plan, world, workers=0).run() is None else 1
 
     with _silence():
         try:

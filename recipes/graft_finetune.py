@@ -40,8 +40,10 @@ ARMS = {
 def train(arch: str, folder: Path, seed: int, overrides: Sequence[str]) -> float:
     """Train into a run folder, unless it holds a finished run; top-1 in per cent."""
     from edge_sk.training.distributed import join_world
-    from edge_sk.training.plan import make_plan, start
+    from edge_sk.training.plan import start
     from edge_sk.training.run import RECIPE, can_resume
+    from recipes.planning import make_plan
+    from recipes.progress import progress
 
     resume = can_resume(folder)
     if not resume and (folder / RECIPE).is_file():
@@ -54,13 +56,13 @@ def train(arch: str, folder: Path, seed: int, overrides: Sequence[str]) -> float
         overrides=overrides,
         seed=seed,
         resume=resume,
-        recipes=RECIPES,
     )
     with join_world("cpu") as world:
-        outcome = start(plan, world).run()
-    if outcome.metrics is None:
-        raise KeyboardInterrupt  # the run took the signal, and has saved its state
-    return outcome.metrics.top1
+        trainer = start(plan, world)
+        with progress(trainer) as report:
+            if trainer.run(report) is not None:
+                raise KeyboardInterrupt  # the run took the signal, and has saved its state
+    return trainer.state.history[-1]["test_top1"]
 
 
 @torch.no_grad()
@@ -72,7 +74,9 @@ def top1(model: torch.nn.Module, folder: Path) -> tuple[float, torch.Tensor]:
     model.eval()
     config = load_config(folder)
     mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (config.mean, config.std))
-    batches = [(model((images - mean) / std), labels) for images, labels in eval_batches(config, data="digits")]
+    batches = [
+        (model((images - mean) / std), labels) for images, labels in eval_batches(config.model_dump(), data="digits")
+    ]
     scores, labels = (torch.cat(parts) for parts in zip(*batches, strict=True))
     return 100 * int((scores.argmax(1) == labels).sum()) / len(labels), scores
 

@@ -24,7 +24,7 @@ from edge_sk import running
 from edge_sk.errors import InputError, script
 from edge_sk.files import write_text
 from edge_sk.manifest import manifest
-from edge_sk.markdown import markdown_table
+from recipes.markdown_tables import markdown_table
 
 ROOT = Path(__file__).resolve().parent.parent
 RECORD = ROOT / "recipes" / "results" / "graft_table.json"

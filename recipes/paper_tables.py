@@ -21,7 +21,7 @@ from typing import Any
 from edge_sk.errors import InputError, script
 from edge_sk.files import write_text
 from edge_sk.manifest import manifest
-from edge_sk.profiling import print_table
+from edge_sk.profiling import print_table, rich_table
 from recipes.paper import text
 from recipes.paper.plot import plot
 from recipes.paper.tables import TABLES, Table, compute, increments
@@ -31,14 +31,12 @@ HERE = Path(__file__).resolve().parent
 
 
 def _print(tables: Sequence[Table]) -> None:
-    from rich.table import Table as RichTable
-
     for table in tables:
-        shown = RichTable(title=f"Table {table.key}: {table.title}", title_justify="left")
-        for position, column in enumerate(text.header(table)):
-            shown.add_column(column, justify="left" if position < 2 else "right", no_wrap=True)
-        for row, texts in zip(table.rows, text.cells(table), strict=True):
-            shown.add_row(*texts, style="bold" if row.is_sk else None)
+        header = text.header(table)
+        align = "ll" + "r" * (len(header) - 2)
+        shown = rich_table(header, text.cells(table), align, title=f"Table {table.key}: {table.title}")
+        for row, line in zip(table.rows, shown.rows, strict=True):
+            line.style = "bold" if row.is_sk else None
         print_table(shown)
         for number, note in enumerate(table.notes, 1):
             print(f"  {number}. {note}")
@@ -46,12 +44,8 @@ def _print(tables: Sequence[Table]) -> None:
             print(f"  {table.note}")
         print()
     if any(table.key == "4" for table in tables):
-        shown = RichTable(title="Table 4: what SE and SK add to the plain network", title_justify="left")
-        for column in text.INCREMENT_HEADER:
-            shown.add_column(column, justify="left" if column == "network" else "right", no_wrap=True)
-        for texts in text.increment_cells():
-            shown.add_row(*texts)
-        print_table(shown)
+        title = "Table 4: what SE and SK add to the plain network"
+        print_table(rich_table(text.INCREMENT_HEADER, text.increment_cells(), "lrrrrr", title=title))
     print("Error rates are the paper's. † quoted from memory, unconfirmed.")
 
 

@@ -21,6 +21,14 @@ if TYPE_CHECKING:
     from edge_sk.training.plan import Plan
 
 RECIPES = Path(__file__).resolve().parent
+# Training images and classes of torch/NAME, so that --dry-run needs no download.
+KNOWN = {
+    "cifar10": (50_000, 10),
+    "cifar100": (50_000, 100),
+    "mnist": (60_000, 10),
+    "fashion_mnist": (60_000, 10),
+    "kmnist": (60_000, 10),
+}
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -48,7 +56,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Train; returns the exit code."""
     args = parse(argv)
     from edge_sk.training.distributed import join_world
-    from edge_sk.training.plan import make_plan, start
+    from edge_sk.training.plan import start
+    from recipes.curves import plot_curves
+    from recipes.planning import make_plan
+    from recipes.progress import progress
 
     plan = make_plan(
         args.arch,
@@ -58,24 +69,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         overrides=args.set,
         seed=args.seed,
         resume=args.resume,
-        recipes=RECIPES,
     )
     if args.dry_run:
         print_plan(plan)
         return 0
     with join_world(args.device) as world:
         trainer = start(plan, world, workers=args.workers, argv=None if argv is None else ["recipes/train.py", *argv])
-        outcome = trainer.run()
+        with progress(trainer) as report:
+            stopped = trainer.run(report)
         if not world.is_main:
-            return 0 if outcome.signal is None else 128 + outcome.signal
+            return 0 if stopped is None else 128 + stopped
+    if trainer.state.history:
+        plot_curves(plan.folder, trainer.state.history, title=trainer.title)
     folder = shlex.quote(str(plan.folder))
-    if outcome.signal is not None:
-        print(f"\nstopped by {signal.Signals(outcome.signal).name} at step {outcome.step}; saved. Continue with:")
+    if stopped is not None:
+        print(f"\nstopped by {signal.Signals(stopped).name} at step {trainer.state.step}; saved. Continue with:")
         resume = shlex.join(["--arch", plan.arch, "--output", str(plan.folder), "--resume"])
         print(f"  python {_script('recipes/train.py')} {resume}")
-        return 128 + outcome.signal
-    assert outcome.metrics is not None
-    print(f"\ntop-1 {outcome.metrics.top1:.2f} % on {outcome.metrics.images:,} test images. Run folder: {plan.folder}")
+        return 128 + stopped
+    last = trainer.state.history[-1]
+    print(f"\ntop-1 {last['test_top1']:.2f} % on {last['test_images']:,} test images. Run folder: {plan.folder}")
     print("Next:")
     print(f"  python {_script('recipes/evaluate.py')} --checkpoint {folder}")
     exports = shlex.quote(os.path.join("exports", plan.folder.name))
@@ -86,12 +99,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 def print_plan(plan: Plan) -> None:
     """What the run would be: recipe, parameters, MACs, steps."""
     from edge_sk.profiling import profile
-    from edge_sk.training.batches import steps_per_epoch
-    from edge_sk.training.data import describe
+    from edge_sk.training.data import count_classes, open_split, steps_per_epoch
     from edge_sk.training.plan import build_model
     from edge_sk.training.recipe import recipe_to_yaml
 
-    images, num_classes = describe(plan.data, plan.recipe.data)
+    options, name = plan.recipe.data, plan.data.removeprefix("torch/").lower()
+    if plan.data.startswith("torch/") and name in KNOWN:
+        images, classes = KNOWN[name]
+        num_classes = options.num_classes or classes
+    else:
+        train = open_split(plan.data, "train", options)
+        images, num_classes = len(train), count_classes(plan.data, train.classes, options)
     model, preprocessing = build_model(plan, num_classes)
     cost = profile(model, input_size=(1, *preprocessing.input_size))
     batch, epochs = plan.recipe.data.batch_size, plan.recipe.schedule.epochs

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from edge_sk.markdown import code, escape, markdown_table
+from edge_sk.markdown import code, escape
+from recipes.markdown_tables import markdown_table
 
 
 def test_columns_are_aligned() -> None:

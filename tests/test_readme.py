@@ -15,10 +15,10 @@ from urllib.parse import unquote
 import pytest
 
 import edge_sk
-from edge_sk.attention import direction
 from edge_sk.export.parity import THRESHOLDS
+from recipes.experiments.attention_summary import direction
 from recipes.experiments.comparison import paired, verdict
-from recipes.experiments.plan import KERNELS, SUMMED_AND_SELECTED, WATCHED, kernels, read_records, selective
+from recipes.experiments.plan import ATTENTION, COMPARISONS, read_records
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -67,20 +67,20 @@ def test_whether_it_pays_is_what_the_records_say() -> None:
         ("1.0x", "shufflenetv2_1.0"),
         ("MobileNetV2 0.5x", "mobilenetv2_0.5"),
     ):
-        entries = {entry["arch"]: entry for entry in records[f"compare_{arch}"]["networks"]}
-        name_of_sk = selective(arch)
-        sk = entries[name_of_sk]
+        item = COMPARISONS[f"compare_{arch}"]
+        entries = {item.archs[entry["arch"]]: entry for entry in records[item.key]["networks"]}
+        sk = entries["SK"]
         low, high = sk["difference_ci95"]
         assert f"{name} {sk['difference']:+.2f} [{low:+.2f}, {high:+.2f}]" in said
-        assert verdict(paired(sk, entries[f"{name_of_sk},select=false"])) != "better"
+        assert verdict(paired(sk, entries["sum of the branches"])) != "better"
         assert len(sk["top1_by_seed"]) == 5
-    ablation = {entry["arch"]: entry for entry in records[KERNELS.key]["networks"]}
-    for spec in SUMMED_AND_SELECTED.values():
-        selected, summed = (ablation[kernels(spec, select=select)] for select in (True, False))
-        assert verdict(paired(selected, summed)) != "better"
+    item = COMPARISONS["compare_kernels"]
+    ablation = {item.archs[entry["arch"]]: entry for entry in records[item.key]["networks"]}
+    for kernels in ("K3 + K5", "K3 + K7", "K5 + K7", "K3 + K5 + K7"):
+        assert verdict(paired(ablation[f"{kernels}, SK"], ablation[f"{kernels}, sum"])) != "better"
     moved: dict[bool, list[tuple[str, str, str]]] = {False: [], True: []}
     counts = {False: 0, True: 0}
-    for item in WATCHED:
+    for item in ATTENTION:
         for group in records[item.key]["by_map"] if item.key in records else ():
             counts[item.is_control] += 1
             if direction(group) != "not shown":

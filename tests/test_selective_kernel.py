@@ -12,7 +12,7 @@ from timm.layers import SelectiveKernel as TimmSelectiveKernel
 from torch import Tensor, nn
 
 from edge_sk import InputError, Kernel, SelectiveKernel
-from edge_sk.selective_kernel import gate_width, parse_kernels
+from edge_sk.selective_kernel import parse_kernels
 
 LivedIn = Callable[[nn.Module], nn.Module]
 
@@ -125,11 +125,13 @@ def test_branches_have_their_own_groups() -> None:
 
 
 def test_width_of_the_gate() -> None:
-    assert gate_width(128, reduction=16, min_width=32) == 32
-    assert gate_width(1024, reduction=16, min_width=32) == 64
-    assert gate_width(960, reduction=8, min_width=1) == 120
-    unit = SelectiveKernel(1024, 1024)
-    assert unit.gate.reduce.out_channels == 64
+    for channels, options, width in (
+        (128, {"reduction": 16, "min_width": 32}, 32),
+        (960, {"reduction": 8, "min_width": 1}, 120),
+        (1024, {}, 64),
+    ):
+        unit = SelectiveKernel(channels, channels, **options)
+        assert unit.gate.reduce.out_channels == width
     assert unit.gate.reduce.bias is None
     assert unit.gate.expand.bias is None
 

@@ -11,12 +11,11 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from deploy.mac import measuring
 from edge_sk.errors import script
-from edge_sk.export import coreml_device
 from edge_sk.export import network as networks
-from edge_sk.export.coreml_runtime import INTERPRETER_NOTE
-from edge_sk.export.mil import MilProgram
-from edge_sk.export.mlpackage_check import check_interface, prove
+from edge_sk.export.coreml.check import INTERPRETER_NOTE, check_interface, check_outputs
+from edge_sk.export.coreml.mil import MilProgram
 from edge_sk.export.record import record_of, write_record
 
 
@@ -32,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     source.add_argument("--arch", help="the name that was exported without training")
     p.add_argument("--data", help="images; default: the training's; digits with --arch")
     args = p.parse_args(argv)
-    coreml_device.require_macos("comparing with Core ML")
+    measuring.require_macos("comparing with Core ML")
     network = (
         networks.from_run(args.checkpoint, data=args.data, unfinished=True)
         if args.checkpoint
@@ -42,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         record = record_of(package)
         program = MilProgram.load(package)
         check_interface(program, network, record.labels)
-        record.parity, record.accuracy, notes = prove(program, network, record.precision)
+        record.parity, record.accuracy, notes = check_outputs(program, network, record.precision)
         record.notes = [note for note in record.notes if note != INTERPRETER_NOTE] + notes
         write_record(package, record)
         print(f"{package}: top-1 agreement {record.parity.top1_agreement:.1%}, {record.parity.runtime}")

@@ -9,8 +9,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from deploy.mac import measuring
 from edge_sk.errors import InputError, script
-from edge_sk.export import coreml_device
 from edge_sk.export.record import record_of, write_record
 
 
@@ -21,20 +21,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="deploy/mac/compute_plan.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     p.add_argument("packages", nargs="+", metavar="PACKAGE", help=".mlpackage of deploy/export.py")
-    p.add_argument("--units", choices=coreml_device.COMPUTE_UNITS, default="all", help="what Core ML may use")
+    p.add_argument("--units", choices=measuring.COMPUTE_UNITS, default="all", help="what Core ML may use")
     args = p.parse_args(argv)
-    coreml_device.require_macos("a compute plan")
+    measuring.require_macos("a compute plan")
     for package in args.packages:
         record = record_of(package)
         if record.program is None:
             raise InputError(f"{package} is no package for Core ML; give an .mlpackage of deploy/export.py")
-        plan = coreml_device.compute_plan(package, args.units)
-        counts = coreml_device.units(plan)
+        plan = measuring.compute_plan(package, args.units)
+        counts = measuring.units(plan)
         print(f"{package}: " + ", ".join(f"{count} operators on the {unit}" for unit, count in counts.items()))
         for operator, unit, cost in plan:
             print(f"  {operator:24} {unit:14} {cost:6.1%}")
         known = record.program.compute_units or {}
-        known[f"{coreml_device.this_mac()}, {args.units}"] = counts
+        known[f"{measuring.this_mac()}, {args.units}"] = counts
         record.program.compute_units = known
         write_record(package, record)
     return 0

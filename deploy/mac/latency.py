@@ -10,8 +10,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from deploy.mac import measuring
 from edge_sk.errors import InputError, script
-from edge_sk.export import coreml_device
 from edge_sk.export.record import record_of, write_record
 
 
@@ -22,18 +22,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="deploy/mac/latency.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     p.add_argument("packages", nargs="+", metavar="PACKAGE", help=".mlpackage of deploy/export.py")
-    p.add_argument("--units", nargs="+", choices=coreml_device.COMPUTE_UNITS, default=["all"])
+    p.add_argument("--units", nargs="+", choices=measuring.COMPUTE_UNITS, default=["all"])
     p.add_argument("--iphone", action="store_true", help="on the connected iPhone; needs Xcode")
     p.add_argument("--rounds", type=int, default=3, help="loads (default: 3)")
     p.add_argument("--runs", type=int, default=50, help="timed predictions per load (default: 50)")
     args = p.parse_args(argv)
     if min(args.rounds, args.runs) < 1:
         raise InputError(f"--rounds {args.rounds} --runs {args.runs} measures nothing; give at least 1")
-    coreml_device.require_macos("Core ML's latency")
+    measuring.require_macos("Core ML's latency")
     for package in args.packages:
         record = record_of(package)
         for units in args.units:
-            measured = coreml_device.latency(package, units, iphone=args.iphone, rounds=args.rounds, runs=args.runs)
+            measured = measuring.latency(package, units, iphone=args.iphone, rounds=args.rounds, runs=args.runs)
             print(f"{package} {units}: p50 {measured.p50_ms:.2f} ms, p90 {measured.p90_ms:.2f} ms, {measured.where}")
             record.add_latency(measured)
         write_record(package, record)

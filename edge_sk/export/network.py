@@ -1,8 +1,10 @@
-"""What is exported: a network, where its weights come from, and how it wants its images."""
+"""``Network``: what is exported, where its weights come from, and how its images are prepared."""
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import functools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,10 +16,17 @@ from torch import Tensor, nn
 from edge_sk.errors import InputError
 from edge_sk.export import parity
 from edge_sk.export.record import InputContract
+from edge_sk.models import create_model
+from edge_sk.training import run as run_folder
+from edge_sk.training.data import eval_batches
+from edge_sk.training.recipe import DataRecipe
+from edge_sk.training.sources import is_embedded
 
 UNTRAINED = "untrained"
 # Images for parity and accuracy where nobody said how many and the test set is not an embedded one.
 MOST_IMAGES = 1000
+# Images that set an untrained network's batch-norm statistics.
+STATISTICS_IMAGES = 16
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -65,6 +74,12 @@ class Network:
         """The arch as the first part of a file name."""
         return re.sub(r"[^A-Za-z0-9._-]+", "-", self.arch)
 
+    @functools.cached_property
+    def num_classes(self) -> int:
+        """Outputs per image."""
+        with torch.no_grad():
+            return self.model(self.example()).shape[1]
+
     @property
     def contract(self) -> InputContract:
         """What an application must feed."""
@@ -75,11 +90,6 @@ class Network:
             interpolation=self.interpolation,
             crop_pct=self.crop_pct,
         )
-
-    @property
-    def notes(self) -> list[str]:
-        """What a record must say of the weights."""
-        return [] if self.trained else ["untrained weights: parity holds for these weights, accuracy means nothing"]
 
     def data_set(self) -> str:
         """The data set of parity, calibration and accuracy.
@@ -99,15 +109,8 @@ class Network:
         return torch.zeros(1, *self.input_size)
 
     def images(self, *, split: Literal["train", "test"], limit: int | None) -> Iterator[tuple[Tensor, Tensor]]:
-        """Real images in [0, 1] and their labels, one batch after another."""
-        from edge_sk.training.data import eval_batches
-        from edge_sk.training.recipe import DataRecipe
-
-        config = {
-            "input_size": self.input_size,
-            "crop_pct": self.crop_pct,
-            "interpolation": self.interpolation,
-        }
+        """Real images in [0, 1] and their labels, in batches."""
+        config = {"input_size": self.input_size, "crop_pct": self.crop_pct, "interpolation": self.interpolation}
         options = DataRecipe(**self.data_options)
         return eval_batches(config, data=self.data_set(), split=split, limit=limit, options=options)
 
@@ -115,11 +118,9 @@ class Network:
         """The test images that an exported file is proven on, and their labels.
 
         Args:
-            images: So many, spread over the test set. ``None``: where accuracy means something all of an embedded
-                data set and at most 1,000 of another one, elsewhere 64.
+            images: How many, spread over the test set. ``None``: where accuracy means something, all of an embedded
+                data set and at most 1,000 of another; elsewhere 64.
         """
-        from edge_sk.training.sources import is_embedded
-
         if images is None and not self.knows_data:
             images = parity.MIN_IMAGES
         elif images is None and not is_embedded(self.data_set()):
@@ -139,8 +140,6 @@ def from_run(folder: str | Path, *, data: str | None = None, unfinished: bool = 
     Raises:
         InputError: No run folder, its weights are another architecture's, or its training is not finished.
     """
-    from edge_sk.training import run as run_folder
-
     run = run_folder.load_run(folder)
     config = run.config
     data = data or config.data
@@ -153,10 +152,11 @@ def from_run(folder: str | Path, *, data: str | None = None, unfinished: bool = 
                 "take it as it is with --unfinished (unfinished=True)"
             )
         training = epochs and f"not finished: {epochs}"
+    options = "" if "@" in config.arch else ",".join(f"{key}={value}" for key, value in sorted(config.options.items()))
     return Network(
-        arch=config.arch + _options_text(config.arch, config.options),
+        arch=f"{config.arch}@{options}" if options else config.arch,
         model=run.model,
-        weights=_origin(Path(folder).resolve().name),
+        weights=_weights_name(Path(folder).resolve().name),
         input_size=config.input_size,
         mean=config.mean,
         std=config.std,
@@ -173,20 +173,15 @@ def from_run(folder: str | Path, *, data: str | None = None, unfinished: bool = 
 def from_arch(name: str, *, data: str | None = None, init_from: str | None = None) -> Network:
     """A network of the zoo, of timm or of torchvision, to measure latency with.
 
-    Untrained, it is settled (:func:`edge_sk.export.settle.settle`): with batch norms as built, the logits of some
-    networks differ between images by less than half precision rounds.
-
     Args:
         name: As :func:`edge_sk.create_model` takes it.
         data: Images for parity and calibration; untrained networks can do without: ``None`` takes the digits.
-        init_from: Pretrained weights; without them the network is untrained, and the record says so.
+        init_from: Pretrained weights; without them the network is untrained, the record says so, and its batch norms
+            get statistics (:func:`with_statistics`).
 
     Raises:
         InputError: An unknown name.
     """
-    from edge_sk.export.settle import settle
-    from edge_sk.models import create_model
-
     # Untrained weights are random: two exports of one name must still be the same file.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -195,7 +190,7 @@ def from_arch(name: str, *, data: str | None = None, init_from: str | None = Non
     network = Network(
         arch=name,
         model=model,
-        weights=_origin(init_from) if init_from else UNTRAINED,
+        weights=_weights_name(init_from) if init_from else UNTRAINED,
         input_size=tuple(cfg["input_size"]),  # type: ignore[arg-type]
         mean=tuple(cfg["mean"]),
         std=tuple(cfg["std"]),
@@ -203,15 +198,50 @@ def from_arch(name: str, *, data: str | None = None, init_from: str | None = Non
         crop_pct=cfg.get("crop_pct") or 0.875,
     )
     # With digits, so that the weights do not depend on the data that the file is proven on.
-    return dataclasses.replace(settle(network), data=data)
+    return dataclasses.replace(with_statistics(network), data=data)
 
 
-def _origin(name: str) -> str:
+def _weights_name(name: str) -> str:
     """What to call weights; records, too, must be able to tell a run called ``untrained`` from no run at all."""
     return f"./{name}" if name == UNTRAINED else name
 
 
-def _options_text(arch: str, options: dict[str, Any]) -> str:
-    if not options or "@" in arch:
-        return ""
-    return "@" + ",".join(f"{key}={value}" for key, value in sorted(options.items()))
+def with_statistics(network: Network, *, vary: bool = False) -> Network:
+    """Set an untrained network's batch-norm statistics, so that each norm's output has mean square one.
+
+    With fresh statistics, random weights can shrink an image layer by layer, until the logits hardly depend on it and
+    rounding to half precision is larger than they differ; or values grow beyond half precision. Each batch norm gets
+    one variance for all channels, the mean square of what enters it on training images: one per channel would divide
+    dead channels by next to nothing and make rounding errors the largest values.
+
+    Args:
+        network: It is not changed; a trained one is returned.
+        vary: Draw means and affine parts, too, and let variances differ. Freshly built, batch norms are identities and
+            many residual branches end in a zero, where an error would not show.
+    """
+    if network.trained:
+        return network
+    model = copy.deepcopy(network.model).eval()
+    generator = torch.Generator().manual_seed(0)
+
+    def set_statistics(norm: Any, inputs: tuple[Tensor]) -> None:
+        if norm.running_var is not None:
+            power = inputs[0].square().mean()
+            if vary:
+                norm.running_mean.uniform_(-0.3, 0.3, generator=generator).mul_(power.sqrt())
+                norm.running_var.uniform_(0.5, 1.5, generator=generator).mul_(power)
+            else:
+                norm.running_var.fill_(power)
+        if vary and norm.weight is not None:
+            norm.weight.uniform_(0.7, 1.3, generator=generator)
+            norm.bias.uniform_(-0.2, 0.2, generator=generator)
+
+    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    hooks = [norm.register_forward_pre_hook(set_statistics) for norm in norms]
+    mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (network.mean, network.std))
+    with torch.no_grad():
+        images, _ = next(network.images(split="train", limit=STATISTICS_IMAGES))
+        model((images - mean) / std)
+    for hook in hooks:
+        hook.remove()
+    return dataclasses.replace(network, model=model)

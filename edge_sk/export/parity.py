@@ -1,4 +1,4 @@
-"""Does the exported file compute what was trained: measured on images, held against frozen thresholds."""
+"""Parity: how far a file's outputs are from the network's, and the frozen thresholds."""
 
 from __future__ import annotations
 
@@ -41,7 +41,6 @@ THRESHOLDS: dict[tuple[str, str], Threshold] = {
 }
 """Per (format, precision), frozen from a first measurement: a change needs a reason in its commit."""
 
-
 SANITY = Threshold(relative=None, sqnr_db=0.0, top1_agreement=None)
 UNTRAINED: dict[tuple[str, str], Threshold] = {
     # With sums in fp16 the worst of six networks of from_arch is at 24.8 dB; damaged ones are mostly below 15 (measured
@@ -58,7 +57,7 @@ UNTRAINED: dict[tuple[str, str], Threshold] = {
 
 @dataclasses.dataclass(frozen=True)
 class Parity:
-    """How far a candidate's logits are from the reference's.
+    """How far an exported file's logits are from the eager model's.
 
     Args:
         max_abs: Largest absolute difference.
@@ -76,7 +75,7 @@ class Parity:
     images: int
 
     def check(self, threshold: Threshold, *, what: str = "the exported file") -> None:
-        """Hold the measurement against a threshold.
+        """Compare the measurement with a threshold.
 
         Raises:
             InputError: Too few images, or below the threshold; the message names each number that fell short.
@@ -96,20 +95,9 @@ class Parity:
                 f"{what} does not compute what the model computes on {self.images} images: {'; '.join(short)}"
             )
 
-    def __str__(self) -> str:
-        """One line for people."""
-        return (
-            f"{self.images} images: top-1 agreement {self.top1_agreement:.1%}, SQNR {self.sqnr_db:.1f} dB, "
-            f"max difference {self.max_abs:.1e} ({self.relative:.1e} relative)"
-        )
 
-
-def compare(reference: Tensor, candidate: Tensor) -> Parity:
-    """Measure a candidate's logits against the reference's.
-
-    Args:
-        reference: Logits of the eager model, ``(N, classes)``.
-        candidate: Logits of the exported file on the same images, ``(N, classes)``.
+def measure(reference: Tensor, candidate: Tensor) -> Parity:
+    """Measure how far an exported file's logits are from the eager model's, both ``(N, classes)`` on the same images.
 
     Raises:
         InputError: The shapes differ.
@@ -134,7 +122,7 @@ def compare(reference: Tensor, candidate: Tensor) -> Parity:
 
 
 def check_count(images: int | None) -> None:
-    """Refuse a number of images that could prove nothing, before minutes of work; ``None`` is no number.
+    """Refuse a number of images that is too small for a proof, before minutes of work; ``None`` is the default.
 
     Raises:
         InputError: Fewer than :data:`MIN_IMAGES`.
@@ -143,20 +131,20 @@ def check_count(images: int | None) -> None:
         raise InputError(f"parity on {images} images; at least {MIN_IMAGES} are needed")
 
 
-def threshold(form: str, precision: str, *, trained: bool = True) -> Threshold:
+def threshold(file_format: str, precision: str, *, trained: bool = True) -> Threshold:
     """The frozen threshold of a format and precision.
 
     Args:
-        form: ``pte`` or ``mlpackage``.
+        file_format: ``pte`` or ``mlpackage``.
         precision: ``fp32``, ``fp16``, ``int8`` or ``palette6``.
         trained: Files of random weights are held to what :data:`UNTRAINED` says, where it says something.
     """
     try:
-        demanded = THRESHOLDS[form, precision]
-        return demanded if trained else UNTRAINED.get((form, precision), demanded)
+        demanded = THRESHOLDS[file_format, precision]
+        return demanded if trained else UNTRAINED.get((file_format, precision), demanded)
     except KeyError:
         known = ", ".join(f"{a} {b}" for a, b in THRESHOLDS)
-        raise InputError(f"no parity threshold for {form} {precision}; known: {known}") from None
+        raise InputError(f"no parity threshold for {file_format} {precision}; known: {known}") from None
 
 
 def _decibels(signal: float, noise: float) -> float:

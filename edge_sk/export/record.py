@@ -1,4 +1,4 @@
-"""One record per exported file: what it is, what was verified, what it cost; JSON beside the file."""
+"""The record of an exported file, JSON beside it: what it is, what was verified, what it costs."""
 
 from __future__ import annotations
 
@@ -19,12 +19,8 @@ from edge_sk.errors import InputError
 from edge_sk.export.parity import Parity, Threshold
 from edge_sk.files import file_digest, write_text
 
-SCHEMA_VERSION = 1
-
 CORE_ML = "Core ML on macOS"
-"""How the runtime of a parity that Core ML itself computed begins."""
-
-LAYOUT = "NCHW, RGB, float in [0, 1]"
+"""The first words of ``parity.runtime`` where Core ML itself computed the outputs."""
 
 Format = Literal["pte", "mlpackage"]
 Precision = Literal["fp32", "fp16", "int8", "palette6"]
@@ -40,7 +36,7 @@ class InputContract(Part):
     """What the application must feed: everything else (normalisation) is inside the file."""
 
     shape: list[int] = Field(description="(N, C, H, W)")
-    layout: str = Field(default=LAYOUT, description="Order, colour and range of the values")
+    layout: str = Field(default="NCHW, RGB, float in [0, 1]", description="Order, colour and range of the values")
     mean: list[float] = Field(description="Subtracted inside the file, per channel, of values in [0, 1]")
     std: list[float] = Field(description="Divided by inside the file, per channel")
     interpolation: str = Field(description="Resampling that the parity images were resized with")
@@ -153,7 +149,7 @@ class Latency(Part):
 
     @classmethod
     def of(cls, rounds: Sequence[Sequence[float]], **context: Any) -> Latency:
-        """Sum up the milliseconds of each round's forwards; ``context`` is the other fields."""
+        """Summarize the milliseconds of each round's forwards; ``context`` is the other fields."""
         ordered = sorted(itertools.chain.from_iterable(rounds))
         return cls(
             p50_ms=round(statistics.median(ordered), 4),
@@ -194,7 +190,7 @@ Kind = TypeVar("Kind", bound=Part)
 class Record(Part):
     """Everything known about one exported file."""
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[1] = 1
     arch: str
     file: str
     format: Format
@@ -230,7 +226,7 @@ class Record(Part):
     )
 
     def to_json(self) -> str:
-        """What is written beside the file."""
+        """The text of the file."""
         return self.model_dump_json(indent=2) + "\n"
 
     def add_latency(self, *measured: Latency) -> None:
@@ -238,33 +234,29 @@ class Record(Part):
         self.latency = newest([*self.latency, *measured])
 
     def keep_measurements(self, artifact: str | os.PathLike[str]) -> None:
-        """Take over what was measured of the same bytes: a device's measurements outlive another export of the file."""
+        """Take over what the older record of the same bytes measured: another export keeps a device's numbers."""
         with contextlib.suppress(InputError):
             older = read_record(record_path(artifact))
             if older.sha256 is not None and older.sha256 == self.sha256:
                 self.latency, self.traces = older.latency, older.traces
-                if _by_core_ml(older.parity) and not _by_core_ml(self.parity):
+                by_core_ml, again = (
+                    proof is not None and proof.runtime.startswith(CORE_ML) for proof in (older.parity, self.parity)
+                )
+                if by_core_ml and not again:
                     self.parity, self.accuracy, self.notes = older.parity, older.accuracy, older.notes
                 if self.program is not None and older.program is not None:
                     self.program.compute_units = older.program.compute_units
 
 
-def _by_core_ml(proof: ParityEvidence | None) -> bool:
-    return proof is not None and proof.runtime.startswith(CORE_ML)
-
-
 def newest(measurements: Iterable[Measurement]) -> list[Measurement]:
     """The newest measurement of each number of threads, device and runtime."""
-    found: dict[tuple[Any, ...], Measurement] = {}
-    for one in sorted(measurements, key=lambda m: m.date):
-        found[one.threads, one.where, one.runtime] = one
-    return list(found.values())
+    by_date = sorted(measurements, key=lambda one: one.date)
+    return list({(one.threads, one.where, one.runtime): one for one in by_date}.values())
 
 
 def record_path(artifact: str | os.PathLike[str]) -> Path:
     """Where the record of a file lies: beside it, ``NAME.pte.json``."""
-    artifact = Path(artifact)
-    return artifact.parent / f"{artifact.name}.json"
+    return Path(f"{Path(artifact)}.json")
 
 
 def write_record(artifact: str | os.PathLike[str], record: Record) -> Path:

@@ -1,15 +1,12 @@
-"""Which convolutions, normalisations and activations a selective kernel can stand for, and why others cannot."""
+"""Which convolutions and normalisations a selective kernel can replace, and why it cannot replace others."""
 
 from __future__ import annotations
-
-from collections.abc import Iterator
 
 from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from edge_sk import tracing
 from edge_sk.selective_kernel import SelectiveKernel
-from edge_sk.tracing import Sharing, is_norm_act
 
 
 def is_selective_kernel(module: nn.Module) -> bool:
@@ -20,77 +17,55 @@ def is_selective_kernel(module: nn.Module) -> bool:
 
 def grouped_convolutions(model: nn.Module) -> dict[str, nn.Conv2d]:
     """Grouped and depthwise convolutions larger than 1x1, by path, without those inside selective kernels."""
-    units = [name for name, module in model.named_modules() if is_selective_kernel(module)]
+    inside = {part for module in model.modules() if is_selective_kernel(module) for part in module.modules()}
     return {
         name: module
         for name, module in model.named_modules()
-        if isinstance(module, nn.Conv2d)
-        and module.groups > 1
-        and max(module.kernel_size) > 1
-        and not any(name.startswith(f"{unit}." if unit else "") for unit in units)
+        if isinstance(module, nn.Conv2d) and module.groups > 1 and max(module.kernel_size) > 1 and module not in inside
     }
 
 
-def why_not_conv(conv: nn.Conv2d, sharing: Sharing) -> str | None:
+def why_not_conv(conv: nn.Conv2d, shared: set[nn.Parameter]) -> str | None:
     """The reason why a convolution cannot be replaced, whatever surrounds it."""
+    if obstacle := _obstacle(conv, shared):
+        return f"the convolution {obstacle}"
     height, width = conv.kernel_size
-    if trouble := _trouble(conv, sharing):
-        return f"the convolution {trouble}"
-    if type(conv) is not nn.Conv2d:
-        return f"it is a {type(conv).__name__}, which computes more than nn.Conv2d"
-    if height != width:
-        return f"its kernel is {height}x{width}, not square"
-    if height % 2 == 0:
-        return f"its kernel is even ({height}x{width}): branches of other sizes would not align"
-    if conv.in_channels != conv.out_channels:
-        return f"it maps {conv.in_channels} channels to {conv.out_channels}"
-    if conv.stride[0] != conv.stride[1]:
-        return f"its stride is {conv.stride[0]}x{conv.stride[1]}"
-    if conv.dilation != (1, 1):
-        return f"it is dilated ({conv.dilation[0]})"
-    if conv.padding not in (((height - 1) // 2,) * 2, "same"):
-        return f"its padding {conv.padding} is not that of a centred kernel"
-    if conv.padding_mode != "zeros":
-        return f"it pads with {conv.padding_mode!r}, branches pad with zeros"
-    return None
+    stride, dilation, centred = conv.stride, conv.dilation[0], ((height - 1) // 2,) * 2
+    reasons = {
+        f"it is a {type(conv).__name__}, which computes more than nn.Conv2d": type(conv) is not nn.Conv2d,
+        f"its kernel is {height}x{width}, not square": height != width,
+        f"its kernel is even ({height}x{width}): branches of other sizes would not align": height % 2 == 0,
+        f"it maps {conv.in_channels} channels to {conv.out_channels}": conv.in_channels != conv.out_channels,
+        f"its stride is {stride[0]}x{stride[1]}": stride[0] != stride[1],
+        f"it is dilated ({dilation})": conv.dilation != (1, 1),
+        f"its padding {conv.padding} is not that of a centred kernel": conv.padding not in (centred, "same"),
+        f"it pads with {conv.padding_mode!r}, branches pad with zeros": conv.padding_mode != "zeros",
+    }
+    return next((reason for reason, applies in reasons.items() if applies), None)
 
 
-def why_not_norm(norm: nn.Module, sharing: Sharing) -> str | None:
-    """The reason why what follows a convolution cannot become the branches' batch normalisation."""
-    if trouble := _trouble(norm, sharing):
-        return f"its {type(norm).__name__} {trouble}"
-    if type(norm) is not nn.BatchNorm2d and not is_norm_act(norm):
-        hints = {
-            "SyncBatchNorm": ": graft first, then convert",
-            "SyncBatchNormAct": ": graft first, then convert",
-            "FrozenBatchNorm2d": ": branches would train it; thaw it first",
-            "FrozenBatchNormAct2d": ": branches would train it; thaw it first",
-        }
-        name = type(norm).__name__
-        return f"it is followed by {name}, not by batch normalisation" + hints.get(name, "")
-    assert isinstance(norm, nn.BatchNorm2d)
+def why_not_norm(norm: nn.Module, shared: set[nn.Parameter]) -> str | None:
+    """The reason why the module behind a convolution cannot become the branches' batch normalisation."""
+    name = type(norm).__name__
+    if obstacle := _obstacle(norm, shared):
+        return f"its {name} {obstacle}"
+    if not isinstance(norm, nn.BatchNorm2d) or not (type(norm) is nn.BatchNorm2d or tracing.is_norm_act(norm)):
+        hint = ": graft first, then convert" if name.startswith("SyncBatchNorm") else ""
+        hint = ": branches would train it; thaw it first" if name.startswith("FrozenBatchNorm") else hint
+        return f"it is followed by {name}, not by batch normalisation{hint}"
     if norm.running_mean is None:
         return "its batch normalisation keeps no running statistics"
-    if is_norm_act(norm) and not isinstance(norm.drop, nn.Identity):
-        return f"its {type(norm).__name__} drops activations"
+    if tracing.is_norm_act(norm) and not isinstance(norm.drop, nn.Identity):
+        return f"its {name} drops activations"
     return None
 
 
-def _trouble(module: nn.Module, sharing: Sharing) -> str | None:
+def _obstacle(module: nn.Module, shared: set[nn.Parameter]) -> str | None:
+    """What a module has that branches would not have."""
     if is_parametrized(module):
         names = ", ".join(module.parametrizations.keys())  # type: ignore[union-attr, operator]
         return f"has a parametrization of {names}, which branches would not have; remove it first"
-    hooks = tracing.hooks(module)
-    if hooks:
+    if hooks := tracing.hooks(module):
         name = getattr(hooks[0], "__qualname__", type(hooks[0]).__name__)
         return f"has a hook ({name}), which branches would not run; remove it first"
-    if sharing.ties(module):
-        return "shares its parameters with another module"
-    return None
-
-
-def paths(model: nn.Module, module: nn.Module) -> Iterator[str]:
-    """Every name under which a model holds a module."""
-    for name, other in model.named_modules(remove_duplicate=False):
-        if other is module:
-            yield name
+    return None if shared.isdisjoint(module.parameters()) else "shares its parameters with another module"

@@ -1,26 +1,23 @@
-"""What a graft did."""
+"""The report of a graft: what was replaced, what was not and why, and how far the outputs changed."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from edge_sk.grafting.site import Left
+from edge_sk.grafting.site import Skipped
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Replaced:
-    """A site that became a selective kernel.
+    """A :class:`~edge_sk.grafting.Site` that became a selective kernel.
 
     Args:
-        name: Dotted path.
-        found_by: ``"dataflow"`` (torch.fx) or ``"structure"`` (order of registration, confirmed by a run).
-        conv: The convolution that stood there, in short.
+        conv: The convolution that was replaced, in short.
         kernels: The branches, for instance ``3+5``.
-        stage: See :class:`~edge_sk.grafting.Site`.
-        resolution: ``(H, W)`` of its output.
-        exact: Whether the unit can start as the site's function, and did.
+        exact: Whether the unit started as the site's function.
         difference: Largest change of the site's output, relative to its largest value, the same input given: on noise.
         difference_real: The same on real images.
     """
@@ -38,15 +35,13 @@ class Replaced:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Report:
-    """What a graft replaced and left, what it costs, and how much the output differs.
+    """What a graft replaced and skipped, what it costs, and how much the output differs.
 
     Args:
-        model: Class of the model.
         untraced: Why torch.fx could not follow the whole model; ``None`` if it could.
-        init: How the units start.
         input_size: ``(C, H, W)`` that was measured.
         replaced: Sites that became selective kernels.
-        left: Grouped and depthwise convolutions that did not.
+        left: The skipped convolutions: grouped and depthwise ones that were not replaced.
         params: Parameters before and after.
         macs: MACs before and after (see :mod:`edge_sk.profiling`); ``None`` if they cannot be counted.
         difference: Largest change of the network's output, relative to its largest value, on two images of noise;
@@ -62,7 +57,7 @@ class Report:
     init: str
     input_size: tuple[int, ...]
     replaced: Sequence[Replaced]
-    left: Sequence[Left]
+    left: Sequence[Skipped]
     params: tuple[int, int]
     macs: tuple[int, int] | None
     difference: float | None
@@ -73,14 +68,14 @@ class Report:
     @property
     def found_by(self) -> str:
         """How the sites were found, in words."""
-        ways = [site.found_by for site in self.replaced]
+        counts = Counter(site.found_by for site in self.replaced)
         names = {"dataflow": "dataflow", "structure": "module structure"}
-        counts = [(names[way], ways.count(way)) for way in names if way in ways]
-        return counts[0][0] if len(counts) == 1 else " and ".join(f"{name} ({count})" for name, count in counts)
+        ways = {name: counts[way] for way, name in names.items() if counts[way]}
+        return " and ".join(name if len(ways) == 1 else f"{name} ({count})" for name, count in ways.items())
 
     @property
     def exact(self) -> bool:
-        """Whether every unit could start as its site's function, and did."""
+        """Whether every unit started as its site's function."""
         return all(site.exact for site in self.replaced)
 
     def to_dict(self) -> dict[str, Any]:
@@ -88,53 +83,35 @@ class Report:
         return dataclasses.asdict(self) | {"found_by": self.found_by, "exact": self.exact}
 
     def __str__(self) -> str:
-        """The report for people."""
-        total = len(self.replaced) + len(self.left)
-        lines = [
-            f"{self.model}: {len(self.replaced)} of {total} grouped convolutions grafted, found by {self.found_by}"
-        ]
+        grafted, total = len(self.replaced), len(self.replaced) + len(self.left)
+        lines = [f"{self.model}: {grafted} of {total} grouped convolutions grafted, found by {self.found_by}"]
         if self.untraced:
             lines.append(f"  torch.fx cannot trace all of it: {self.untraced}")
-        header = ("site", "was", "kernels", "stage", "output", "difference")
-        rows = [
-            (
-                site.name,
-                site.conv,
-                site.kernels,
-                "" if site.stage is None else str(site.stage),
-                "" if site.resolution is None else "{}x{}".format(*site.resolution),
-                f"{max(site.difference, site.difference_real):.1e}" + ("" if site.exact else " (not kept)"),
-            )
-            for site in self.replaced
-        ]
-        lines += _table(header, rows)
+        rows = [("site", "was", "kernels", "stage", "output", "difference")]
+        for site in self.replaced:
+            resolution = "x".join(map(str, site.resolution or ()))
+            kept = "" if site.exact else " (not kept)"
+            difference = f"{max(site.difference, site.difference_real):.1e}{kept}"
+            rows.append((site.name, site.conv, site.kernels, str(site.stage), resolution, difference))
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines += ["  " + "  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
         for reason in dict.fromkeys(item.reason for item in self.left):
             names = [f"{item.name} ({item.conv})" for item in self.left if item.reason == reason]
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-            lines.append(f"left: {', '.join(names[:3])}{more}: {reason}")
+            lines.append(f"skipped: {', '.join(names[:3])}{more}: {reason}")
         lines.append(f"parameters {_change(*self.params)}")
         if self.macs is not None:
             lines.append(f"MACs       {_change(*self.macs)} at {'x'.join(map(str, self.input_size))}")
         if self.difference is None or self.difference_real is None:
             lines.append(f"init={self.init}: outputs not compared, the network returns no floating-point value")
         else:
+            same = "" if self.same_choice is None else f" (same top-1 on {self.same_choice:.0%} of them)"
             lines.append(
                 f"init={self.init}: relative output difference {self.difference:.1e} on noise, "
-                f"{self.difference_real:.1e} on {self.images}" + self._choice()
+                f"{self.difference_real:.1e} on {self.images}{same}"
             )
         return "\n".join(lines)
-
-    def _choice(self) -> str:
-        return "" if self.same_choice is None else f" (same top-1 on {self.same_choice:.0%} of them)"
 
 
 def _change(before: int, after: int) -> str:
     return f"{before:,} -> {after:,} ({(after - before) / before:+.1%})"
-
-
-def _table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
-    widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
-    return [
-        "  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in (header, *rows)
-    ]

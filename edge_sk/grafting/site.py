@@ -1,4 +1,4 @@
-"""A place for a selective kernel, and a convolution that is none."""
+"""``Site``: a convolution that a selective kernel can replace. ``Skipped``: one that was not replaced, and why."""
 
 from __future__ import annotations
 
@@ -38,17 +38,17 @@ class Site:
 
     @property
     def stride(self) -> int:
-        """Stride."""
+        """Stride, the same in both directions."""
         return int(self.conv.stride[0])
 
     @property
     def groups(self) -> int:
-        """Groups."""
+        """Groups of channels that are convolved apart."""
         return self.conv.groups
 
     @property
     def channels(self) -> int:
-        """Input and output channels."""
+        """Input channels, and as many output channels."""
         return self.conv.out_channels
 
     @property
@@ -58,14 +58,8 @@ class Site:
 
 
 @dataclasses.dataclass(frozen=True)
-class Left:
-    """A grouped or depthwise convolution that was not replaced.
-
-    Args:
-        name: Dotted path.
-        conv: The convolution in short.
-        reason: Why.
-    """
+class Skipped:
+    """A grouped or depthwise convolution that was not replaced: its path, its description in short, and the reason."""
 
     name: str
     conv: str
@@ -76,8 +70,6 @@ def describe(conv: nn.Conv2d) -> str:
     """A convolution in short, for instance ``5x5/2 depthwise 72``."""
     height, width = conv.kernel_size
     stride = "" if conv.stride == (1, 1) else f"/{conv.stride[0]}"
-    channels = str(conv.out_channels)
-    if conv.in_channels != conv.out_channels:
-        channels = f"{conv.in_channels}->{channels}"
-    depthwise = conv.groups == conv.in_channels == conv.out_channels
-    return f"{height}x{width}{stride} {'depthwise' if depthwise else f'g{conv.groups}'} {channels}"
+    kind = "depthwise" if conv.groups == conv.in_channels == conv.out_channels else f"g{conv.groups}"
+    channels = f"{conv.in_channels}->" if conv.in_channels != conv.out_channels else ""
+    return f"{height}x{width}{stride} {kind} {channels}{conv.out_channels}"

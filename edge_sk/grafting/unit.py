@@ -1,4 +1,4 @@
-"""Build the selective kernel of a site, and put it into the network."""
+"""Build the selective kernel for a site, and put it into the network."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Literal
 from torch import nn
 
 from edge_sk.errors import InputError
-from edge_sk.grafting import eligibility, preserve
+from edge_sk.grafting import preserve
 from edge_sk.grafting.site import Site, describe
 from edge_sk.selective_kernel import Kernel, SelectiveKernel, UnitSpec
 
@@ -20,12 +20,9 @@ def default_kernels(site: Site) -> tuple[Kernel, Kernel]:
 
 
 def make_unit(site: Site, spec: UnitSpec, init: Init) -> SelectiveKernel:
-    """Build the selective kernel for a site.
+    """Build the selective kernel for a site, in the site's mode, on its device and in its type.
 
-    Args:
-        site: Where it will stand.
-        spec: What it is.
-        init: ``"random"``: the paper's; ``"preserve"``: the site's function, see :mod:`edge_sk.grafting.preserve`.
+    It starts as the site's function (``init="preserve"``, :mod:`edge_sk.grafting.preserve`) or as the paper's units.
 
     Raises:
         InputError: The specification cannot be built here; the message names the site.
@@ -46,10 +43,10 @@ def make_unit(site: Site, spec: UnitSpec, init: Init) -> SelectiveKernel:
     except InputError as error:
         raise InputError(f"at {site.name} ({describe(site.conv)}): {error}") from error
     norm = site.norm_module
+    unit.to(site.conv.weight.device, site.conv.weight.dtype).train(site.conv.training)
     for module in unit.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.eps, module.momentum = norm.eps, norm.momentum
-    unit.to(site.conv.weight.device, site.conv.weight.dtype).train(site.conv.training)
     for branch in unit.branches:
         branch.get_submodule("bn").train(norm.training)
     if init == "preserve":
@@ -58,11 +55,11 @@ def make_unit(site: Site, spec: UnitSpec, init: Init) -> SelectiveKernel:
 
 
 def replace(model: nn.Module, site: Site, unit: SelectiveKernel) -> None:
-    """Put ``unit`` in the place of the site's convolution and normalisation, under every name the model has for them.
+    """Put a unit in the place of the site's convolution and normalisation, under every name the model has for them.
 
-    The activation inside timm's ``BatchNormAct2d`` stays behind in its place.
+    The activation inside timm's ``BatchNormAct2d`` stays in the normalisation's place.
     """
-    behind = getattr(site.norm_module, "act", None) or nn.Identity()
-    for old, new in ((site.conv, unit), (site.norm_module, behind)):
-        for path in list(eligibility.paths(model, old)):
-            model.set_submodule(path, new)
+    new = {site.conv: unit, site.norm_module: getattr(site.norm_module, "act", None) or nn.Identity()}
+    for path, module in list(model.named_modules(remove_duplicate=False)):
+        if module in new:
+            model.set_submodule(path, new[module])

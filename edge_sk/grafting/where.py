@@ -1,13 +1,15 @@
-"""Ready predicates over sites, for ``graft(where=...)``; combine them with ``&``, ``|`` and ``~``."""
+"""Predicates over sites, for ``graft(where=...)``; combine them with ``&``, ``|`` and ``~``."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
 from edge_sk.errors import InputError
 from edge_sk.grafting.site import Site
 
 
+@dataclasses.dataclass(frozen=True, repr=False)
 class Where:
     """A predicate over sites that can be combined with others.
 
@@ -20,29 +22,24 @@ class Where:
         depthwise & stages(2, 3)
     """
 
-    def __init__(self, test: Callable[[Site], bool], text: str) -> None:
-        self._test = test
-        self._text = text
+    test: Callable[[Site], bool]
+    text: str
 
     def __call__(self, site: Site) -> bool:
         """Whether a site is chosen."""
-        return self._test(site)
+        return self.test(site)
 
     def __and__(self, other: Callable[[Site], bool]) -> Where:
-        """Sites that both choose."""
         return Where(lambda site: self(site) and other(site), f"{self} & {other}")
 
     def __or__(self, other: Callable[[Site], bool]) -> Where:
-        """Sites that either chooses."""
         return Where(lambda site: self(site) or other(site), f"({self} | {other})")
 
     def __invert__(self) -> Where:
-        """The other sites."""
         return Where(lambda site: not self(site), f"~{self}")
 
     def __repr__(self) -> str:
-        """What it chooses."""
-        return self._text
+        return self.text
 
 
 depthwise = Where(lambda site: site.depthwise, "depthwise")

@@ -1,4 +1,4 @@
-"""Names to networks."""
+"""``create_model``: build a network from a name, options and starting weights."""
 
 from __future__ import annotations
 
@@ -7,15 +7,14 @@ import numbers
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from edge_sk import running
 from edge_sk.errors import InputError, whole_number
 from edge_sk.grafting.measure import TOLERANCE
 from edge_sk.models import _libraries, _weights
 from edge_sk.models._entry import Entry, Graft
-from edge_sk.models._names import parse_name
-from edge_sk.models._registry import find
+from edge_sk.models._registry import PREFIXES, find, parse_name
 
 _logger = logging.getLogger(__name__)
 
@@ -58,12 +57,14 @@ def create_model(
     # As in timm, None is not given; but kernels=None asks for each site's default.
     options = {key: value for key, value in (spelled | options).items() if value is not None or key == "kernels"}
     for key in ("drop_rate", "drop_path_rate"):
-        _check_rate(key, options.get(key, 0.0))
+        rate = options.get(key, 0.0)
+        if not isinstance(rate, numbers.Real) or isinstance(rate, bool) or not 0 <= float(rate) < 1:
+            raise InputError(f"{key}={rate!r} is not a probability below 1")
     num_classes = None if num_classes is None else whole_number("num_classes", num_classes, least=0)
     in_chans = whole_number("in_chans", in_chans)
-    foreign = name.startswith(_libraries.PREFIXES)
+    units = {key: options.pop(key) for key in Graft.OPTIONS if key in options}
+    foreign = name.startswith(PREFIXES)
     if foreign:
-        units = {key: options.pop(key) for key in Graft.OPTIONS if key in options}
         graft = Graft() if units else None
         if units and "kernels" not in units:
             raise InputError(
@@ -73,63 +74,47 @@ def create_model(
         model = _libraries.create(name, 1000 if num_classes is None else num_classes, in_chans, options)
     else:
         entry = find(name)
-        check_options(entry, options)
-        units, graft = options, entry.graft
+        graft = entry.graft
+        known = entry.options + (Graft.OPTIONS if graft else ())
+        unknown = [key for key in (*options, *units) if key not in known]
+        if unknown:
+            hint = "" if graft else " (it has no selective kernels)"
+            raise InputError(f"{name} has no option {unknown[0]!r}{hint}; it has {', '.join(known)}")
         model = _build_plain(entry, options, num_classes, in_chans)
-    cfg = model.default_cfg
-    state, images = (None, {}) if init_from is None else _weights.read(init_from)
-    if state is not None and cfg["num_classes"] == 0:
-        state = _weights.without(state, cfg.get("classifier"))
-    of_plain = state is not None and (graft is None or _weights.fits(model, state))
-    if state is not None and of_plain:
-        _weights.load(model, state, source=init_from, classifier=cfg.get("classifier"))
-    if graft is not None:
-        sample = running.random_images(model, (2, *cfg["input_size"]))
-        before = _outputs(model, sample) if of_plain else None
-        units = {key: value for key, value in units.items() if key in Graft.OPTIONS}
-        graft.into(model, units, input_size=cfg["input_size"], preserve=of_plain or foreign)
-        if before is not None:
-            change = running.difference(before, _outputs(model, sample))
+    size = model.default_cfg["input_size"]
+    weights = None
+    if init_from is not None:
+        read = _libraries.pretrained if str(init_from).startswith(PREFIXES) else _weights.read
+        weights = read(str(init_from))
+    if weights is not None and (graft is None or weights.fit(model)):
+        weights.load(model)
+        if graft is not None:
+            images = running.random_images(model, (2, *size))
+            before = _outputs(model, images)
+            graft.into(model, units, input_size=size, init="preserve")
+            change = running.difference(before, _outputs(model, images))
             level = logging.INFO if change <= TOLERANCE else logging.WARNING
             _logger.log(
                 level, "%s starts from %s: its output differs from the plain network's by %.1e", name, init_from, change
             )
-    if state is not None and not of_plain:
-        _weights.load(model, state, source=init_from, classifier=cfg.get("classifier"))
-    cfg.update(images)
+        return model
+    if graft is not None:
+        graft.into(model, units, input_size=size, init="preserve" if foreign else "random")
+    if weights is not None:
+        weights.load(model)
     return model
-
-
-def check_options(entry: Entry, options: dict[str, Any]) -> None:
-    """Refuse options that the entry does not have.
-
-    Raises:
-        InputError: Names the option and the known ones.
-    """
-    known = entry.options + (Graft.OPTIONS if entry.graft is not None else ())
-    for key in options:
-        if key not in known:
-            hint = "" if entry.graft else " (it has no selective kernels)"
-            raise InputError(f"{entry.name} has no option {key!r}{hint}; it has {', '.join(known)}")
-
-
-def _check_rate(name: str, value: object) -> None:
-    if not isinstance(value, numbers.Real) or isinstance(value, bool) or not 0 <= float(value) < 1:
-        raise InputError(f"{name}={value!r} is not a probability below 1")
 
 
 def _build_plain(entry: Entry, options: dict[str, Any], num_classes: int | None, in_chans: int) -> Any:
     """The plain network of an entry, with ``default_cfg``."""
     cfg = entry.default_cfg
     classes = cfg["num_classes"] if num_classes is None else num_classes
-    args = {key: options[key] for key in entry.options if key in options}
-    model: Any = entry.build(**entry.build_args, num_classes=classes, in_chans=in_chans, **args)
-    of_timm = {k: v for k, v in getattr(model, "default_cfg", {}).items() if k in ("classifier", "first_conv")}
+    model: Any = entry.build(num_classes=classes, in_chans=in_chans, **options)
     size = (in_chans, *cfg["input_size"][1:])
-    model.default_cfg = model.pretrained_cfg = cfg | of_timm | entry.cfg | {"num_classes": classes, "input_size": size}
+    model.default_cfg = model.pretrained_cfg = cfg | {"num_classes": classes, "input_size": size}
     return model
 
 
-def _outputs(model: nn.Module, images: Any) -> Any:
+def _outputs(model: nn.Module, images: Tensor) -> list[Tensor]:
     with running.evaluating(model):
         return running.outputs(model, images)

@@ -1,8 +1,9 @@
-"""One row of the zoo."""
+"""One row of the zoo: a name, its plain network, and how selective kernels go into it."""
 
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
@@ -10,6 +11,7 @@ from torch import nn
 
 from edge_sk.errors import InputError
 from edge_sk.grafting import NAMED, Site, graft_
+from edge_sk.grafting.unit import Init
 from edge_sk.running import IMAGENET
 from edge_sk.selective_kernel import UnitSpec
 
@@ -27,44 +29,43 @@ DEFAULT_CFG: dict[str, Any] = {
 TIMM_OPTIONS = ("drop_rate", "drop_path_rate")
 
 
+def timm_name(name: str) -> str:
+    """Spell a name timm's way: ``sk_shufflenetv2_1.0`` is ``sk_shufflenetv2_100`` (a dot starts a weight tag there)."""
+    return re.sub(r"_(\d+)\.(\d)$", lambda match: f"_{int(match[1] + match[2]) * 10:03d}", name)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Graft:
-    """How a network takes its selective kernels, unless options say otherwise.
+    """The selective kernels of a network, unless options say otherwise.
 
     Args:
         unit: What they are.
         sk_units: Where they are: a key of ``places``.
-        places: Predicates over sites, by what the option ``sk_units`` calls them.
+        places: Predicates over sites, by the values of the option ``sk_units``.
     """
 
     unit: UnitSpec = dataclasses.field(default_factory=UnitSpec)
     sk_units: str = "all"
     places: Mapping[str, Callable[[Site], bool]] = dataclasses.field(default_factory=lambda: NAMED)
 
-    # What an option of a name may be.
+    # The options of a name that are about selective kernels.
     OPTIONS: ClassVar = (*(field.name for field in dataclasses.fields(UnitSpec)), "sk_units", "init")
 
-    def into(
-        self, model: nn.Module, options: Mapping[str, Any], *, input_size: tuple[int, ...], preserve: bool
-    ) -> None:
+    def into(self, model: nn.Module, options: Mapping[str, Any], *, input_size: tuple[int, ...], init: Init) -> None:
         """Put selective kernels into a plain network, in place.
 
-        Args:
-            model: The plain network.
-            options: Those of :attr:`OPTIONS` that are given.
-            input_size: ``(C, H, W)`` of its images.
-            preserve: Whether units start as the convolutions they replace, if the option ``init`` is not given.
+        ``options`` are those of :attr:`OPTIONS` that are given. ``init`` says how units start (see
+        :func:`edge_sk.graft`) if the options do not. ``input_size`` is ``(C, H, W)``.
 
         Raises:
             InputError: A value that makes no sense, or nothing to replace.
         """
-        unit = {key: value for key, value in options.items() if key not in ("sk_units", "init")}
+        unit = dict(options)
+        init, place = unit.pop("init", init), unit.pop("sk_units", self.sk_units)
         if unit.get("kernels") == "auto":
             unit["kernels"] = None
-        place = options.get("sk_units", self.sk_units)
         if place not in self.places:
             raise InputError(f"sk_units={place!r} is not known; use {', '.join(map(repr, self.places))}")
-        init = options.get("init", "preserve" if preserve else "random")
         spec = dataclasses.replace(self.unit, **unit)
         graft_(model, spec, where=self.places[place], init=init, input_size=input_size)
 
@@ -75,24 +76,23 @@ class Entry:
 
     Args:
         name: The exact name.
-        build: Builds the plain network from ``build_args`` and timm's keyword arguments.
-        build_args: Fixed arguments of ``build``.
+        build: Builds the plain network from timm's keyword arguments.
         recipe: Stem of the recipe that trains it.
         cfg: What differs from :data:`DEFAULT_CFG`.
-        graft: How selective kernels go in; ``None`` for networks without.
+        graft: Its selective kernels; ``None`` for networks without.
         options: Options of ``build`` that :func:`edge_sk.create_model` offers.
-        timm_name: Name of the plain network in timm, whose entry point ``build`` calls; ``None`` where ``build``
-            calls a class.
+        of_timm: Whether ``build`` calls an entry point of timm.
+        levels: Levels of features that timm's ``features_only`` gives.
     """
 
     name: str
     build: Callable[..., nn.Module]
-    build_args: dict[str, Any]
     recipe: str
     cfg: dict[str, Any] = dataclasses.field(default_factory=dict)
     graft: Graft | None = None
     options: tuple[str, ...] = ("drop_rate",)
-    timm_name: str | None = None
+    of_timm: bool = False
+    levels: int = 5
 
     @property
     def default_cfg(self) -> dict[str, Any]:

@@ -1,71 +1,98 @@
-"""Networks of timm and torchvision, by name."""
+"""Build networks of timm and torchvision by name, and download their pretrained weights."""
 
 from __future__ import annotations
 
-import difflib
 from typing import Any
 
 from torch import nn
 
 from edge_sk.errors import InputError
-from edge_sk.models import _weights
 from edge_sk.models._entry import DEFAULT_CFG
+from edge_sk.models._registry import did_you_mean
+from edge_sk.models._weights import Weights, image_fields
+from edge_sk.running import first_line
 
-PREFIXES = ("timm:", "torchvision:")
 
+def create(name: str, num_classes: int | None, in_chans: int, options: dict[str, Any]) -> Any:
+    """Build ``timm:NAME`` or ``torchvision:NAME``, with ``default_cfg`` in timm's form.
 
-def create(name: str, num_classes: int, in_chans: int, options: dict[str, Any]) -> Any:
-    """Build ``timm:NAME`` or ``torchvision:NAME``; options go to the library.
-
-    Returns:
-        The network, with ``default_cfg`` in timm's form.
+    ``num_classes`` of ``None`` is what the library's weights have; ``options`` are passed to the library.
 
     Raises:
         InputError: An unknown name (the nearest are suggested), or what the library refuses.
     """
     library, _, name = name.partition(":")
-    return (_create_timm if library == "timm" else _create_torchvision)(name, num_classes, in_chans, options)
+    classes = {} if num_classes is None else {"num_classes": num_classes}
+    return (_create_timm if library == "timm" else _create_torchvision)(name, in_chans, classes, options)
 
 
-def _create_timm(name: str, num_classes: int, in_chans: int, options: dict[str, Any]) -> Any:
+def _create_timm(name: str, in_chans: int, classes: dict[str, int], options: dict[str, Any]) -> Any:
     import timm
 
     if not timm.is_model(name):
-        near = difflib.get_close_matches(name, timm.list_models(), n=3)
-        raise InputError(f"timm has no model {name!r}" + (f"; did you mean {', '.join(near)}?" if near else ""))
+        raise InputError(f"timm has no model {name!r}{did_you_mean(name, timm.list_models())}")
     try:
-        model: Any = timm.create_model(name, num_classes=num_classes, in_chans=in_chans, **options)
+        model: Any = timm.create_model(name, in_chans=in_chans, **classes, **options)
     except TypeError as error:
         raise InputError(f"timm:{name} does not take these options: {error}") from error
     except RuntimeError as error:
         raise InputError(f"timm:{name} cannot be built: {error}") from error  # for instance an unknown weight tag
     # timm leaves in both what its weights were trained with.
-    given = {"num_classes": num_classes, "input_size": (in_chans, *model.default_cfg["input_size"][1:])}
-    model.default_cfg = model.pretrained_cfg = model.default_cfg | given
+    size = (in_chans, *model.default_cfg["input_size"][1:])
+    model.default_cfg = model.pretrained_cfg = model.default_cfg | classes | {"input_size": size}
     return model
 
 
-def _create_torchvision(name: str, num_classes: int, in_chans: int, options: dict[str, Any]) -> Any:
+def _create_torchvision(name: str, in_chans: int, classes: dict[str, int], options: dict[str, Any]) -> Any:
     import torchvision
 
     known = torchvision.models.list_models(module=torchvision.models)
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=3)
-        hint = f"; did you mean {', '.join(near)}?" if near else ""
-        raise InputError(f"torchvision has no classification model {name!r}{hint}")
-    if num_classes < 1:
+        raise InputError(f"torchvision has no classification model {name!r}{did_you_mean(name, known)}")
+    if classes.get("num_classes") == 0:
         raise InputError(f"torchvision:{name} has no form without classes; timm's models take num_classes=0")
     if in_chans != 3:
         raise InputError(f"torchvision:{name} reads 3 channels, not {in_chans}; timm's models take in_chans")
-    if name in ("googlenet", "inception_v3"):
+    cfg = DEFAULT_CFG | {"architecture": f"torchvision:{name}"} | classes
+    if options.get("weights") is not None:
+        weights: Any = torchvision.models.get_model_weights(name)
+        try:
+            transform = weights.verify(options["weights"]).transforms()
+        except (KeyError, TypeError):
+            raise InputError(
+                f"torchvision:{name} has no weights {options['weights']!r}; it has {', '.join(weights.__members__)}"
+            ) from None
+        cfg |= {
+            "mean": tuple(transform.mean),
+            "std": tuple(transform.std),
+            "crop_pct": transform.crop_size[0] / transform.resize_size[0],
+            "interpolation": transform.interpolation.value,
+        }
+    elif name in ("googlenet", "inception_v3"):
         options = {"init_weights": True} | options  # without it they warn that their default will change
     try:
-        model: Any = torchvision.models.get_model(name, num_classes=num_classes, **options)
+        model: Any = torchvision.models.get_model(name, **classes, **options)
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"torchvision:{name} does not take these options: {error}") from error
     linear = [path for path, module in model.named_modules() if isinstance(module, nn.Linear)]
-    cfg = DEFAULT_CFG | {"architecture": f"torchvision:{name}", "num_classes": num_classes}
-    if options.get("weights") is not None:
-        cfg |= _weights.torchvision_fields(torchvision.models.get_model_weights(name).verify(options["weights"]))
     model.default_cfg = cfg | {"classifier": linear[-1] if linear else None}
     return model
+
+
+def pretrained(source: str) -> Weights:
+    """Download the weights ``timm:NAME.TAG`` or ``torchvision:NAME.WEIGHTS``.
+
+    Raises:
+        InputError: No such weights, or the download fails.
+    """
+    name, options = source, {"pretrained": True}
+    if source.startswith("torchvision:"):
+        name, _, tag = source.partition(".")
+        options = {"weights": tag or "DEFAULT"}
+    try:
+        model = create(name, None, 3, options)
+    except InputError:
+        raise
+    except Exception as error:  # A download fails in as many ways as a network does.
+        raise InputError(f"the weights of {source} could not be downloaded: {first_line(error)}") from error
+    return Weights(source, model.state_dict(), image_fields(model.default_cfg))

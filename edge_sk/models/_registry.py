@@ -1,20 +1,22 @@
-"""The zoo: its names, and what is known about each."""
+"""Names of networks: those of the zoo, what is known about each, and the options that may follow a name."""
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import fnmatch
 import functools
 import re
 from collections.abc import Iterable
+from typing import Any
 
 from edge_sk.errors import InputError
 from edge_sk.models import cifar, mobilenet, resnext, shufflenetv2
-from edge_sk.models._entry import DEFAULT_CFG, Entry
-from edge_sk.models._libraries import PREFIXES
-from edge_sk.models._names import parse_name
+from edge_sk.models._entry import Entry
 
-# Families of timm and torchvision made for phones, by a part of their names.
+# Networks of other libraries.
+PREFIXES = ("timm:", "torchvision:")
+# Their families that are made for phones, by a part of their names.
 MOBILE = ("mobilenet", "mobileone", "shufflenet", "mnasnet", "efficientnet_lite", "lcnet", "ghostnet", "fbnet")
 MOBILE += ("tinynet", "hardcorenas")
 
@@ -22,12 +24,9 @@ MOBILE += ("tinynet", "hardcorenas")
 @functools.cache
 def entries() -> dict[str, Entry]:
     """The zoo, by name."""
-    families = (shufflenetv2, mobilenet, resnext, cifar)
-    zoo: dict[str, Entry] = {}
-    for entry in (entry for family in families for entry in family.entries()):
-        if entry.name in zoo:
-            raise RuntimeError(f"two networks are named {entry.name}")
-        zoo[entry.name] = entry
+    rows = [entry for family in (shufflenetv2, mobilenet, resnext, cifar) for entry in family.entries()]
+    zoo = {entry.name: entry for entry in rows}
+    assert len(zoo) == len(rows), "two networks have one name"
     return zoo
 
 
@@ -46,7 +45,8 @@ def list_models(pattern: str | Iterable[str] = "*", exclude_filters: str | Itera
         ['senet26', 'senet50', 'senet101', 'sknet26', 'sknet50', 'sknet101']
     """
     names = _matching(pattern or "*") - _matching(exclude_filters or ())
-    return sorted(names, key=lambda name: [float(p) if p[:1].isdigit() else p for p in _split_numbers(name)])
+    parts = {name: re.split(r"(\d+(?:\.\d+)?)", name) for name in names}  # every second part is a number
+    return sorted(names, key=lambda name: [float(p) if p[:1].isdigit() else p for p in parts[name]])
 
 
 def _matching(patterns: str | Iterable[str]) -> set[str]:
@@ -57,8 +57,39 @@ def _matching(patterns: str | Iterable[str]) -> set[str]:
     return {name for pattern in several for name in fnmatch.filter(entries(), pattern)}
 
 
-def _split_numbers(name: str) -> list[str]:
-    return re.split(r"(\d+(?:\.\d+)?)", name)
+def parse_name(name: str) -> tuple[str, dict[str, Any]]:
+    """Split ``"NAME@option=value,..."``; numbers, true and false are read as such.
+
+    Raises:
+        InputError: No text, or a part that is not ``option=value``.
+    """
+    if not isinstance(name, str):
+        raise InputError(f"{name!r} is no name of a model: give text; edge_sk.list_models() lists the names")
+    name, _, rest = name.partition("@")
+    options: dict[str, Any] = {}
+    for part in filter(None, rest.split(",")):
+        key, equals, value = part.partition("=")
+        if not equals:
+            raise InputError(f"{part!r} in {name}@{rest} is not option=value")
+        key, value = key.strip(), value.strip()
+        options[key] = value if key == "kernels" else _read_value(value)
+    return name, options
+
+
+def _read_value(text: str) -> Any:
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    for number in (int, float):
+        with contextlib.suppress(ValueError):
+            return number(text)
+    return text
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """``"; did you mean A, B?"`` with the nearest of the known names; empty where none is near."""
+    near = difflib.get_close_matches(name, known, n=3)
+    near.sort(key=lambda other: (-difflib.SequenceMatcher(None, name, other).ratio(), other))
+    return f"; did you mean {', '.join(near)}?" if near else ""
 
 
 def find(name: str) -> Entry:
@@ -67,13 +98,10 @@ def find(name: str) -> Entry:
     Raises:
         InputError: There is none; the message suggests the nearest.
     """
-    zoo = entries()
-    if name in zoo:
-        return zoo[name]
-    near = difflib.get_close_matches(name, zoo, n=3)
-    near.sort(key=lambda other: (-difflib.SequenceMatcher(None, name, other).ratio(), other))
-    hint = f"did you mean {', '.join(near)}?" if near else "edge_sk.list_models() lists the names"
-    raise InputError(f"unknown model {name!r}; {hint} (timm:NAME and torchvision:NAME are accepted too)")
+    if name in entries():
+        return entries()[name]
+    hint = did_you_mean(name, entries()) or "; edge_sk.list_models() lists the names"
+    raise InputError(f"unknown model {name!r}{hint} (timm:NAME and torchvision:NAME are accepted too)")
 
 
 def default_recipe(name: str) -> str:
@@ -89,11 +117,3 @@ def default_recipe(name: str) -> str:
     if name.startswith(PREFIXES):
         return "light" if any(family in name for family in MOBILE) else "large"
     return find(name).recipe
-
-
-def input_size(name: str) -> tuple[int, int, int]:
-    """``(C, H, W)`` of the images that a network of the zoo was designed for; 3x224x224 for other libraries' names."""
-    name, _ = parse_name(name)
-    if name.startswith(PREFIXES):
-        return DEFAULT_CFG["input_size"]
-    return find(name).default_cfg["input_size"]

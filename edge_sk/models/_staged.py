@@ -1,37 +1,44 @@
-"""What timm expects of a classifier, for networks that are a stem, stages and a linear head."""
+"""The base of our own networks, a stem, stages and a linear head: what timm expects of a classifier."""
 
 # No postponed annotations here: TorchScript reads those of the class below.
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from edge_sk.errors import InputError
 
 
-class StagedClassifier(nn.Module):
-    """Base of the networks that are ours: subclasses fill in the modules and name them.
+def conv_bn(inp: int, oup: int, size: int, stride: int = 1, groups: int = 1, *, relu: bool = True) -> list[nn.Module]:
+    """A convolution with "same" padding, batch norm, and ReLU behind them."""
+    conv = nn.Conv2d(inp, oup, size, stride, size // 2, groups=groups, bias=False)
+    return [conv, nn.BatchNorm2d(oup), *([nn.ReLU(inplace=True)] if relu else [])]
 
-    A subclass sets ``stage_names`` (modules called in that order, the first ``num_stem`` of them the stem),
-    ``num_features``, ``head_hidden_size`` and ``feature_info`` (timm's terms) and builds the classifier, ``fc``, with
+
+class StagedClassifier(nn.Module):
+    """Base of our own networks.
+
+    A subclass registers the modules named in ``stage_names``, in that order, sets ``num_features``,
+    ``head_hidden_size`` and ``feature_info`` (timm's terms), and builds the classifier, ``fc``, with
     :meth:`reset_classifier`.
 
-    Shape:
-        - Input: ``(N, in_chans, H, W)``
-        - Output: ``(N, num_classes)``; ``(N, num_features)`` without classifier, and unpooled with
-          ``global_pool=""``
+    Args:
+        stage_names: The modules, in the order in which they run; the first is the stem.
+        global_pool: ``"avg"``, or ``""`` for the feature map.
+        drop_rate: Dropout before the classifier.
+
+    The output is ``(N, num_classes)``, without classifier ``(N, num_features)``.
     """
 
-    stage_names: tuple[str, ...]
-    num_stem: int
-    global_pool: str
     num_features: int
     head_hidden_size: int
     feature_info: list[dict[str, Any]]
     default_cfg: dict[str, Any]
 
-    def __init__(self, *, global_pool: str = "avg", drop_rate: float = 0.0) -> None:
+    def __init__(self, stage_names: list[str], *, global_pool: str = "avg", drop_rate: float = 0.0) -> None:
         super().__init__()
+        self.stage_names = stage_names
         self.global_pool = global_pool
         self.drop_rate = drop_rate
         self.grad_checkpointing = False
@@ -44,10 +51,7 @@ class StagedClassifier(nn.Module):
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """Replace the classifier; the new one is on the device and of the dtype of the network's parameters.
 
-        Args:
-            num_classes: Number of classes, 0 for none.
-            global_pool: ``"avg"``, or ``""`` to leave the feature map unpooled (no classifier then); ``None`` leaves
-                the pooling as it is.
+        0 classes: none. ``global_pool``: ``None`` leaves the pooling as it is.
 
         Raises:
             InputError: Another pooling, or classes without pooling; the network stays as it was.
@@ -66,9 +70,14 @@ class StagedClassifier(nn.Module):
         """Recompute the stages in the backward pass instead of keeping their activations."""
         self.grad_checkpointing = enable
 
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Parameter groups from stem to head, for timm's layer-wise learning rates."""
+        blocks = r"^stage(\d+)" if coarse else r"^stage(\d+)\.(\d+)"
+        return {"stem": f"^{self.stage_names[0]}", "blocks": blocks}
+
     def _run(self, name: str, x: Tensor) -> Tensor:
         stage = getattr(self, name)
-        if not self.grad_checkpointing or name in self.stage_names[: self.num_stem]:
+        if not self.grad_checkpointing or not name.startswith("stage"):
             return stage(x)
         for block in stage:
             x = checkpoint(block, x, use_reentrant=False)
@@ -83,18 +92,10 @@ class StagedClassifier(nn.Module):
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
     ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """Features of the chosen levels of ``feature_info`` (timm's protocol).
+        """Features of the chosen levels of ``feature_info``; arguments are timm's.
 
-        Args:
-            x: ``(N, in_chans, H, W)``.
-            indices: The last ``n`` levels if a number, these levels if a list, all if ``None``.
-            norm: No effect: every level is already normalised.
-            stop_early: Stop after the last level asked for; needs ``intermediates_only``.
-            output_fmt: Only ``"NCHW"``.
-            intermediates_only: Leave out the last features.
-
-        Returns:
-            The levels, or the output of :meth:`forward_features` and the levels.
+        ``norm`` has no effect (every level is already normalised), ``output_fmt`` is ``"NCHW"``, and ``stop_early``
+        needs ``intermediates_only``. Without that, the output of :meth:`forward_features` comes first.
         """
         from timm.models._features import feature_take_indices
 
@@ -116,10 +117,14 @@ class StagedClassifier(nn.Module):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """The last feature map, ``(N, num_features, H', W')``."""
-        raise NotImplementedError
+        # TorchScript can only go through children.
+        for name, stage in self.named_children():
+            if name in self.stage_names:
+                x = stage(x) if torch.jit.is_scripting() else self._run(name, x)
+        return x
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Logits, or with ``pre_logits`` what the classifier reads, of the last feature map."""
+        """Logits of the last feature map; with ``pre_logits`` the input of the classifier."""
         if self.global_pool == "avg":
             x = x.mean((2, 3))
         if self.drop_rate > 0.0:

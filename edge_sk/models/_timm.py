@@ -1,26 +1,19 @@
-"""The zoo in timm's registry, under timm's spelling."""
+"""Register the zoo with timm, under timm's spelling of its names."""
 
 from __future__ import annotations
 
-import re
 import sys
 from typing import Any
 
 from torch import nn
 
 from edge_sk.errors import InputError
-from edge_sk.models._create import check_options
-from edge_sk.models._entry import Entry, Graft
+from edge_sk.models._entry import Entry, Graft, timm_name
 from edge_sk.models._registry import entries
 
 # timm's registry looks these two up in the module that defines an entry point.
 __all__: list[str] = []
 default_cfgs: dict[str, Any] = {}
-
-
-def timm_name(name: str) -> str:
-    """Spell a name timm's way: ``sk_shufflenetv2_1.0`` is ``sk_shufflenetv2_100`` (a dot starts a weight tag there)."""
-    return re.sub(r"_(\d+)\.(\d)$", lambda match: f"_{int(match[1] + match[2]) * 10:03d}", name)
 
 
 def register_with_timm() -> list[str]:
@@ -37,55 +30,44 @@ def register_with_timm() -> list[str]:
     registered: list[str] = []
     for entry in entries().values():
         name = timm_name(entry.name)
-        if timm.is_model(name):
-            if getattr(timm.model_entrypoint(name), "__module__", None) == __name__:
-                registered.append(name)
-            continue
-        cfg = entry.default_cfg | {"architecture": name}
-        if entry.timm_name is not None:
-            theirs = timm.get_pretrained_cfg(entry.timm_name)
-            assert theirs is not None
-            cfg |= {key: getattr(theirs, key) for key in ("pool_size", "first_conv", "classifier")}
-        default_cfgs.update(generate_default_cfgs({name: cfg}))
-        register_model(_entry_point(entry, name))
-        registered.append(name)
+        if not timm.is_model(name):
+            default_cfgs.update(generate_default_cfgs({name: entry.default_cfg | {"architecture": name}}))
+            register_model(_entry_point(entry, name))
+        if timm.model_entrypoint(name).__module__ == __name__:
+            registered.append(name)
     return registered
 
 
 def _entry_point(entry: Entry, name: str) -> Any:
     def build(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+        from timm.models import build_model_with_cfg
+
         if pretrained:
             raise InputError(
                 f"there are no trained weights of {name} to download; "
                 f"edge_sk.create_model({entry.name!r}, init_from=...) takes a run folder, a file, or a plain network's"
             )
-        options = {key: kwargs.pop(key) for key in Graft.OPTIONS if entry.graft and key in kwargs}
-        check_options(entry, options)
-        return _build(entry, name, options, kwargs)
+        units = {key: kwargs.pop(key) for key in Graft.OPTIONS if entry.graft and key in kwargs}
+
+        def grafted(**args: Any) -> nn.Module:
+            model = entry.build(**args)
+            if entry.graft is not None:
+                size = (args.get("in_chans", 3), *entry.default_cfg["input_size"][1:])
+                entry.graft.into(model, units, input_size=size, init="random")
+            return model
+
+        if not entry.of_timm:
+            levels = {"out_indices": tuple(range(entry.levels))}
+            return build_model_with_cfg(grafted, name, pretrained=False, feature_cfg=levels, **kwargs)
+        # timm's entry point applies its builder itself, and names the result after the plain network.
+        model: Any = grafted(**kwargs)
+        theirs, ours = model.pretrained_cfg, default_cfgs[name].default.to_dict()
+        cfg = {key: value if key == "num_classes" else ours.get(key) for key, value in theirs.items()}
+        model.pretrained_cfg = model.default_cfg = cfg
+        return model
 
     build.__name__ = build.__qualname__ = name
     build.__doc__ = f"{entry.name} of edge_sk."
     build.__module__ = __name__
     setattr(sys.modules[__name__], name, build)
     return build
-
-
-def _build(entry: Entry, name: str, options: dict[str, Any], kwargs: dict[str, Any]) -> nn.Module:
-    from timm.models import build_model_with_cfg
-
-    def grafted(**model_args: Any) -> nn.Module:
-        model = entry.build(**entry.build_args, **model_args)
-        if entry.graft is not None:
-            size = (model_args.get("in_chans", 3), *entry.default_cfg["input_size"][1:])
-            entry.graft.into(model, options, input_size=size, preserve=False)
-        return model
-
-    if entry.timm_name is None:
-        return build_model_with_cfg(grafted, name, pretrained=False, **kwargs)
-    # timm's entry point applies its builder itself, and names the result after the plain network.
-    model: Any = grafted(**kwargs)
-    ours = default_cfgs[name].default.to_dict() | {"architecture": name}
-    model.pretrained_cfg = model.default_cfg = {
-        key: value if key == "num_classes" else ours.get(key) for key, value in model.pretrained_cfg.items()
-    }
-    return model

@@ -1,24 +1,20 @@
-"""Starting weights, and how their images were prepared: from timm, torchvision, a run folder or a file."""
+"""Read weights from a run folder or a file, with how their images were prepared, and load them into a network."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from edge_sk.errors import InputError
-from edge_sk.running import first_line
 
 _logger = logging.getLogger(__name__)
-
-# Dotted path of the classifier, as timm's ``default_cfg`` gives it: several in networks trained by distillation.
-Classifier = str | Sequence[str] | None
 
 
 def _numbers(values: Any) -> tuple[float, ...]:
@@ -29,33 +25,70 @@ def _numbers(values: Any) -> tuple[float, ...]:
 IMAGE_FIELDS = {"mean": _numbers, "std": _numbers, "crop_pct": float, "interpolation": str}
 
 
-def read(source: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read a state dict, and how the images were prepared that it was trained on.
+@dataclasses.dataclass(frozen=True)
+class Weights:
+    """Tensors by name, where they were read, and those of :data:`IMAGE_FIELDS` that are known of them."""
 
-    Args:
-        source: ``timm:NAME.TAG`` or ``torchvision:NAME.WEIGHTS`` (both download), a run folder, a ``.safetensors``
-            file, or a ``.pt``/``.pth`` file (read without executing anything in it).
+    source: str
+    state: dict[str, Tensor]
+    images: dict[str, Any]
 
-    Returns:
-        The tensors by name; and those of :data:`IMAGE_FIELDS` that timm, torchvision or a ``config.json`` in the folder
-        or beside the ``.safetensors`` file gives. A ``.pt`` file gives none.
+    def fit(self, model: Any) -> bool:
+        """Whether the names are those of a network; the classifier does not count where the network has none."""
+        return set(self._needed(model)) == set(model.state_dict())
+
+    def _needed(self, model: Any) -> dict[str, Tensor]:
+        """The tensors without the classifier, for a network without classes."""
+        unused = () if model.default_cfg["num_classes"] else _heads(model)
+        return {name: value for name, value in self.state.items() if not name.startswith(unused)}
+
+    def load(self, model: Any, *, new_classes: bool = True) -> None:
+        """Load the tensors into a network, and the image fields into its ``default_cfg``.
+
+        A classifier of another number of classes keeps its fresh weights if there may be ``new_classes``.
+
+        Raises:
+            InputError: Names or shapes differ anywhere else.
+        """
+        own, state, heads = model.state_dict(), self._needed(model), _heads(model) if new_classes else ()
+        if set(state) != set(own):
+            state = _from_timm_names(state)
+        given, wanted = ({name: str(tuple(t.shape)) for name, t in tensors.items()} for tensors in (state, own))
+        other = [name for name in wanted | given if given.get(name) != wanted.get(name)]
+        fresh = [name for name in other if name in given and name in wanted and name.startswith(heads)]
+        wrong = [
+            f"{name} is {given.get(name, 'missing')} there and {wanted.get(name, 'missing')} here"
+            for name in other
+            if name not in fresh
+        ]
+        if wrong:
+            more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+            raise InputError(f"the weights of {self.source} do not fit: {', '.join(wrong[:3])}{more}")
+        if fresh:
+            _logger.info("%s has another number of classes: %s start fresh", self.source, ", ".join(fresh))
+        if "mean" not in self.images:
+            _logger.info(
+                "%s does not say how its images were normalised: the network's own mean and std stay", self.source
+            )
+        model.load_state_dict(state | {name: own[name] for name in fresh})
+        model.default_cfg.update(self.images)
+
+
+def _heads(model: Any) -> tuple[str, ...]:
+    """What names in the classifier begin with; networks trained by distillation have several."""
+    heads = model.default_cfg.get("classifier") or ()
+    return tuple(f"{head}." for head in ([heads] if isinstance(heads, str) else heads))
+
+
+def read(source: str | Path) -> Weights:
+    """Read a run folder, a ``.safetensors`` file, or a ``.pt``/``.pth`` file (without executing anything in it).
+
+    Image fields come from a ``config.json`` in the folder or beside the ``.safetensors`` file.
 
     Raises:
-        InputError: No such source, or a file that is damaged or holds no state dict.
+        InputError: There is none, or it is damaged or holds no state dict.
     """
-    text = str(source)
-    if text.startswith("timm:"):
-        state, fields = _from_timm(text.removeprefix("timm:"))
-    elif text.startswith("torchvision:"):
-        state, fields = _from_torchvision(text.removeprefix("torchvision:"))
-    else:
-        state, fields = _from_path(Path(source))
-    if "mean" not in fields:
-        _logger.info("%s does not say how its images were normalised: the network's own mean and std stay", source)
-    return state, fields
-
-
-def _from_path(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    path = Path(source)
     if path.is_dir():
         path = path / "model.safetensors"
     if not path.is_file():
@@ -63,7 +96,8 @@ def _from_path(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             f"no weights at {path}; give a run folder, a .safetensors or .pt file, timm:NAME.TAG or "
             "torchvision:NAME.WEIGHTS"
         )
-    return _from_file(path), _from_config(path.with_name("config.json")) if path.suffix == ".safetensors" else {}
+    images = _from_config(path.with_name("config.json")) if path.suffix == ".safetensors" else {}
+    return Weights(str(source), _from_file(path), images)
 
 
 def _from_config(path: Path) -> dict[str, Any]:
@@ -109,50 +143,6 @@ def _from_file(path: Path) -> dict[str, Tensor]:
     return {str(name).removeprefix("module."): value for name, value in loaded.items()}
 
 
-def _from_timm(name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    import timm
-
-    if not timm.is_model(name):
-        raise InputError(f"timm has no model {name!r}; see timm.list_models(pretrained=True)")
-    try:
-        model: Any = timm.create_model(name, pretrained=True)
-    except Exception as error:
-        # A download fails in as many ways as a network does.
-        raise InputError(f"the weights of timm:{name} could not be had: {first_line(error)}") from error
-    return model.state_dict(), image_fields(model.pretrained_cfg)
-
-
-def _from_torchvision(name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    import torchvision
-
-    arch, _, tag = name.partition(".")
-    if arch not in torchvision.models.list_models():
-        raise InputError(f"torchvision has no model {arch!r}; see torchvision.models.list_models()")
-    weights = torchvision.models.get_model_weights(arch)
-    if tag and tag not in weights.__members__:
-        raise InputError(f"torchvision's {arch} has no weights {tag!r}; it has {', '.join(weights.__members__)}")
-    try:
-        state = torchvision.models.get_model(arch, weights=tag or "DEFAULT").state_dict()
-    except Exception as error:
-        raise InputError(f"the weights of torchvision:{name} could not be had: {first_line(error)}") from error
-    return state, torchvision_fields(weights[tag or "DEFAULT"])
-
-
-def torchvision_fields(weights: Any) -> dict[str, Any]:
-    """The image fields of a member of torchvision's weight enums."""
-    transform = weights.transforms()
-    if not hasattr(transform, "crop_size"):
-        return {}  # of detection or segmentation
-    return image_fields(
-        {
-            "mean": transform.mean,
-            "std": transform.std,
-            "crop_pct": transform.crop_size[0] / transform.resize_size[0],
-            "interpolation": transform.interpolation.value,
-        }
-    )
-
-
 # timm's selective-kernel ResNets (skresnext50_32x4d, ...): names of the unit, and of what stands beside it in a block.
 _TIMM_NAMES = (
     (r"\.conv2\.paths\.(\d+)\.", r".conv2.branches.\1."),
@@ -167,52 +157,6 @@ _TIMM_NAMES = (
 def _from_timm_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
     if not any(".conv2.attn.fc_select." in name for name in state):
         return state
-
-    def translate(name: str) -> str:
-        for pattern, ours in _TIMM_NAMES:
-            name = re.sub(pattern, ours, name)
-        return name
-
-    return {translate(name): value for name, value in state.items()}
-
-
-def fits(model: nn.Module, state: dict[str, Tensor]) -> bool:
-    """Whether the names agree."""
-    return set(model.state_dict()) == set(state)
-
-
-def without(state: dict[str, Tensor], classifier: Classifier) -> dict[str, Tensor]:
-    """The state without its classifier, for a network that has none."""
-    return {name: value for name, value in state.items() if not _belongs(name, classifier)}
-
-
-def _belongs(name: str, classifier: Classifier) -> bool:
-    heads = (classifier,) if isinstance(classifier, str) else classifier or ()
-    return name.startswith(tuple(f"{head}." for head in heads))
-
-
-def load(model: nn.Module, state: dict[str, Tensor], *, source: object, classifier: Classifier) -> None:
-    """Load ``state`` into ``model``; a classifier of another number of classes keeps its fresh weights.
-
-    Raises:
-        InputError: Names or shapes differ anywhere else.
-    """
-    own = model.state_dict()
-    if not fits(model, state):
-        state = _from_timm_names(state)
-    missing, foreign = sorted(set(own) - set(state)), sorted(set(state) - set(own))
-    other = [name for name in own if name in state and own[name].shape != state[name].shape]
-    head = [name for name in other if _belongs(name, classifier)]
-    wrong = [name for name in other if name not in head]
-    shapes = [f"{name} is {tuple(state[name].shape)} there and {tuple(own[name].shape)} here" for name in wrong]
-    if missing or foreign:
-        every = [f"lacks {name}" for name in missing] + [f"has {name}" for name in foreign] + shapes
-        raise InputError(
-            f"the weights of {source} are of another network: {len(missing)} tensors missing and {len(foreign)} "
-            f"unknown ({', '.join(every)})"
-        )
-    if shapes:
-        raise InputError(f"the weights of {source} do not fit: {', '.join(shapes)}")
-    if head:
-        _logger.info("%s has another number of classes: %s starts fresh", source, classifier)
-    model.load_state_dict({name: own[name] if name in head else state[name] for name in own})
+    for pattern, ours in _TIMM_NAMES:
+        state = {re.sub(pattern, ours, name): value for name, value in state.items()}
+    return state

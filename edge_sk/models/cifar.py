@@ -6,17 +6,16 @@ two and three (ResNeXt's CIFAR design, Xie et al., 2017, Sec. 5.3).
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from edge_sk.models._entry import Entry, Graft
-from edge_sk.models._staged import StagedClassifier
+from edge_sk.models._staged import StagedClassifier, conv_bn
 from edge_sk.selective_kernel import UnitSpec
 
 PLANES = (64, 128, 256)
-EXPANSION = 4
 
 
 class CifarResNeXt(StagedClassifier):
@@ -27,17 +26,9 @@ class CifarResNeXt(StagedClassifier):
         base_width: Channels of one group in the first stage.
         se: Squeeze-and-excitation (r = 16) in every block.
         num_classes: Classes, 0 for none.
-        in_chans: Channels of the image.
-        global_pool: ``"avg"``, or ``""`` for the feature map.
-        drop_rate: Dropout before the classifier.
-
-    Shape:
-        - Input: ``(N, in_chans, H, W)``, in the paper 32x32; the total stride is 4
-        - Output: ``(N, num_classes)``
+        in_chans: Channels of the image, in the paper of 32x32 pixels; the total stride is 4.
+        options: ``global_pool`` and ``drop_rate`` of :class:`~edge_sk.models._staged.StagedClassifier`.
     """
-
-    stage_names = ("stem", "stage1", "stage2", "stage3")
-    num_stem = 1
 
     def __init__(
         self,
@@ -47,91 +38,39 @@ class CifarResNeXt(StagedClassifier):
         se: bool = False,
         num_classes: int = 10,
         in_chans: int = 3,
-        global_pool: str = "avg",
-        drop_rate: float = 0.0,
+        **options: Any,
     ) -> None:
         from timm.layers import SqueezeExcite
-        from timm.models.resnet import Bottleneck, downsample_conv
+        from timm.models.resnet import Bottleneck, make_blocks
 
-        super().__init__(global_pool=global_pool, drop_rate=drop_rate)
-        self.stem = nn.Sequential(
-            nn.Conv2d(in_chans, 64, 3, padding=1, bias=False), nn.BatchNorm2d(64), nn.ReLU(inplace=True)
-        )
-        inplanes = 64
-        stages = []
-        for index, planes in enumerate(PLANES):
-            blocks = []
-            for block in range(3):
-                stride = 2 if index > 0 and block == 0 else 1
-                project = stride > 1 or inplanes != planes * EXPANSION
-                blocks.append(
-                    Bottleneck(
-                        inplanes,
-                        planes,
-                        stride=stride,
-                        downsample=downsample_conv(inplanes, planes * EXPANSION, 1, stride) if project else None,
-                        cardinality=cardinality,
-                        base_width=base_width,
-                        attn_layer=SqueezeExcite if se else None,
-                    )
-                )
-                inplanes = planes * EXPANSION
-            stages.append(nn.Sequential(*blocks))
-        self.stage1, self.stage2, self.stage3 = stages
-        self.num_features = self.head_hidden_size = inplanes
-        self.feature_info = [
-            {"num_chs": chs, "reduction": reduction, "module": module}
-            for chs, reduction, module in zip(
-                (64, *(planes * EXPANSION for planes in PLANES)), (1, 1, 2, 4), self.stage_names, strict=True
-            )
-        ]
+        super().__init__(["stem", "stage1", "stage2", "stage3"], **options)
+        self.stem = nn.Sequential(*conv_bn(in_chans, 64, 3))
+        block_args = {"cardinality": cardinality, "base_width": base_width, "attn_layer": SqueezeExcite if se else None}
+        stages, _ = make_blocks((Bottleneck,) * 3, PLANES, (3, 3, 3), 64, **block_args)
+        self.stage1, self.stage2, self.stage3 = (stage for _, stage in stages)
+        channels = (64, *(planes * Bottleneck.expansion for planes in PLANES))
+        self.num_features = self.head_hidden_size = channels[-1]
+        levels = zip(self.stage_names, channels, (1, 1, 2, 4), strict=True)
+        self.feature_info = [{"module": name, "num_chs": chs, "reduction": stride} for name, chs, stride in levels]
         for module in self.modules():
             if isinstance(module, nn.Conv2d) and module.bias is None:
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
         self.reset_classifier(num_classes)
-
-    def forward_features(self, x: Tensor) -> Tensor:
-        """The output of the last stage, ``(N, 1024, H / 4, W / 4)``."""
-        x = self.stem(x)
-        if self.grad_checkpointing and not torch.jit.is_scripting():
-            for name in self.stage_names[self.num_stem :]:
-                x = self._run(name, x)
-            return x
-        return self.stage3(self.stage2(self.stage1(x)))
-
-    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Parameter groups from stem to head, for timm's layer-wise learning rates."""
-        return {"stem": r"^stem", "blocks": r"^stage(\d+)" if coarse else r"^stage(\d+)\.(\d+)"}
 
 
 def entries() -> list[Entry]:
     """The rows of the zoo."""
     # Kernels 1x1 and 3x3, G = 16, r = 32: the only setting found to reproduce the cited 27.7M parameters and 4.2 GMACs.
     graft = Graft(unit=UnitSpec(kernels="1+3", reduction=32, act="relu"))
-    common: dict[str, Any] = {
-        "build": CifarResNeXt,
-        "recipe": "cifar",
-        "cfg": {
-            "input_size": (3, 32, 32),
-            "pool_size": (8, 8),
-            "num_classes": 10,
-            "mean": (0.4914, 0.4822, 0.4465),
-            "std": (0.2470, 0.2435, 0.2616),
-            "crop_pct": 1.0,
-            "first_conv": "stem.0",
-            "classifier": "fc",
-        },
-    }
+    cfg = {"input_size": (3, 32, 32), "pool_size": (8, 8), "num_classes": 10, "crop_pct": 1.0}
+    cfg |= {"mean": (0.4914, 0.4822, 0.4465), "std": (0.2470, 0.2435, 0.2616)}
+    cfg |= {"first_conv": "stem.0", "classifier": "fc"}
+    common: dict[str, Any] = {"recipe": "cifar", "cfg": cfg, "levels": 4}
     rows = [
-        Entry(
-            name=f"resnext29_{cardinality}x{width}d",
-            build_args={"cardinality": cardinality, "base_width": width},
-            **common,
-        )
-        for cardinality, width in ((16, 32), (8, 64), (16, 64))
+        Entry(name=f"resnext29_{groups}x{width}d", build=functools.partial(CifarResNeXt, groups, width), **common)
+        for groups, width in ((16, 32), (8, 64), (16, 64))
     ]
     # The table's 35.0M parameters are those of SE on 8x64d (on 16x32d it would be 25.8M).
-    se = {"cardinality": 8, "base_width": 64, "se": True}
-    rows.append(Entry(name="senet29", build_args=se, **common))
-    rows.append(Entry(name="sknet29", build_args={"cardinality": 16, "base_width": 32}, graft=graft, **common))
+    rows.append(Entry(name="senet29", build=functools.partial(CifarResNeXt, 8, 64, se=True), **common))
+    rows.append(Entry(name="sknet29", build=functools.partial(CifarResNeXt, 16, 32), graft=graft, **common))
     return rows

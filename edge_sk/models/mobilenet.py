@@ -7,55 +7,40 @@ The SKNet paper names MobileNet as a place for SK convolutions but reports none.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 from torch import nn
 
-from edge_sk.models._entry import TIMM_OPTIONS, Entry, Graft
+from edge_sk.models._entry import TIMM_OPTIONS, Entry, Graft, timm_name
 
-# Zoo name -> timm's name.
-PLAIN = {
-    "mobilenetv1_1.0": "mobilenetv1_100",
-    "mobilenetv2_0.5": "mobilenetv2_050",
-    "mobilenetv2_1.0": "mobilenetv2_100",
-    "mobilenetv2_1.4": "mobilenetv2_140",
-    "mobilenetv3_small_1.0": "mobilenetv3_small_100",
-    "mobilenetv3_large_1.0": "mobilenetv3_large_100",
-    "mobilenetv4_conv_small": "mobilenetv4_conv_small",
-}
+PLAIN = ("mobilenetv1_1.0", "mobilenetv2_0.5", "mobilenetv2_1.0", "mobilenetv2_1.4")
+PLAIN += ("mobilenetv3_small_1.0", "mobilenetv3_large_1.0", "mobilenetv4_conv_small")
 
 
-def _build(timm_name: str, *, se: bool = False, **kwargs: Any) -> nn.Module:
+def _build(name: str, *, se: bool = False, **kwargs: Any) -> nn.Module:
     import timm
-
-    model = timm.create_model(timm_name, **kwargs)
-    if se:
-        _add_squeeze_excite(model)
-    return model
-
-
-def _add_squeeze_excite(model: nn.Module) -> None:
-    """Put squeeze-and-excitation (r = 16) behind the depthwise convolution of every block, where SK would be.
-
-    It is the place MobileNetV3 gives it (Howard et al., 2019, Sec. 5.3) and timm's blocks keep a slot for it.
-    """
     from timm.layers import SqueezeExcite
 
-    for module in model.modules():
-        depthwise = getattr(module, "conv_dw", None)
-        if isinstance(depthwise, nn.Conv2d):
-            channels = depthwise.out_channels
-            module.se = SqueezeExcite(channels, rd_channels=max(channels // 16, 8))
+    model = timm.create_model(timm_name(name), **kwargs)
+    # SE (r = 16) stands behind the depthwise convolution of every block, where SK would be: there MobileNetV3 has it
+    # (Howard et al., 2019, Sec. 5.3), and there timm's blocks keep a slot for it.
+    for block in model.modules() if se else ():
+        conv = getattr(block, "conv_dw", None)
+        if isinstance(conv, nn.Conv2d):
+            block.se = SqueezeExcite(conv.out_channels, rd_channels=max(conv.out_channels // 16, 8))
+    return model
 
 
 def entries() -> list[Entry]:
     """The rows of the zoo."""
     rows: list[Entry] = []
-    for name, timm_name in PLAIN.items():
-        args: dict[str, Any] = {"build": _build, "recipe": "light", "timm_name": timm_name, "options": TIMM_OPTIONS}
-        plain = {"timm_name": timm_name}
-        rows.append(Entry(name=name, build_args=plain, **args))
-        rows.append(Entry(name=f"sk_{name}", build_args=plain, graft=Graft(sk_units="late"), **args))
+    cfg = {"first_conv": "conv_stem", "classifier": "classifier"}
+    common: dict[str, Any] = {"recipe": "light", "cfg": cfg, "options": TIMM_OPTIONS, "of_timm": True}
+    for name in PLAIN:
+        build = functools.partial(_build, name)
+        rows.append(Entry(name=name, build=build, **common))
+        rows.append(Entry(name=f"sk_{name}", build=build, graft=Graft(sk_units="late"), **common))
         if name.startswith(("mobilenetv1", "mobilenetv2")):
-            rows.append(Entry(name=f"se_{name}", build_args=plain | {"se": True}, **args))
+            rows.append(Entry(name=f"se_{name}", build=functools.partial(build, se=True), **common))
     return rows

@@ -6,6 +6,7 @@ them, so its weights load unchanged.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from edge_sk.grafting import NAMED, Where
 from edge_sk.models._entry import Entry, Graft
-from edge_sk.models._staged import StagedClassifier
+from edge_sk.models._staged import StagedClassifier, conv_bn
 
 # Output channels of conv1, stages 2-4 and conv5 (Table 5 of the paper).
 WIDTHS = {
@@ -36,8 +37,7 @@ class InvertedResidual(nn.Module):
     """The unit of the paper's Fig. 3 (c), and with stride 2 of Fig. 3 (d).
 
     Args:
-        inp: Input channels.
-        oup: Output channels.
+        inp, oup: Channels.
         stride: 1 splits the input in halves, one of which passes through; 2 sends it down both branches.
         attn_layer: Called with ``oup``; applied to the concatenated output before the shuffle, where the SKNet paper's
             author puts squeeze-and-excitation (PytorchInsight, ``shufflenetv2_se.py``).
@@ -53,33 +53,21 @@ class InvertedResidual(nn.Module):
         half = oup // 2
         self.branch1 = nn.Sequential()
         if stride > 1:
-            self.branch1 = nn.Sequential(
-                nn.Conv2d(inp, inp, 3, stride, 1, groups=inp, bias=False),
-                nn.BatchNorm2d(inp),
-                nn.Conv2d(inp, half, 1, bias=False),
-                nn.BatchNorm2d(half),
-                nn.ReLU(inplace=True),
-            )
+            self.branch1 = nn.Sequential(*conv_bn(inp, inp, 3, stride, inp, relu=False), *conv_bn(inp, half, 1))
         self.branch2 = nn.Sequential(
-            nn.Conv2d(inp if stride > 1 else half, half, 1, bias=False),
-            nn.BatchNorm2d(half),
-            nn.ReLU(inplace=True),
-            nn.Conv2d(half, half, 3, stride, 1, groups=half, bias=False),
-            nn.BatchNorm2d(half),
-            nn.Conv2d(half, half, 1, bias=False),
-            nn.BatchNorm2d(half),
-            nn.ReLU(inplace=True),
+            *conv_bn(inp if stride > 1 else half, half, 1),
+            *conv_bn(half, half, 3, stride, half, relu=False),
+            *conv_bn(half, half, 1),
         )
         self.attn = attn_layer(oup) if attn_layer is not None else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         """Run the unit."""
         if self.stride == 1:
-            passed, x = x.chunk(2, dim=1)
-            out = torch.cat((passed, self.branch2(x)), dim=1)
+            first, second = x.chunk(2, dim=1)
         else:
-            out = torch.cat((self.branch1(x), self.branch2(x)), dim=1)
-        return channel_shuffle(self.attn(out), 2)
+            first, second = self.branch1(x), x
+        return channel_shuffle(self.attn(torch.cat((first, self.branch2(second)), dim=1)), 2)
 
 
 class ShuffleNetV2(StagedClassifier):
@@ -88,18 +76,10 @@ class ShuffleNetV2(StagedClassifier):
     Args:
         widths: Output channels of conv1, stages 2-4 and conv5.
         num_classes: Classes, 0 for none.
-        in_chans: Channels of the image.
-        global_pool: ``"avg"``, or ``""`` for the feature map.
-        drop_rate: Dropout before the classifier.
+        in_chans: Channels of the image; the total stride is 32.
         attn_layer: See :class:`InvertedResidual`.
-
-    Shape:
-        - Input: ``(N, in_chans, H, W)``; the total stride is 32
-        - Output: ``(N, num_classes)``
+        options: ``global_pool`` and ``drop_rate`` of :class:`~edge_sk.models._staged.StagedClassifier`.
     """
-
-    stage_names = ("conv1", "maxpool", "stage2", "stage3", "stage4", "conv5")
-    num_stem = 2
 
     def __init__(
         self,
@@ -107,15 +87,13 @@ class ShuffleNetV2(StagedClassifier):
         *,
         num_classes: int = 1000,
         in_chans: int = 3,
-        global_pool: str = "avg",
-        drop_rate: float = 0.0,
         attn_layer: Callable[[int], nn.Module] | None = None,
+        **options: Any,
     ) -> None:
-        super().__init__(global_pool=global_pool, drop_rate=drop_rate)
+        names = ["conv1", "maxpool", "stage2", "stage3", "stage4", "conv5"]
+        super().__init__(names, **options)
         stem, *stage_widths, last = widths
-        self.conv1 = nn.Sequential(
-            nn.Conv2d(in_chans, stem, 3, 2, 1, bias=False), nn.BatchNorm2d(stem), nn.ReLU(inplace=True)
-        )
+        self.conv1 = nn.Sequential(*conv_bn(in_chans, stem, 3, 2))
         self.maxpool = nn.MaxPool2d(3, 2, 1)
         inp = stem
         stages = []
@@ -125,46 +103,20 @@ class ShuffleNetV2(StagedClassifier):
             stages.append(nn.Sequential(*units))
             inp = oup
         self.stage2, self.stage3, self.stage4 = stages
-        self.conv5 = nn.Sequential(nn.Conv2d(inp, last, 1, bias=False), nn.BatchNorm2d(last), nn.ReLU(inplace=True))
+        self.conv5 = nn.Sequential(*conv_bn(inp, last, 1))
         self.num_features = self.head_hidden_size = last
-        self.feature_info = [
-            {"num_chs": chs, "reduction": reduction, "module": module}
-            for chs, reduction, module in zip(
-                (stem, stem, *stage_widths), (2, 4, 8, 16, 32), self.stage_names, strict=False
-            )
-        ]
+        levels = zip(names[:-1], (stem, stem, *stage_widths), (2, 4, 8, 16, 32), strict=True)
+        self.feature_info = [{"module": name, "num_chs": chs, "reduction": stride} for name, chs, stride in levels]
         for module in self.modules():
-            if isinstance(module, nn.Conv2d) and not (attn_layer and module.bias is not None):
+            if isinstance(module, nn.Conv2d) and module.bias is None:
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
         self.reset_classifier(num_classes)
 
-    def forward_features(self, x: Tensor) -> Tensor:
-        """The output of conv5, ``(N, 1024, H / 32, W / 32)`` (2048 channels at 2.0x)."""
-        x = self.maxpool(self.conv1(x))
-        if self.grad_checkpointing and not torch.jit.is_scripting():
-            for name in self.stage_names[self.num_stem : -1]:
-                x = self._run(name, x)
-        else:
-            x = self.stage4(self.stage3(self.stage2(x)))
-        return self.conv5(x)
 
-    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Parameter groups from stem to head, for timm's layer-wise learning rates."""
-        return {
-            "stem": r"^conv1",
-            "blocks": r"^stage(\d+)" if coarse else r"^stage(\d+)\.(\d+)",
-        }
+def _squeeze_excite(channels: int) -> nn.Module:
+    from timm.layers import SqueezeExcite
 
-
-def _build(width: str, *, se: bool = False, **kwargs: Any) -> nn.Module:
-    if se:
-        from timm.layers import SqueezeExcite
-
-        def attn_layer(channels: int) -> nn.Module:
-            return SqueezeExcite(channels, rd_channels=channels // 16)
-
-        kwargs["attn_layer"] = attn_layer
-    return ShuffleNetV2(WIDTHS[width], **kwargs)
+    return SqueezeExcite(channels, rd_channels=channels // 16)
 
 
 def entries() -> list[Entry]:
@@ -174,15 +126,12 @@ def entries() -> list[Entry]:
     # Stride 1 matches the parameters that the paper reports.
     graft = Graft(sk_units="stride1", places=places)
     rows: list[Entry] = []
-    for width in WIDTHS:
+    common: dict[str, Any] = {"recipe": "light", "cfg": {"first_conv": "conv1.0", "classifier": "fc"}}
+    for width, channels in WIDTHS.items():
         name = f"shufflenetv2_{width}"
-        common: dict[str, Any] = {
-            "recipe": "light",
-            "cfg": {"first_conv": "conv1.0", "classifier": "fc"},
-        }
-        rows += [
-            Entry(name=name, build=_build, build_args={"width": width}, **common),
-            Entry(name=f"se_{name}", build=_build, build_args={"width": width, "se": True}, **common),
-            Entry(name=f"sk_{name}", build=_build, build_args={"width": width}, graft=graft, **common),
-        ]
+        plain = functools.partial(ShuffleNetV2, channels)
+        with_se = functools.partial(plain, attn_layer=_squeeze_excite)
+        rows.append(Entry(name=name, build=plain, **common))
+        rows.append(Entry(name=f"se_{name}", build=with_se, **common))
+        rows.append(Entry(name=f"sk_{name}", build=plain, graft=graft, **common))
     return rows

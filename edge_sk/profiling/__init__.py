@@ -10,8 +10,8 @@ Conventions. All counts come from one forward pass, operator by operator:
   `fvcore <https://github.com/facebookresearch/fvcore>`_.
 - **Activations**: elements that convolutions and matrix products write (fvcore's convention).
 - **Elementwise work**: elements that every other computing operator goes over (additions, multiplications,
-  activation functions, pooling, softmax): the larger of its first input and its output. No MAC count shows
-  it; latency does.
+  activation functions, pooling, softmax): the larger of its first input and its output. It takes time, and
+  no MAC count includes it.
 - **Gates**: MACs inside channel attention (SK's gate, squeeze-and-excitation, CBAM, BAM); part of the MACs.
 - **Unsupported**: operators that compute but are not counted, for instance fused attention.
 - **fvcore's own total**, in the command's JSON, is larger: it adds 2 per element of a batch norm, 1 per element
@@ -24,22 +24,21 @@ import dataclasses
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from edge_sk import running
 from edge_sk.errors import InputError
-from edge_sk.profiling.cost import FeatureMap, ModuleCost, ModuleTable, Profile, comparison
+from edge_sk.profiling.cost import FeatureMap, ModuleCost, ModuleTable, Profile, comparison, print_table, rich_table
 from edge_sk.profiling.counting import OperatorCounter
-from edge_sk.profiling.tables import print_table
 
-__all__ = ["FeatureMap", "ModuleCost", "ModuleTable", "Profile", "comparison", "print_table", "profile"]
+__all__ = ["FeatureMap", "ModuleCost", "ModuleTable", "Profile", "comparison", "print_table", "profile", "rich_table"]
 
 
 def profile(model: nn.Module, input_size: int | Sequence[int] | None = None) -> Profile:
     """Count what a network costs for one image.
 
     The network runs once, in evaluation mode and without gradients, on the device and in the type of its
-    parameters. Its mode is restored; its hooks, parameters and buffers are not touched.
+    parameters. Its mode is restored; its hooks, parameters and buffers do not change.
 
     Args:
         model: Any module that takes one batch of images.
@@ -55,9 +54,17 @@ def profile(model: nn.Module, input_size: int | Sequence[int] | None = None) -> 
     """
     shape = running.input_shape(model, input_size)
     name = running.default_cfg(model).get("architecture") or type(model).__name__
-    image = _image(model, name, shape)
+    reference = running.reference(model)
+    if reference.is_meta:
+        raise InputError(f"{name} has no weights (device 'meta'), so it cannot be traced; create it on the cpu")
+    if any(map(_is_compiled, model.modules())):
+        raise InputError(
+            f"{name} cannot be traced, so it cannot be counted: its code is scripted or compiled; "
+            "profile a plain nn.Module that takes one tensor"
+        )
     counter = OperatorCounter(model)
     try:
+        image = torch.zeros(shape, dtype=reference.dtype, device=reference.device)
         with running.evaluating(model), counter.counting():
             model(image)
     except Exception as error:
@@ -81,21 +88,7 @@ def profile(model: nn.Module, input_size: int | Sequence[int] | None = None) -> 
     )
 
 
-def _image(model: nn.Module, name: str, shape: tuple[int, ...]) -> Tensor:
-    """An empty image for a model whose operators can be seen."""
-    if any(
+def _is_compiled(module: nn.Module) -> bool:
+    return bool(
         isinstance(module, torch.jit.ScriptModule) or hasattr(module, "_orig_mod") or module._compiled_call_impl
-        for module in model.modules()
-    ):
-        raise InputError(
-            f"{name} cannot be traced, so it cannot be counted: its code is scripted or compiled; "
-            "profile a plain nn.Module that takes one tensor"
-        )
-    reference = running.reference(model)
-    if reference.is_meta:
-        raise InputError(f"{name} has no weights (device 'meta'), so it cannot be traced; create it on the cpu")
-    try:
-        return torch.zeros(shape, dtype=reference.dtype, device=reference.device)
-    except RuntimeError as error:
-        size = "x".join(map(str, shape))
-        raise InputError(f"input {size} cannot be made: {running.first_line(error)}") from error
+    )

@@ -1,22 +1,17 @@
-"""Input normalisation as a module, and its scale inside the first convolution."""
+"""Normalise images inside the network, and fold the scale into the first convolution."""
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, fx, nn
 
-from edge_sk.rewriting.graph import Layers, replace_module
+from edge_sk.rewriting.graph import Layers
 
 
 class Normalize(nn.Module):
-    """``(x - mean) / std`` per channel.
-
-    Args:
-        mean: One value per channel.
-        std: One value per channel.
+    """``(x - mean) / std``, with one mean and one standard deviation per channel.
 
     Shape:
         - Input and output: ``(N, C, H, W)``
@@ -32,7 +27,7 @@ class Normalize(nn.Module):
         self.register_buffer("scale", 1 / torch.tensor(std, dtype=torch.float32).view(1, -1, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise. The shift is an addition, which int8 has, and not a subtraction, which it has not."""
+        """Normalise, with an addition: int8 has no subtraction."""
         x = x + self.shift
         return x if self.scale is None else x * self.scale
 
@@ -47,11 +42,8 @@ def fold_input_scale(graph: fx.GraphModule) -> int:
             continue
         (user,) = node.users
         conv = layers.own(user, nn.Conv2d)
-        if conv is None or conv.groups != 1:
-            continue
-        scaled = copy.deepcopy(conv)
-        scaled.weight.data = (conv.weight.data * normalize.scale).to(conv.weight.dtype)
-        replace_module(graph, user, scaled)
-        normalize.scale = None
-        count += 1
+        if conv is not None and conv.groups == 1:
+            conv.weight.data = (conv.weight.data * normalize.scale).to(conv.weight.dtype)
+            normalize.scale = None
+            count += 1
     return count

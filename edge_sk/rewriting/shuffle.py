@@ -1,4 +1,4 @@
-"""Channel shuffles go into the weights around them.
+"""Replace channel shuffles by permuted weights of the layers around them.
 
 ShuffleNetV2 moves every channel in every unit: concat, shuffle, split. But which unit a channel is for is known in
 advance. So nothing moves until a unit needs it: a convolution gives its channels in the order in which later units
@@ -16,22 +16,12 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from edge_sk.rewriting.graph import (
-    IS_CALL,
-    Layers,
-    argument,
-    called_module,
-    calls,
-    is_elementwise,
-    is_map,
-    known,
-    shuffle_functions,
-)
+from edge_sk.rewriting.graph import Layers, argument, called_module, calls, is_map, known, shuffle_functions
 from edge_sk.selective_kernel import DeploySelectiveKernel
-from edge_sk.tracing import hooks, writes
+from edge_sk.tracing import ACTIVATIONS, calls_activation, hooks, writes
 
 Channel = tuple[fx.Node, int]
-"""A channel of a tensor that a node outside the routing computes."""
+"""A channel of a source: a node that computes feature maps and does not just move channels."""
 
 
 def absorb_shuffles(graph: fx.GraphModule) -> int:
@@ -41,6 +31,8 @@ def absorb_shuffles(graph: fx.GraphModule) -> int:
 
 
 class _Router:
+    """The channels that shuffles, concatenations and chunks move, and the layers around them."""
+
     def __init__(self, graph: fx.GraphModule) -> None:
         self.graph = graph
         self.layers = Layers(graph)
@@ -49,24 +41,21 @@ class _Router:
         self.pieces: dict[fx.Node, list[list[Channel]]] = {}
         self.shuffles: set[fx.Node] = set()
         for node in graph.graph.nodes:
-            self._route(node)
+            if node.op in ("call_function", "call_method", "call_module"):
+                self._route(node)
 
     def _route(self, node: fx.Node) -> None:
         """Follow the channels through one node, if all it does is to move them."""
-        if node.op not in IS_CALL:
-            return
         source = argument(node, 0, "input", "x", "tensors")
-        shuffle_groups = self._shuffle_groups(node)
-        if shuffle_groups and (channels := self._of(source)):
-            per_group = len(channels) // shuffle_groups
-            self.channels[node] = [
-                channels[group * per_group + index] for index in range(per_group) for group in range(shuffle_groups)
-            ]
+        groups = self._shuffle_groups(node)
+        if groups and (channels := self._of(source)):
+            order = torch.arange(len(channels)).view(groups, -1).T.flatten()
+            self.channels[node] = [channels[index] for index in order.tolist()]
             self.shuffles.add(node)
         elif calls(node, (torch.cat,)) and isinstance(source, list | tuple) and _along_channels(node, 1):
             parts = [self._of(part) for part in source]
             if all(parts):
-                self.channels[node] = [channel for part in parts for channel in part or []]
+                self.channels[node] = [channel for part in parts for channel in part]
         elif calls(node, (torch.chunk,), ("chunk",)) and _along_channels(node, 2) and (channels := self._of(source)):
             count = argument(node, 1, "chunks")
             if isinstance(count, int):
@@ -82,69 +71,56 @@ class _Router:
             groups = argument(node, 1, "groups")
         return groups if isinstance(groups, int) else 0
 
-    def _of(self, node: Any) -> list[Channel] | None:
-        """Map each channel of feature maps to its source tensor and channel; ``None`` if they are no feature maps."""
+    def _of(self, node: Any) -> list[Channel]:
+        """The source of each channel of feature maps; empty for other values."""
         if node in self.channels:
             return self.channels[node]
         tensor = known(node)
-        return [(node, index) for index in range(tensor.shape[1])] if tensor is not None and is_map(node) else None
+        return [(node, index) for index in range(tensor.shape[1])] if tensor and is_map(node) else []
 
     def regions(self) -> Iterator[list[fx.Node]]:
         """Connected groups of moving nodes that contain a shuffle, each in graph order."""
-        moving = [node for node in self.graph.graph.nodes if node in self.channels or node in self.pieces]
-        seen: set[fx.Node] = set()
-        for start in moving:
-            if start in seen:
-                continue
-            region, queue = set(), [start]
+        unseen = {*self.channels, *self.pieces}
+        while unseen:
+            queue = [min(unseen, key=self.position.__getitem__)]
+            region: set[fx.Node] = set()
             while queue:
                 node = queue.pop()
-                if node in region:
-                    continue
                 region.add(node)
-                queue += [near for near in (*node.all_input_nodes, *node.users) if near in moving]
                 # Two regions that read one source share its order.
-                for source in node.all_input_nodes:
-                    if source not in moving:
-                        queue += [user for user in source.users if user in moving]
-            seen |= region
+                siblings = [user for source in node.all_input_nodes for user in source.users]
+                queue += unseen.intersection((*node.all_input_nodes, *node.users, *siblings)) - region
+            unseen -= region
             if region & self.shuffles:
                 yield sorted(region, key=self.position.__getitem__)
 
     def absorb(self, region: list[fx.Node]) -> int:
         """Rewrite one region; 0 if a neighbour cannot take a permutation."""
         inside = set(region)
-        targets = [node for node in region if any(user not in inside for user in node.users)]
+        targets = [node for node in region if not inside.issuperset(node.users)]
         if not all(node in self.channels for node in targets):
-            return 0
-        sources = sorted(
-            {source for node in targets for source, _ in self.channels[node]}, key=self.position.__getitem__
-        )
-        producers = {source: self._producers(source, inside) for source in sources}
-        consumers = {target: self._consumers(target, inside) for target in targets}
-        if any(found is None for found in (*producers.values(), *consumers.values())):
             return 0
         needed: dict[Channel, list[int]] = {}
         for index, target in enumerate(targets):
             for channel in self.channels[target]:
                 needed.setdefault(channel, []).append(index)
+        sources = sorted({source for source, _ in needed}, key=self.position.__getitem__)
+        producers = {source: self._producers(source, inside) for source in sources}
+        consumers = {target: self._consumers(target, inside) for target in targets}
+        if not all((*producers.values(), *consumers.values())):
+            return 0
         new_place: dict[Channel, int] = {}
         for source in sources:
-            width = len(self._of(source) or [])
             # Channels that go to the same places lie together, those that are needed first in front.
-            order = sorted(range(width), key=lambda index: needed.get((source, index), [len(targets)]))
-            for place, index in enumerate(order):
-                new_place[source, index] = place
-            for module in producers[source] or []:
-                _permute_output(module, order)
+            channels = sorted(self._of(source), key=lambda channel: needed.get(channel, [len(targets)]))
+            new_place |= {channel: place for place, channel in enumerate(channels)}
+            for module in producers[source]:
+                _permute_output(module, [index for _, index in channels])
         for target in targets:
             old = self.channels[target]
-            order = sorted(
-                range(len(old)),
-                key=lambda index: (self.position[old[index][0]], new_place[old[index]]),
-            )
+            order = sorted(range(len(old)), key=lambda index: (self.position[old[index][0]], new_place[old[index]]))
             self._materialize(target, [(old[index][0], new_place[old[index]]) for index in order], inside)
-            for module in consumers[target] or []:
+            for module in consumers[target]:
                 _permute_input(module, order)
         self.graph.graph.eliminate_dead_code(writes)
         return len(inside & self.shuffles)
@@ -163,53 +139,56 @@ class _Router:
         target.replace_all_uses_with(gathered, delete_user_cb=lambda user: user not in inside)
 
     def _slice(self, source: fx.Node, start: int, stop: int) -> fx.Node:
-        if (start, stop) == (0, len(self._of(source) or [])):
+        if (start, stop) == (0, len(self._of(source))):
             return source
         return self.graph.graph.call_function(operator.getitem, (source, (slice(None), slice(start, stop))))
 
-    def _producers(self, node: Any, inside: set[fx.Node]) -> list[nn.Module] | None:
-        """Modules to permute so that a source gives its channels in another order; ``None`` if they cannot."""
+    def _producers(self, node: Any, readers: set[fx.Node]) -> list[nn.Module]:
+        """Modules to permute so that a source gives its channels in another order; empty if they cannot."""
         found: list[nn.Module] = []
-        if any(user not in inside for user in node.users):
-            return None
-        while isinstance(node, fx.Node):
-            module = called_module(self.graph, node)
-            if module is not None and not is_elementwise(self.graph, node):
-                if not self._permutable(node):
-                    return None
+        while isinstance(node, fx.Node) and readers.issuperset(node.users):
+            module = self._permutable(node)
+            if module is not None:
                 found.append(module)
                 if _is_dense(module):
                     return found
-            elif not is_elementwise(self.graph, node):
-                return None
-            node = node.args[0]
-            if not isinstance(node, fx.Node) or len(node.users) > 1:
-                return None
-        return None
+            elif not self._is_elementwise(node):
+                return []
+            readers, node = {node}, node.args[0]
+        return []
 
-    def _permutable(self, node: fx.Node) -> bool:
-        """Whether a layer's channels can be permuted in its weights: dense and depthwise convolutions, and units."""
-        conv, unit = self.layers.own(node, nn.Conv2d), self.layers.own(node, DeploySelectiveKernel)
-        if conv is not None:
-            return conv.groups in (1, conv.in_channels) and conv.groups in (1, conv.out_channels)
-        return unit is not None and unit.permutable
-
-    def _consumers(self, target: fx.Node, inside: set[fx.Node]) -> list[nn.Module] | None:
-        """Modules to permute so that they take a target's channels in another order; ``None`` if they cannot."""
+    def _consumers(self, target: fx.Node, inside: set[fx.Node]) -> list[nn.Module]:
+        """Modules to permute so that they take a target's channels in another order; empty if they cannot."""
         found: list[nn.Module] = []
         queue = [user for user in target.users if user not in inside]
         while queue:
             node = queue.pop()
-            module = called_module(self.graph, node)
-            if is_elementwise(self.graph, node):
-                queue += node.users
-                continue
-            if module is None or not self._permutable(node):
-                return None
-            found.append(module)
-            if not _is_dense(module):
+            module = self._permutable(node)
+            if module is not None:
+                found.append(module)
+            elif not self._is_elementwise(node):
+                return []
+            if module is None or not _is_dense(module):
                 queue += node.users
         return found
+
+    def _permutable(self, node: fx.Node) -> nn.Module | None:
+        """The layer that a node calls, if its weights can permute its channels: dense and depthwise, and units."""
+        conv, unit = self.layers.own(node, nn.Conv2d), self.layers.own(node, DeploySelectiveKernel)
+        if conv is not None:
+            whole = conv.groups in (1, conv.in_channels) and conv.groups in (1, conv.out_channels)
+            return conv if whole else None
+        return unit if unit is not None and unit.permutable else None
+
+    def _is_elementwise(self, node: fx.Node) -> bool:
+        """Whether a node maps each value of one tensor by itself, whatever its channel."""
+        if len(node.all_input_nodes) != 1:
+            return False
+        module = called_module(self.graph, node)
+        if module is None:
+            return calls_activation(node) or calls(node, (torch.clamp,), ("clamp", "contiguous"))
+        alike = isinstance(module, (*ACTIVATIONS, nn.Identity, nn.Dropout)) and not isinstance(module, nn.PReLU)
+        return alike and not hooks(module)
 
 
 def _along_channels(node: fx.Node, position: int) -> bool:
@@ -224,10 +203,9 @@ def _is_dense(module: nn.Module) -> bool:
 def _permute_output(module: nn.Module, order: list[int]) -> None:
     if isinstance(module, DeploySelectiveKernel):
         module.permute_channels(order)
-    elif isinstance(module, nn.Conv2d):
-        module.weight.data = module.weight.data[order]
-        if module.bias is not None:
-            module.bias.data = module.bias.data[order]
+    else:
+        for parameter in module.parameters():
+            parameter.data = parameter.data[order]
 
 
 def _permute_input(module: nn.Module, order: list[int]) -> None:

@@ -1,4 +1,4 @@
-"""Hold a rewritten module against the original on example inputs."""
+"""Compare a rewritten module with the original on example inputs."""
 
 from __future__ import annotations
 
@@ -11,18 +11,19 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree
 
-from edge_sk import running, tracing
+from edge_sk import running
 from edge_sk.running import Changed
 
-# Relative difference that counts as rounding at any rate, and at most where the original's own rounding is large. Steps
-# are checked in float64 where a module runs in it, so that the wider limits only judge the rounding of the result.
+# Relative difference that always counts as rounding, and the largest that counts as rounding where the original's own
+# rounding is large. Steps are checked in float64 where a module runs in it; there the wider limits only judge the
+# rounding of the result.
 ALLOWED = {
     torch.float64: (1e-8, 1e-8),
     torch.float32: (1e-5, 1e-3),
     torch.float16: (4e-3, 1e-1),
     torch.bfloat16: (3e-2, 1e-1),
 }
-# Times the original's own rounding that a form, which rounds elsewhere, may differ.
+# Times the original's own rounding that a rewritten module, which rounds elsewhere, may differ.
 ROUNDING = 4
 
 
@@ -31,7 +32,7 @@ class Rewrites(dict[str, int]):
 
     Attributes:
         undone: Steps that were undone because the output changed or they failed; from step or module to the reason.
-        left: Modules that were left as they are, by path, and why; the network itself is ``""``.
+        left: Modules that were skipped, by path, and why; the network itself is ``""``.
         untraced: Modules whose children were rewritten one by one, and why the whole could not be traced.
         difference: Largest relative difference of the output on the example; ``None`` if nothing was compared.
     """
@@ -43,23 +44,18 @@ class Rewrites(dict[str, int]):
         self.untraced: dict[str, str] = {}
         self.difference: float | None = None
 
-    def add(self, step: str, count: int = 1) -> None:
+    def add(self, step: str, count: int) -> None:
         """Count places that a step changed."""
-        if count:
-            self[step] = self.get(step, 0) + count
+        self[step] = self.get(step, 0) + count
 
     def notes(self) -> list[str]:
         """What did not apply, one line each."""
-        kinds = (("undone", self.undone), ("left as it is", self.left), ("rewritten child by child", self.untraced))
-        return [f"{kind}: {name or 'the network'}: {why}" for kind, found in kinds for name, why in found.items()]
+        kinds = {"undone": self.undone, "skipped": self.left, "rewritten child by child": self.untraced}
+        return [f"{kind}: {name or 'the network'}: {why}" for kind, part in kinds.items() for name, why in part.items()]
 
 
 class Behaviour:
-    """What a module does on example inputs.
-
-    Args:
-        module: In eval mode; a copy is kept, which never runs.
-        calls: Arguments of each call, in order.
+    """What a module in eval mode does in calls with example inputs; its copy ``module`` never runs.
 
     Raises:
         Exception: Whatever the module raises.
@@ -69,17 +65,14 @@ class Behaviour:
         self.module, runner = copy.deepcopy(module), copy.deepcopy(module)
         self.calls = calls
         self.expected = [run(runner, arguments) for arguments in calls]
-        self.writes_buffers = any(
-            not torch.equal(old, new) for old, new in zip(self.module.buffers(), runner.buffers(), strict=True)
-        )
-        tensors = [*self.module.parameters(), *tracing.tensors(calls), *tracing.tensors(self.expected)]
-        types = {tensor.dtype for tensor in tensors} & set(ALLOWED)
+        buffers = zip(self.module.buffers(), runner.buffers(), strict=True)
+        self.writes_buffers = any(not torch.equal(old, new) for old, new in buffers)
+        values = running.leaves([list(module.parameters()), calls, self.expected])
+        types = {value.dtype for value in values if isinstance(value, Tensor)} & set(ALLOWED)
         self.dtype = max(types, key=lambda dtype: torch.finfo(dtype).eps, default=torch.float32)
-        self._allowed, self._most = ALLOWED[self.dtype]
-        self._rounding_known = False
 
-    def check(self, form: Callable[..., Any]) -> float:
-        """Hold a rewritten form against the module.
+    def check(self, rewritten: Callable[..., Any]) -> float:
+        """Compare a rewritten module with the original.
 
         Returns:
             The largest relative difference of an output; of inputs, too, where the module writes into them.
@@ -89,16 +82,17 @@ class Behaviour:
         """
         tipped = 0.0 if self.dtype is torch.float64 else running.TIPPED
         difference = max(
-            running.compare(expected, run(form, arguments), tipped=tipped)
+            running.compare(expected, run(rewritten, arguments), tipped=tipped)
             for expected, arguments in zip(self.expected, self.calls, strict=True)
         )
-        if difference > self._allowed and not self._rounding_known:
-            self._allowed = max(self._allowed, min(self._most, ROUNDING * self._rounding()))
-            self._rounding_known = True
-        if not difference <= self._allowed:
+        allowed, most = ALLOWED[self.dtype]
+        if difference > allowed:
+            allowed = max(allowed, min(most, ROUNDING * self._rounding))
+        if not difference <= allowed:
             raise Changed(f"the output changes by {difference:.1e} of its largest value")
         return difference
 
+    @functools.cached_property
     def _rounding(self) -> float:
         """How far the module's output lies from its own in float64; 0 if it does not run in float64."""
         try:
@@ -149,16 +143,16 @@ def _other_sizes(x: Tensor, *, batch: bool) -> Tensor:
     return x
 
 
-def run(form: Callable[..., Any], arguments: Sequence[Any]) -> tuple[Any, list[Any]]:
+def run(module: Callable[..., Any], arguments: Sequence[Any]) -> tuple[Any, list[Any]]:
     """Call a module on copies of arguments, with the same random numbers each time.
 
     Returns:
-        What it returns, and the arguments as it leaves them.
+        What it returns, and the arguments, into which it may have written.
     """
     arguments = [_pytree.tree_map_only(Tensor, torch.clone, argument) for argument in arguments]
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
-        return form(*arguments), arguments
+        return module(*arguments), arguments
 
 
 def in_double(value: Any) -> Any:

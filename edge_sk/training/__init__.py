@@ -1,1 +1,1 @@
-"""Training: recipes, data, the loop, checkpoints."""
+"""Train a network: recipes, data, the loop, run folders."""

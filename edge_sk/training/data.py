@@ -1,31 +1,97 @@
-"""``--data`` opened: batches of an epoch from any step on for training, and the test images once."""
+"""Open ``--data``: for training the batches of an epoch from any step on, for a test every image once."""
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import os
+import signal
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from edge_sk.errors import InputError
-from edge_sk.training.batches import Batch, Sample, Shard, make_loader, part_size, steps_per_epoch
 from edge_sk.training.distributed import World
 from edge_sk.training.randomness import derive_seed, seed_sample
 from edge_sk.training.recipe import DataRecipe
-from edge_sk.training.sources import DECODE_ERRORS, KNOWN, Source, Split, is_embedded, open_source
-from edge_sk.training.streaming import Streamed
+from edge_sk.training.sources import (
+    DECODE_ERRORS,
+    MAX_DAMAGED,
+    Images,
+    Sample,
+    Shard,
+    Split,
+    is_embedded,
+    open_images,
+    unreadable,
+)
+from edge_sk.training.streaming import Stream, Tars, open_tars
 from edge_sk.training.transforms import Transform, evaluation_transform
 
-# So many unreadable images in a row are a broken data set, not a damaged file.
-MAX_NEIGHBOURS = 100
+Key = tuple[int, int]  # epoch and index, which seed the augmentation of an image
 
-# Epoch and index: the augmentation of a sample is seeded by both.
-Key = tuple[int, int]
+
+class Batch(NamedTuple):
+    """Images as they come from the loader."""
+
+    images: Tensor  # uint8, (N, C, H, W)
+    labels: Tensor  # int64, (N,)
+    unreadable: list[str]  # names of the images that could not be read
+
+
+def make_loader(dataset: Dataset[Sample], shard: Shard, **options: Any) -> Any:
+    """A ``DataLoader`` of a process's batches."""
+    return DataLoader(
+        dataset,
+        num_workers=shard.workers,
+        pin_memory=shard.pin_memory,
+        collate_fn=_collate,
+        worker_init_fn=_ignore_interrupts,
+        generator=torch.Generator(),  # without one, the loader draws from the global generator
+        **options,
+    )
+
+
+def _collate(samples: list[Sample]) -> Batch:
+    images = [sample.image for sample in samples if sample.image is not None]
+    return Batch(
+        torch.stack(images) if images else torch.empty(0, dtype=torch.uint8),
+        torch.tensor([sample.label for sample in samples if sample.image is not None], dtype=torch.int64),
+        [name for sample in samples for name in sample.unreadable],
+    )
+
+
+def _ignore_interrupts(_: int) -> None:
+    # The signals that stop a run are for the main process, which still needs batches to finish its step.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def steps_per_epoch(images: int, batch_size: int) -> int:
+    """Whole batches in a training set; an ``InputError`` where it has none."""
+    if batch_size > images:
+        raise InputError(
+            f"the training set has {images} images, fewer than one batch of data.batch_size={batch_size}; "
+            f"set data.batch_size to at most {images}"
+        )
+    return images // batch_size
+
+
+def part_size(data: DataRecipe, processes: int) -> int:
+    """Images per forward pass of one process; an ``InputError`` where the batch does not divide into equal parts."""
+    parts = processes * data.accumulation
+    if data.batch_size % parts:
+        raise InputError(
+            f"data.batch_size={data.batch_size} is the batch of all processes together and does not divide into "
+            f"{processes} processes x {data.accumulation} accumulated parts; "
+            f"try {max(parts, data.batch_size // parts * parts)}"
+        )
+    return data.batch_size // parts
 
 
 def make_shard(data: str, world: World, workers: int | None = None) -> Shard:
@@ -36,44 +102,26 @@ def make_shard(data: str, world: World, workers: int | None = None) -> Shard:
 
 
 def open_split(
-    data: str, split: Split, options: DataRecipe, *, expected_classes: list[str] | None = None, limit: int | None = None
-) -> Indexed | Streamed:
-    """Open one split of ``--data``.
+    data: str, split: Split, options: DataRecipe, *, expected_classes: list[str] | None = None
+) -> Images | Tars:
+    """Open one split of ``--data``; ``test`` is a folder's ``val``.
 
-    Args:
-        data: ``digits``, a folder, ``torch/NAME``, ``hfds/NAME`` or ``wds/FOLDER``.
-        split: ``test`` is a folder's ``val``.
-        options: The recipe's ``data`` section.
-        expected_classes: A network's, which the data set's must equal; ``None`` when they are not known.
-        limit: Test on at most so many images, spread evenly over the data set; no limit for ``wds``.
-
-    Raises:
-        InputError: It is not there, is empty, cannot be opened, or has other classes; the message says which.
+    An ``InputError`` where it is missing or empty, cannot be opened, or has other classes than expected.
     """
     if data.startswith("wds/"):
-        return Streamed(data, split, options)
-    source = open_source(data, split, options)
-    if expected_classes and source.classes and source.classes != expected_classes:
+        return open_tars(data, split, options)
+    images = open_images(data, split, options)
+    if expected_classes and images.classes and images.classes != expected_classes:
         here, there = (
             f"{len(names)}: {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}"
-            for names in (source.classes, expected_classes)
+            for names in (images.classes, expected_classes)
         )
         raise InputError(f"--data {data} has other classes ({here}) than the network ({there})")
-    return Indexed(source, options, limit=limit)
-
-
-def describe(data: str, options: DataRecipe) -> tuple[int, int]:
-    """Training images and classes of ``--data``, without a download where the data set's definition has them."""
-    name = data.removeprefix("torch/").lower()
-    if data.startswith("torch/") and name in KNOWN:
-        images, classes = KNOWN[name]
-        return images, options.num_classes or classes
-    train = open_split(data, "train", options)
-    return len(train), count_classes(data, train.classes, options)
+    return images
 
 
 def count_classes(data: str, classes: list[str] | None, options: DataRecipe) -> int:
-    """Number of classes; an ``InputError`` where the data set's names and the recipe do not tell it, or differ."""
+    """Number of classes; an ``InputError`` where neither data set nor recipe gives it, or they differ."""
     if classes is None and options.num_classes is None:
         raise InputError(f"--data {data} does not say how many classes it has: --set data.num_classes=N")
     if classes and options.num_classes not in (None, len(classes)):
@@ -82,7 +130,7 @@ def count_classes(data: str, classes: list[str] | None, options: DataRecipe) -> 
 
 
 def eval_batches(
-    config: Any,
+    config: Mapping[str, Any],
     *,
     data: str = "digits",
     split: Split = "test",
@@ -95,117 +143,129 @@ def eval_batches(
     """Real images, preprocessed as evaluation does but not normalised.
 
     Args:
-        config: A ``RunConfig``, or a mapping such as ``model.default_cfg``: ``input_size`` (C, H, W),
-            ``crop_pct`` and ``interpolation`` are read.
-        data: And ``split``, ``options``, ``expected_classes``: as for :func:`open_split`.
+        config: A ``default_cfg`` or ``config.json``: ``input_size`` (C, H, W), ``crop_pct``, ``interpolation``.
+        data: And ``split``, ``options``, ``expected_classes``: as for :func:`open_split`, by default of any classes.
         split: ``test`` is a folder's ``val``.
-        limit: At most so many images, spread evenly over the data set; of tar files, which are written shuffled, the
-            first ones.
+        limit: At most so many images, spread evenly over the data set; of tar files the first images.
         batch_size: Images per batch; the last may be smaller.
         workers: Loader processes.
-        options: By default those of a recipe that sets none.
-        expected_classes: By default any.
+        options: By default those of a recipe that sets nothing.
+        expected_classes: See ``data``.
 
     Yields:
         Images, float32 RGB in [0, 1], ``(N, C, H, W)``; labels, int64 ``(N,)``.
 
     Raises:
-        InputError: The data set cannot be opened, has other classes, or an image of it cannot be read.
+        InputError: As for :func:`open_split`, or an image cannot be read.
     """
-    cfg: dict[str, Any] = config if isinstance(config, dict) else config.model_dump()
     transform = evaluation_transform(
-        tuple(cfg["input_size"]), cfg.get("crop_pct") or 0.875, cfg.get("interpolation") or "bilinear"
+        tuple(config["input_size"]), config.get("crop_pct") or 0.875, config.get("interpolation") or "bilinear"
     )
-    opened = open_split(data, split, options or DataRecipe(), expected_classes=expected_classes, limit=limit)
+    opened = open_split(data, split, options or DataRecipe(), expected_classes=expected_classes)
+    batches = ordered_batches(opened, transform, Shard(workers=workers), batch_size=batch_size, limit=limit)
     missing = sys.maxsize if limit is None else limit
-    for images, labels, unreadable in opened.test(transform, Shard(workers=workers), batch_size=batch_size):
-        if unreadable:
-            raise InputError(f"cannot read {unreadable[0]}; repair or remove it")
+    for images, labels, failed in batches:
+        if failed:
+            raise InputError(f"cannot read {failed[0]}; repair or remove it")
         yield images[:missing].float() / 255, labels[:missing]
         missing -= len(labels)
         if missing <= 0:
             return
 
 
-class Indexed:
-    """One split of a data set with random access."""
-
-    def __init__(self, source: Source, options: DataRecipe, *, limit: int | None = None) -> None:
-        self.classes = source.classes
-        self._source, self._options, self._limit = source, options, limit
-
-    def __len__(self) -> int:
-        return len(self._source)
-
-    def training(self, transform: Transform, shard: Shard, *, seed: int) -> Callable[[int, int], Iterator[Batch]]:
-        """A function from epoch and step to this process's batches from there to the end of the epoch."""
-        sampler = StepSampler(len(self), self._options, shard, seed=seed)
-        samples = _Samples(self._source, transform, seed)
+def training_batches(
+    split: Images | Tars, transform: Transform, shard: Shard, options: DataRecipe, *, seed: int
+) -> Callable[[int, int], Iterator[Batch]]:
+    """A function from epoch and step to this process's batches from there to the end of the epoch."""
+    if isinstance(split, Images):
+        sampler = StepSampler(len(split), options, shard, seed=seed)
+        samples = _Samples(split, transform, seed)
         loader = make_loader(samples, shard, batch_sampler=sampler, persistent_workers=shard.workers > 0)
 
-        def batches(epoch: int, step: int) -> Iterator[Batch]:
+        def shuffled(epoch: int, step: int) -> Iterator[Batch]:
             sampler.epoch, sampler.start_step = epoch, step
             return iter(loader)
 
-        return batches
+        return shuffled
+    part, steps = part_size(options, shard.size), steps_per_epoch(len(split), options.batch_size)
+    if len(split.paths) < shard.size:
+        raise InputError(f"{split.name} has {len(split.paths)} shards, fewer than the {shard.size} processes")
+    shard = dataclasses.replace(shard, workers=min(shard.workers, len(split.paths) // shard.size))
 
-    def test(self, transform: Transform, shard: Shard, *, batch_size: int) -> Iterable[Batch]:
-        """This process's share of the images, in order, none twice."""
-        keys = [(0, index) for index in share(len(self), shard, limit=self._limit)]
-        return make_loader(_Samples(self._source, transform), shard, batch_size=batch_size, sampler=keys)
+    def streamed(epoch: int, step: int) -> Iterator[Batch]:
+        stream = Stream(split, transform, shard, part, seed, epoch, skip_batches=step * options.accumulation)
+        return itertools.islice(make_loader(stream, shard, batch_size=part), (steps - step) * options.accumulation)
+
+    return streamed
+
+
+def ordered_batches(
+    split: Images | Tars, transform: Transform, shard: Shard, *, batch_size: int, limit: int | None = None
+) -> Iterable[Batch]:
+    """This process's share of the images, in order, none twice; of tar files whole files, without a ``limit``."""
+    if isinstance(split, Tars):
+        return make_loader(Stream(split, transform, shard), shard, batch_size=batch_size)
+    keys = [(0, index) for index in share(len(split), shard, limit=limit)]
+    return make_loader(_Samples(split, transform), shard, batch_size=batch_size, sampler=keys)
 
 
 @dataclass(frozen=True)
 class _Samples(Dataset[Sample]):
-    """A source's images transformed; what is random depends on seed, epoch and index alone.
+    """Images transformed; what is random depends on seed, epoch and index alone.
 
-    With a seed, for training, an unreadable image is replaced by the next readable one, so that batches stay whole;
-    without one, for evaluation, it is skipped.
+    With a seed, for training, the next readable image replaces an unreadable one, so that batches stay whole; without
+    a seed, for evaluation, an unreadable image is skipped.
     """
 
-    source: Source
+    images: Images
     transform: Transform
     seed: int | None = None
 
     def __getitem__(self, key: Key) -> Sample:
         epoch, index = key
-        unreadable: list[str] = []
-        for offset in range(1 if self.seed is None else MAX_NEIGHBOURS + 1):
-            candidate = (index + offset) % len(self.source)
+        failed: list[str] = []
+        for offset in range(1 if self.seed is None else MAX_DAMAGED + 1):
+            candidate = (index + offset) % len(self.images)
             try:
-                image, label = self.source.load(candidate)
+                image, label = self.images.load(candidate)
                 if self.seed is not None:
                     seed_sample(self.seed, "augment", epoch, index)
-                return Sample(self.transform(image), label, tuple(unreadable))
+                return Sample(self.transform(image), label, tuple(failed))
             except DECODE_ERRORS as error:
-                unreadable.append(f"{self.source.name(candidate)} ({str(error) or type(error).__name__})")
-        return Sample(None, -1, tuple(unreadable))
+                failed.append(unreadable(self.images.name(candidate), error))
+        return Sample(None, -1, tuple(failed))
 
 
+@dataclass
 class StepSampler(Sampler[list[Key]]):
-    """Shuffled batches of one epoch from any step on, this process's part of each: nothing to save, nothing to lose.
+    """Shuffled batches of one epoch from any step on; of each batch the part of this process.
 
     Position ``p`` of a global batch belongs to part ``p // (B / A)`` (A accumulated parts) and within it to
     process ``p % (B / A) // (B / A / W)`` (W processes): every step sees the same images whatever A and W are.
-    The images that remain after the last whole batch are dropped; the next epoch's shuffle brings them back.
+    The images that remain after the last whole batch are dropped; another epoch's shuffle includes them.
     """
 
-    def __init__(self, images: int, data: DataRecipe, shard: Shard, *, seed: int = 0) -> None:
-        self._part = part_size(data, shard.size)
-        self._end = steps_per_epoch(images, data.batch_size) * data.batch_size
-        self._images, self._batch_size, self._shard, self._seed = images, data.batch_size, shard, seed
-        self.epoch, self.start_step = 0, 0
+    images: int
+    data: DataRecipe
+    shard: Shard
+    seed: int = 0
+    epoch: int = 0
+    start_step: int = 0
+
+    def __post_init__(self) -> None:
+        self._part = part_size(self.data, self.shard.size)
+        self._end = steps_per_epoch(self.images, self.data.batch_size) * self.data.batch_size
 
     def __iter__(self) -> Iterator[list[Key]]:
-        epoch, first = self.epoch, self.start_step * self._batch_size + self._shard.rank * self._part
-        generator = torch.Generator().manual_seed(derive_seed(self._seed, "order", epoch))
-        order = torch.randperm(self._images, generator=generator)
-        for position in range(first, self._end, self._part * self._shard.size):
+        epoch, first = self.epoch, self.start_step * self.data.batch_size + self.shard.rank * self._part
+        generator = torch.Generator().manual_seed(derive_seed(self.seed, "order", epoch))
+        order = torch.randperm(self.images, generator=generator)
+        for position in range(first, self._end, self._part * self.shard.size):
             yield [(epoch, index) for index in order[position : position + self._part].tolist()]
 
 
 def share(images: int, shard: Shard, *, limit: int | None = None) -> list[int]:
-    """The images that a process tests on: no padding, so no image is counted twice.
+    """The images that a process tests on, by index; no padding, so no image is counted twice.
 
     ``limit`` images are spread evenly over the data set: folders are read class by class, and the first images would
     all be of one class.

@@ -1,4 +1,4 @@
-"""One process of many: what torchrun started, and the few collectives that training needs."""
+"""The processes that torchrun started, and what they exchange in training."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class World:
 
     @property
     def is_main(self) -> bool:
-        """Whether this process writes files and speaks."""
+        """Whether this process writes files and reports."""
         return self.rank == 0
 
     def sum(self, tensor: Tensor) -> Tensor:
-        """Sum over all processes, in place; every process must call it."""
+        """Sum over all processes, in place; all must call it."""
         if self.size > 1:
             dist.all_reduce(tensor)
         return tensor
@@ -62,24 +62,21 @@ def join_world(device: str | None = None) -> Iterator[World]:
 
 
 def pick_device(name: str | None, *, local_rank: int = 0) -> torch.device:
-    """The device to compute on: ``cpu``, ``cuda`` (under torchrun this process's GPU), ``cuda:1``, ``mps``.
-
-    ``None`` takes a GPU if there is one. An ``InputError`` where there is no such device.
-    """
+    """The device ``cpu``, ``cuda`` (under torchrun this process's GPU), ``cuda:1``, ``mps``, or by default the best."""
     if name is None:
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise InputError(f"unknown device {name!r}; allowed: cpu, cuda, cuda:N, mps") from None
-    if device.type == "cuda":
-        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        index = device.index if device.index is not None else local_rank
-        if index >= count:
-            raise InputError(f"device {name!r} asks for GPU {index}, this machine has {count}; use --device cpu")
-        return torch.device("cuda", index)
+        device = None
+    if device is None or device.type not in ("cpu", "cuda", "mps"):
+        raise InputError(f"unknown device {name!r}; allowed: cpu, cuda, cuda:N, mps")
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise InputError("device 'mps' needs a Mac with Metal; use --device cpu")
-    if device.type not in ("cpu", "mps"):
-        raise InputError(f"device {name!r} is not supported; allowed: cpu, cuda, cuda:N, mps")
-    return device
+    if device.type != "cuda":
+        return device
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    index = device.index if device.index is not None else local_rank
+    if index >= count:
+        raise InputError(f"device {name!r} asks for GPU {index}, this machine has {count}; use --device cpu")
+    return torch.device("cuda", index)

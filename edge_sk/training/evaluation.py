@@ -1,4 +1,4 @@
-"""Top-1, top-5 and loss over a labelled set, sharded over the processes, no image counted twice."""
+"""Measure top-1, top-5 and loss over a labelled set; several processes share it and count no image twice."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from edge_sk.errors import InputError
-from edge_sk.training.batches import Batch
+from edge_sk.running import evaluating
+from edge_sk.training.data import Batch
 from edge_sk.training.distributed import World
 from edge_sk.training.transforms import Normalizer
 
@@ -33,37 +34,33 @@ def autocast(device: torch.device, precision: str) -> contextlib.AbstractContext
     return torch.autocast(device.type, dtype=dtype) if dtype else contextlib.nullcontext()
 
 
-@torch.inference_mode()
 def evaluate(
     model: nn.Module,
     batches: Iterable[Batch],
     normalizer: Normalizer,
     world: World,
-    *,
     precision: str = "fp32",
     after_batch: Callable[[], None] = lambda: None,
 ) -> Metrics:
     """Evaluate ``model``, in evaluation mode, over this process's ``batches`` and sum over the processes.
 
-    Every process must call it, with a plain module that is not wrapped for distribution: shares may differ in length.
-    ``after_batch`` is called after each batch. An ``InputError`` where no image could be read.
+    Every process must call it, with a module that is not wrapped for distribution: shares may differ in length. An
+    ``InputError`` where no image could be read.
     """
-    was_training = model.training
-    model.eval()
     totals = torch.zeros(4, dtype=torch.float64, device="cpu" if world.device.type == "mps" else world.device)
     unreadable: list[str] = []
-    for batch in batches:
-        unreadable += batch.unreadable
-        if not len(batch.labels):
-            continue
-        labels = batch.labels.to(world.device, non_blocking=True)
-        with autocast(world.device, precision):
-            logits = model(normalizer(batch.images)).float()
-        hits = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
-        loss = F.cross_entropy(logits, labels, reduction="sum")
-        totals += torch.stack([hits[:, 0].sum(), hits.sum(), loss, loss.new_tensor(len(labels))]).to(totals)
-        after_batch()
-    model.train(was_training)
+    with evaluating(model):
+        for batch in batches:
+            unreadable += batch.unreadable
+            if not len(batch.labels):
+                continue
+            labels = batch.labels.to(world.device, non_blocking=True)
+            with autocast(world.device, precision):
+                logits = model(normalizer(batch.images)).float()
+            hits = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
+            loss = F.cross_entropy(logits, labels, reduction="sum")
+            totals += torch.stack([hits[:, 0].sum(), hits.sum(), loss, loss.new_tensor(len(labels))]).to(totals)
+            after_batch()
     first, top5, loss_sum, count = world.sum(totals).tolist()
     if not count:
         raise InputError("the test set has no image that can be read")

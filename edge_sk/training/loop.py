@@ -1,4 +1,4 @@
-"""The training loop: epochs of steps, what they say while they run, and the signals that stop them."""
+"""The training loop: epochs of steps, and the signals that stop them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import math
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,30 +15,23 @@ from types import FrameType
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from timm.data import Mixup
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from edge_sk.errors import InputError
-from edge_sk.training.batches import Batch
+from edge_sk.training.data import Batch
 from edge_sk.training.distributed import World
-from edge_sk.training.evaluation import Metrics, autocast, evaluate
-from edge_sk.training.metrics import Boards, Row, plot_curves, write_csv
+from edge_sk.training.evaluation import autocast, evaluate
 from edge_sk.training.optimization import make_optimizer, make_scheduler
 from edge_sk.training.randomness import seed_everything
-from edge_sk.training.recipe import LogRecipe, Recipe
-from edge_sk.training.run import RunConfig, load_checkpoint, save_checkpoint, save_weights
+from edge_sk.training.recipe import Recipe
+from edge_sk.training.run import Row, RunConfig, load_checkpoint, save_checkpoint, save_weights, write_csv
 from edge_sk.training.transforms import Normalizer
 
-# Reading a loss waits for the GPU; on the CPU it is free.
-STEPS_BETWEEN_CHECKS = {"cpu": 1, "cuda": 10, "mps": 10}
-
-# Above this share of the time spent waiting for data, the loader is what limits the run.
-SLOW_LOADER = 0.3
+STEPS_BETWEEN_CHECKS = 10  # on a GPU, where reading a loss waits for the steps; on a CPU every step is checked
+SLOW_LOADER = 0.3  # warn where more of the time than this is spent waiting for data
 
 
 @dataclass(frozen=True)
@@ -73,21 +65,25 @@ class State:
         return self.epoch_images / seconds, self.epoch_waited / seconds
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """How a run ended."""
+class Report:
+    """What a run reports while it trains. This one ignores all; ``recipes/progress.py`` has another."""
 
-    metrics: Metrics | None  # the last epoch's; None when the run was stopped before its end
-    step: int
-    signal: int | None = None  # the one that stopped it
+    def step(self, state: State, *, lr: float) -> None:
+        """Called after every few steps."""
+
+    def epoch(self, row: Row) -> None:
+        """Called after an epoch was trained and evaluated."""
+
+    def say(self, message: str) -> None:
+        """Called with a warning."""
 
 
 class Trainer:
     """Trains one model by one recipe into one run folder.
 
-    All randomness is a function of seed, epoch, step and sample (``randomness.py``), so that tensors and ``State`` of
-    any step are enough to continue as if nothing had happened. The model comes on the CPU; it is moved and trained in
-    place. ``identity`` is what a checkpoint must agree with to be resumed here: seed, architecture, recipe, ...
+    All randomness is a function of seed, epoch, step and sample (``randomness.py``): the tensors and the ``State`` of
+    any step are enough to continue exactly. The model comes on the CPU; it is moved and trained in place. A checkpoint
+    is resumed only if its ``identity`` (seed, architecture, recipe, ...) is this one.
     """
 
     def __init__(
@@ -103,7 +99,7 @@ class Trainer:
     ) -> None:
         self.recipe, self.feed, self.folder, self.world, self.identity = recipe, feed, folder, world, identity
         self.title = f"{config.arch} {config.recipe} seed {identity['seed']}"
-        runtime, augment = recipe.runtime, recipe.augment
+        runtime, augment, ema = recipe.runtime, recipe.augment, recipe.ema
         if runtime.sync_bn and world.size > 1:
             from timm.layers import convert_sync_batchnorm
 
@@ -114,107 +110,86 @@ class Trainer:
         self.optimizer = make_optimizer(model, recipe.optim)
         self.scheduler = make_scheduler(self.optimizer, recipe.schedule, steps_per_epoch=feed.steps_per_epoch)
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=runtime.precision == "fp16")
-        self.ema = (
-            ModelEmaV3(model, decay=recipe.ema.decay, use_warmup=recipe.ema.warmup) if recipe.ema.enabled else None
-        )
-        self.normalizer = Normalizer(config.mean, config.std, world.device, channels_last=runtime.channels_last)
+        self.ema = ModelEmaV3(model, decay=ema.decay, use_warmup=ema.warmup) if ema.enabled else None
+        self.normalizer = Normalizer(config, world.device, channels_last=runtime.channels_last)
+        smoothing = recipe.loss.label_smoothing
         self.mixup = None
         if augment.mixup or augment.cutmix:
-            self.mixup = Mixup(
-                mixup_alpha=augment.mixup,
-                cutmix_alpha=augment.cutmix,
-                label_smoothing=recipe.loss.label_smoothing,
-                num_classes=config.num_classes,
-            )
+            # Mixup smooths the targets.
+            self.mixup = Mixup(augment.mixup, augment.cutmix, label_smoothing=smoothing, num_classes=config.num_classes)
+            smoothing = 0.0
+        self._criterion = nn.CrossEntropyLoss(label_smoothing=smoothing)
         self._forward: nn.Module = model
         if world.size > 1:
             ids = [world.device.index] if world.device.type == "cuda" else None
             self._forward = DistributedDataParallel(model, device_ids=ids)
         if runtime.compile:
             self._forward = torch.compile(self._forward)  # type: ignore[assignment]
+        self._parts: dict[str, Any] = {"model": model, "optimizer": self.optimizer, "scaler": self.scaler}
+        self._parts |= {"ema": self.ema.module} if self.ema else {}
+        # The network whose accuracy counts.
+        self.evaluated_model: nn.Module = self._parts.get("ema", model)
         self.state = State()
         self._saved: tuple[int, int] | None = None  # step and epochs of the newest checkpoint
         self._saved_at = time.monotonic()
 
-    @property
-    def evaluated_model(self) -> nn.Module:
-        """The network whose accuracy counts: the moving average if the recipe keeps one."""
-        return self.model if self.ema is None else self.ema.module
-
     def resume(self) -> str | None:
-        """Continue from the folder's newest whole checkpoint, if there is one.
+        """Continue from the folder's newest whole checkpoint, if there is one; returns a warning if one was damaged.
 
-        Returns:
-            A warning, when a newer checkpoint was damaged.
-
-        Raises:
-            InputError: The checkpoint is of another architecture, recipe, data set or seed, or none is whole.
+        An ``InputError`` where it is of another architecture, recipe, data set or seed, or none is whole.
         """
-        loaded = load_checkpoint(self.folder)
-        if loaded is None:
+        saved, warning = load_checkpoint(self.folder) or (None, None)
+        if saved is None:
             return None
-        saved, warning = loaded
         for key, value in self.identity.items():
             if (trained := saved["identity"].get(key)) != value:
                 raise InputError(
                     f"{self.folder} was trained with {key} {trained!r}, not {value!r}; "
                     "resume with the same, or start a new run with another --output"
                 )
-        self.model.load_state_dict(saved["model"])
-        self.optimizer.load_state_dict(saved["optimizer"])
-        self.scaler.load_state_dict(saved["scaler"])
-        if self.ema is not None:
-            self.ema.module.load_state_dict(saved["ema"])
+        for name, part in self._parts.items():
+            part.load_state_dict(saved[name])
         self.state = State(**{field.name: saved[field.name] for field in dataclasses.fields(State)})
         self._saved = self._position()
         return warning
 
-    def run(self) -> Outcome:
-        """Train to the end, or to a stop signal; either way the run folder can be evaluated and resumed.
+    def run(self, report: Report | None = None) -> int | None:
+        """Train to the end, or to a stop signal, which is returned; the run folder can then be evaluated and resumed.
 
-        Raises:
-            InputError: The loss is not finite, or too many images cannot be read; the last good checkpoint stays.
+        An ``InputError`` where the loss is not finite or too many images cannot be read; the last checkpoint stays.
         """
         epochs, per_epoch, is_main = self.recipe.schedule.epochs, self.feed.steps_per_epoch, self.world.is_main
-        log = self.recipe.log if is_main else LogRecipe()
-        boards = Boards(log, self.folder, name=self.title, config=self.identity, step=self.state.step)
+        self._report = report if report and is_main else Report()
         stopped = None
-        with contextlib.closing(boards), stop_signals() as signals, Display(epochs, per_epoch, is_main) as display:
-            self._signals, self._display = signals, display
+        with stop_signals() as self._signals:
             while stopped is None:
                 if self.state.step // per_epoch > len(self.state.history):
-                    self._end_epoch(boards)
+                    self._end_epoch()
                 if self.state.step >= epochs * per_epoch:
                     break
                 stopped = self._train_epoch()
         if is_main:
             self._save()
             save_weights(self.folder, self.evaluated_model.state_dict())
-            if self.state.history:
-                write_csv(self.folder, self.state.history)
-                plot_curves(self.folder, self.state.history, title=self.title)
-        if stopped is not None:
-            return Outcome(None, self.state.step, signal=stopped)
-        last = self.state.history[-1]
-        metrics = Metrics(last["test_top1"], last["test_top5"], last["test_loss"], int(last["test_images"]))
-        return Outcome(metrics, self.state.step)
+            write_csv(self.folder, self.state.history)
+        return stopped
 
     def _train_epoch(self) -> int | None:
         """Train to the end of the epoch; returns the signal that stopped it before."""
         per_epoch = self.feed.steps_per_epoch
         epoch, first = divmod(self.state.step, per_epoch)
-        every = STEPS_BETWEEN_CHECKS.get(self.world.device.type, 1)
+        every = 1 if self.world.device.type == "cpu" else STEPS_BETWEEN_CHECKS
         self._epoch_began = time.perf_counter() - self.state.epoch_seconds
         batches = self.feed.training(epoch, first)
-        losses: list[Tensor] = []
+        losses, stopped = list[Tensor](), None
         for step in range(first + 1, per_epoch + 1):
             losses.append(self._train_step(batches))
             if step == per_epoch or self.state.step % every == 0:
                 stopped = self._check(losses)
-                if stopped is not None:
-                    return stopped
                 losses.clear()
-        return None
+            if stopped is not None:
+                break
+        return stopped
 
     def _train_step(self, batches: Iterator[Batch]) -> Tensor:
         """One optimizer step over ``accumulation`` parts; returns its loss."""
@@ -252,9 +227,7 @@ class Trainer:
             images, target = self.mixup(images, target)
         with autocast(self.world.device, self.recipe.runtime.precision):
             logits = self._forward(images)
-        # Mixed targets are smoothed already.
-        smoothing = 0.0 if self.mixup is not None else self.recipe.loss.label_smoothing
-        return F.cross_entropy(logits.float(), target, label_smoothing=smoothing)
+        return self._criterion(logits.float(), target)
 
     def _check(self, losses: list[Tensor]) -> int | None:
         """Agree with the other processes on losses and stopping, save if it is time; returns a stop signal."""
@@ -263,35 +236,29 @@ class Trainer:
         for step, loss_sum in enumerate(sums, self.state.step - len(sums) + 1):
             loss = loss_sum / self.world.size
             if not math.isfinite(loss):
-                self._refuse(f"the loss is {loss} at step {step}")
+                raise self._diverged(f"the loss is {loss} at step {step}")
             self.state.loss_sum += loss
             self.state.loss_steps += 1
         self.state.epoch_seconds = time.perf_counter() - self._epoch_began
-        self._display.step(self.state, lr=self.optimizer.param_groups[0]["lr"])
+        self._report.step(self.state, lr=self.optimizer.param_groups[0]["lr"])
         minutes = (time.monotonic() - self._saved_at) / 60
         if self.world.is_main and minutes >= self.recipe.checkpoint.every_minutes:
             self._save()
         # The sum is the same in every process: one signalled process stops all.
         return (self._signals or [signal.SIGTERM])[0] if signalled else None
 
-    def _end_epoch(self, boards: Boards) -> None:
+    def _end_epoch(self) -> None:
         """Evaluate and record the epoch that just ended."""
         for module in filter(None, (self.model, self.ema)):
             self.world.broadcast_buffers(module)
 
         def save_before_a_kill() -> None:
-            # Evaluation may outlast the notice a preempted machine gives; the stop itself waits for its end.
+            # The stop waits for the end of the evaluation, which may come after a preempted machine is gone.
             if self._signals and self.world.is_main:
                 self._save()
 
-        metrics = evaluate(
-            self.evaluated_model,
-            self.feed.test,
-            self.normalizer,
-            self.world,
-            precision=self.recipe.runtime.precision,
-            after_batch=save_before_a_kill,
-        )
+        precision, model = self.recipe.runtime.precision, self.evaluated_model
+        metrics = evaluate(model, self.feed.test, self.normalizer, self.world, precision, save_before_a_kill)
         self._note_unreadable(metrics.unreadable)
         state, (rate, wait) = self.state, self.state.rates
         row: Row = {
@@ -308,27 +275,24 @@ class Trainer:
             "seconds": state.seconds + state.epoch_seconds,
         }
         if wait > SLOW_LOADER and all(earlier["data_wait"] <= SLOW_LOADER for earlier in state.history):
-            self._display.say(
+            self._report.say(
                 f"warning: {wait:.0%} of the training time went into waiting for the loader; "
                 "raise --workers, or store smaller images"
             )
         self.state = State(state.step, [*state.history, row], state.unreadable, row["seconds"])
-        self._display.epoch(row)
-        # The last epoch's row tells that the run is finished: run() writes it behind the weights.
+        # run() writes the last epoch's row, after the weights: with it the run counts as finished.
         if self.world.is_main and row["epoch"] < self.recipe.schedule.epochs:
             write_csv(self.folder, self.state.history)
-        boards.log(row)
+        self._report.epoch(row)
 
     def _note_unreadable(self, names: Sequence[str]) -> None:
-        for name in names:
-            if name in self.state.unreadable:
-                continue
-            self.state.unreadable.append(name)
-            self._display.say(f"warning: skipped an image that cannot be read: {name}")
-            count, limit = len(self.state.unreadable), self.recipe.data.max_unreadable
-            if count > limit:
+        state, limit = self.state, self.recipe.data.max_unreadable
+        for name in sorted(set(names) - set(state.unreadable)):
+            state.unreadable.append(name)
+            self._report.say(f"warning: skipped an image that cannot be read: {name}")
+            if len(state.unreadable) > limit:
                 raise InputError(
-                    f"{count} images cannot be read, data.max_unreadable allows {limit}; the last: "
+                    f"{len(state.unreadable)} images cannot be read, data.max_unreadable allows {limit}; the last: "
                     f"{name}. Repair or remove them, or raise the limit"
                 )
 
@@ -338,25 +302,20 @@ class Trainer:
             return
         for name, tensor in self.model.state_dict().items():
             if not torch.isfinite(tensor).all():
-                self._refuse(f"{name} is not finite after step {self.state.step}")
-        tensors = {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
-            "ema": None if self.ema is None else self.ema.module.state_dict(),
-        }
+                raise self._diverged(f"{name} is not finite after step {self.state.step}")
+        tensors = {name: part.state_dict() for name, part in self._parts.items()}
         save_checkpoint(self.folder, {"identity": self.identity, **tensors, **vars(self.state)})
         self._saved, self._saved_at = self._position(), time.monotonic()
 
     def _position(self) -> tuple[int, int]:
         return self.state.step, len(self.state.history)
 
-    def _refuse(self, problem: str) -> None:
+    def _diverged(self, problem: str) -> InputError:
         kept = "no checkpoint had been written yet"
         if self._saved is not None:
             kept = f"the checkpoint of step {self._saved[0]} in {self.folder} is good"
         epoch = (self.state.step - 1) // self.feed.steps_per_epoch + 1
-        raise InputError(
+        return InputError(
             f"{problem} (epoch {epoch}): stopped; {kept}. Lower optim.lr, or set optim.clip_grad_norm or "
             "schedule.warmup_epochs"
         )
@@ -380,43 +339,3 @@ def stop_signals() -> Iterator[list[int]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-class Display(Progress):
-    """What the main process says on stderr: a line per epoch, and a bar in a terminal."""
-
-    def __init__(self, epochs: int, steps_per_epoch: int, is_main: bool) -> None:
-        console = Console(file=sys.stderr, quiet=not is_main, highlight=False, soft_wrap=True)
-        super().__init__(
-            TextColumn("epoch {task.fields[epoch]}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[status]}"),
-            TimeRemainingColumn(),
-            console=console,
-            disable=not (is_main and console.is_terminal),
-            transient=True,
-        )
-        self._epochs, self._steps_per_epoch = epochs, steps_per_epoch
-        self._task = self.add_task("", total=epochs * steps_per_epoch, epoch="", status="")
-
-    def step(self, state: State, *, lr: float) -> None:
-        """Move the bar."""
-        epoch = min(state.step // self._steps_per_epoch + 1, self._epochs)
-        rate, wait = state.rates
-        loss = state.loss_sum / state.loss_steps
-        status = f"loss {loss:.3f}  lr {lr:.2g}  {rate:.0f} images/s  data wait {wait:.0%}"
-        self.update(self._task, completed=state.step, epoch=f"{epoch}/{self._epochs}", status=status)
-
-    def epoch(self, row: Row) -> None:
-        """Print the line of a finished epoch."""
-        width = len(str(self._epochs))
-        self.say(
-            f"epoch {row['epoch']:{width}}/{self._epochs}  train loss {row['train_loss']:.3f}  "
-            f"test loss {row['test_loss']:.3f}  top-1 {row['test_top1']:5.2f} %  lr {row['lr']:.2g}  "
-            f"{row['images_per_second']:.0f} images/s  data wait {row['data_wait']:.0%}"
-        )
-
-    def say(self, message: str) -> None:
-        """Print a line above the bar."""
-        self.console.print(message, markup=False)

@@ -1,6 +1,8 @@
-"""Optimizer and learning-rate schedule of a recipe, both timm's."""
+"""Build the optimizer and the learning-rate schedule of a recipe; both are timm's."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from timm.optim import create_optimizer_v2
@@ -15,20 +17,13 @@ from edge_sk.training.recipe import OptimRecipe, ScheduleRecipe
 def make_optimizer(model: nn.Module, recipe: OptimRecipe) -> torch.optim.Optimizer:
     """An optimizer of timm's; weight decay on weights of two or more dimensions, unless the recipe says otherwise."""
     name = recipe.name.lower()
-    if name == "sgd" and not recipe.nesterov:
-        # timm's "sgd" is Nesterov's.
-        name = "momentum"
-    elif recipe.nesterov and name != "sgd":
+    if recipe.nesterov and name != "sgd":
         raise InputError(f"optim.nesterov goes with optim.name=sgd, not {recipe.name}")
+    if name == "sgd" and not recipe.nesterov:
+        name = "momentum"  # timm's "sgd" is Nesterov's
+    decay: dict[str, Any] = {"weight_decay": recipe.weight_decay, "filter_bias_and_bn": not recipe.decay_norm_and_bias}
     try:
-        return create_optimizer_v2(
-            model,
-            opt=name,
-            lr=recipe.lr,
-            weight_decay=recipe.weight_decay,
-            momentum=recipe.momentum,
-            filter_bias_and_bn=not recipe.decay_norm_and_bias,
-        )
+        return create_optimizer_v2(model, opt=name, lr=recipe.lr, momentum=recipe.momentum, **decay)
     except (ValueError, KeyError, AssertionError) as error:
         raise InputError(f"optim.name={recipe.name!r} is not usable ({error}); try sgd, adamw or rmsproptf") from None
 

@@ -1,4 +1,4 @@
-"""Every random draw of a run is a function of where it happens, so a resumed run needs no generator's state."""
+"""Seed every random draw from its place in the run, so that a resumed run needs no generator's state."""
 
 from __future__ import annotations
 

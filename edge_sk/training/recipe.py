@@ -1,4 +1,4 @@
-"""A recipe is everything about a training run except the architecture and the data set: strict, frozen, YAML."""
+"""Recipes: everything about a training run except the architecture and the data set, as strict, frozen YAML."""
 
 from __future__ import annotations
 
@@ -44,6 +44,10 @@ class DataRecipe(_Section):
     image_key: str | None = None  # hfds: column (image); wds: extensions (jpg;png;webp)
     label_key: str | None = None  # hfds: column (label); wds: field of the json file (null: the .cls file)
 
+    def split_name(self, split: Literal["train", "test"]) -> str:
+        """The split of a ``hfds`` or ``wds`` data set."""
+        return (self.train_split or "train") if split == "train" else (self.val_split or "validation")
+
 
 class AugmentRecipe(_Section):
     """What happens to a training image."""
@@ -76,7 +80,7 @@ class OptimRecipe(_Section):
     """The optimizer; ``name`` is one of timm's, for example ``sgd``, ``adamw``, ``rmsproptf``."""
 
     name: str = "sgd"
-    lr: Positive = 0.1  # at the recipe's batch size; never rescaled behind your back
+    lr: Positive = 0.1  # at the recipe's batch size; never rescaled
     momentum: Fraction = 0.9
     nesterov: bool = False
     weight_decay: NotNegative = 1e-4
@@ -119,7 +123,7 @@ class EmaRecipe(_Section):
 
 
 class RuntimeRecipe(_Section):
-    """How it is computed; changes speed and rounding, not the recipe's meaning."""
+    """How the run is computed: speed and rounding, not the method."""
 
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # autocast; fp16 with loss scaling
     compile: bool = False  # torch.compile
@@ -128,21 +132,21 @@ class RuntimeRecipe(_Section):
 
 
 class CheckpointRecipe(_Section):
-    """What the run starts from, and when it is saved besides at its end and at SIGTERM or SIGINT."""
+    """What the run starts from, and when it is saved; it always is at its end and at SIGTERM or SIGINT."""
 
     init_from: str | None = None  # starting weights, as create_model takes them; null: random
     every_minutes: NotNegative = 10.0  # 0: after every step
 
 
 class LogRecipe(_Section):
-    """What is written beside metrics.csv."""
+    """What the scripts write beside metrics.csv."""
 
     tensorboard: bool = False
     wandb: bool = False
 
 
 class Recipe(_Section):
-    """A whole recipe; every field has a default, the files in ``recipes/`` say what differs and why."""
+    """A whole recipe; every field has a default. The files in ``recipes/`` say what differs and why."""
 
     data: DataRecipe = DataRecipe()
     augment: AugmentRecipe = AugmentRecipe()
@@ -156,55 +160,30 @@ class Recipe(_Section):
 
 
 # Fields that a resumed run may change, and that may differ between runs of one comparison: they change where, how fast
-# and how safely a run computes, not what. What of accumulation and sync_bn matters is how many images a batch norm
-# sees, which a checkpoint remembers (plan.start).
+# and how safely a run computes, not what. Accumulation and sync_bn change how many images a batch norm sees; a
+# checkpoint holds that number (plan.start).
 FREE = {
-    "data.accumulation",
-    "data.eval_batch_size",
-    "data.max_unreadable",
-    "data.root",
-    "data.download",
-    "runtime.compile",
-    "runtime.sync_bn",
-    "checkpoint.every_minutes",
-    "log.tensorboard",
-    "log.wandb",
+    *(f"data.{field}" for field in ("accumulation", "eval_batch_size", "max_unreadable", "root", "download")),
+    *("runtime.compile", "runtime.sync_bn", "checkpoint.every_minutes", "log.tensorboard", "log.wandb"),
 }
 
 
-def load_recipe(name: str, overrides: Sequence[str] = (), *, folder: Path) -> Recipe:
-    """Read a recipe.
-
-    Args:
-        name: A recipe of ``folder`` (``light``) or a path to a YAML file.
-        overrides: ``section.key=value`` strings, values in YAML.
-        folder: Where the named recipes are.
-
-    Raises:
-        InputError: No such recipe, an unknown key, a wrong type or value.
-    """
-    is_path = name.endswith((".yaml", ".yml")) or "/" in name
-    path = Path(name) if is_path else folder / f"{name}.yaml"
-    if not path.is_file():
-        known = ", ".join(sorted(file.stem for file in folder.glob("*.yaml")))
-        raise InputError(f"no recipe {name!r}: known are {known}, or give the path of a .yaml file")
-    return read_recipe(path, overrides)
-
-
 def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Read the YAML file of a recipe; arguments and errors as in :func:`load_recipe`."""
+    """Read a recipe from YAML, with ``overrides`` (``section.key=value`` strings, values in YAML).
+
+    An ``InputError`` where it is not YAML, or a key is unknown or a value wrong.
+    """
     try:
-        text = path.read_text(encoding="utf-8")
+        values = parse_yaml(path.read_text(encoding="utf-8"), str(path))
     except UnicodeDecodeError:
         raise InputError(f"{path} is not a text file: a recipe is YAML in UTF-8") from None
-    values = parse_yaml(text, str(path))
     if values is not None and not isinstance(values, dict):
         raise InputError(f"{path} must hold sections ({', '.join(Recipe.model_fields)}), got {values!r}")
     return make_recipe(values or {}, overrides, origin=str(path))
 
 
 def make_recipe(values: dict[str, Any], overrides: Sequence[str] = (), *, origin: str = "recipe") -> Recipe:
-    """Validate nested ``values`` after applying ``overrides``; errors as in :func:`load_recipe`."""
+    """Validate nested ``values`` after applying ``overrides``; errors as in :func:`read_recipe`."""
     merged = {key: dict(value) if isinstance(value, dict) else value for key, value in values.items()}
     overridden = set()
     for override in overrides:
@@ -236,12 +215,6 @@ def settings(recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def recipe_differences(a: Recipe, b: Recipe) -> list[str]:
-    """``key: a -> b`` for every field that is not free and in which two recipes differ."""
-    left, right = settings(a), settings(b)
-    return [f"{key}: {left[key]} -> {right[key]}" for key in left if key not in FREE and left[key] != right[key]]
-
-
 def recipe_to_yaml(recipe: Recipe) -> str:
     """The resolved recipe: every field, in the order of the sections above."""
     return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
@@ -251,11 +224,8 @@ class _Loader(yaml.SafeLoader):
     """YAML 1.2's floats: PyYAML follows 1.1 and reads ``4e-5``, which has no dot, as a string."""
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$"),
-    list("-+.0123456789"),
-)
+_FLOAT = re.compile(r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$")
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))
 
 
 def parse_yaml(text: str, origin: str) -> Any:

@@ -1,8 +1,9 @@
-"""A run folder: the trained network, how to rebuild and feed it, its recipe, its history, and where to go on from."""
+"""Read and write a run folder: the trained network, how to rebuild and feed it, its recipe, history and checkpoint."""
 
 from __future__ import annotations
 
 import contextlib
+import csv
 import hashlib
 import io
 import json
@@ -13,47 +14,76 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field, ValidationError
 from torch import Tensor, nn
 
 from edge_sk.errors import InputError
-from edge_sk.files import atomic_write, write_text
-from edge_sk.models import create_model
-from edge_sk.models._weights import image_fields
-from edge_sk.training.metrics import read_csv
-from edge_sk.training.recipe import DataRecipe, Recipe, read_recipe
+from edge_sk.files import atomic_write, check_output, write_text
+from edge_sk.models import _weights, create_model
+from edge_sk.training.recipe import DataRecipe, Recipe, read_recipe, recipe_to_yaml
 from edge_sk.training.sources import is_embedded
+from edge_sk.training.transforms import Preprocessing
 
-# The trained network.
-WEIGHTS = "model.safetensors"
-CONFIG = "config.json"
-# What was asked for, and by which command with which versions.
-RECIPE = "recipe.yaml"
-MANIFEST = "manifest.json"
-# Where to go on from.
-CHECKPOINT = "checkpoint.pt"
+WEIGHTS = "model.safetensors"  # the trained network
+CONFIG = "config.json"  # how to rebuild and feed it
+RECIPE = "recipe.yaml"  # with every field
+MANIFEST = "manifest.json"  # the command, the versions, the host
+CHECKPOINT = "checkpoint.pt"  # where to resume
 PREVIOUS = "checkpoint.previous.pt"
 DAMAGED = "checkpoint.damaged.pt"
+FORMAT = 1  # of checkpoints
+DIGITS = 64  # of a SHA-256 in hexadecimal
+CSV = "metrics.csv"  # a row per epoch
+COLUMNS = (
+    "epoch",  # finished epochs
+    "step",  # optimizer steps
+    "lr",  # of the last step
+    "train_loss",  # mean over the epoch, as the loss is trained: smoothed, augmented
+    "test_loss",
+    "test_top1",  # per cent
+    "test_top5",  # per cent
+    "test_images",
+    "images_per_second",  # training, all processes together
+    "data_wait",  # fraction of the training time spent waiting for the loader
+    "seconds",  # since the run began, pauses not counted
+)
+
+Row = dict[str, float]
 
 
-class RunConfig(BaseModel):
-    """Everything needed to rebuild a trained model and to feed it."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+class RunConfig(Preprocessing):
+    """Everything needed to rebuild a trained model and to feed it: ``config.json``."""
 
     arch: str
     options: dict[str, Any] = Field(default_factory=dict)
     num_classes: int
     classes: list[str] | None  # label names, in the order of the outputs
     in_chans: int
-    input_size: tuple[int, int, int]  # (C, H, W)
-    mean: tuple[float, ...]  # per channel, of inputs in [0, 1]
-    std: tuple[float, ...]
-    interpolation: str
-    crop_pct: float
     recipe: str
     data: str
     edge_sk_version: str
+
+
+def check_new(folder: Path) -> None:
+    """Refuse a folder for a new run that holds something: an ``InputError``."""
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"--output {folder} is a file; give a folder")
+    if folder.is_dir() and any(folder.iterdir()):
+        remedy = "--resume continues it" if (folder / CHECKPOINT).exists() else "it is not empty"
+        raise InputError(f"{folder} exists already: {remedy}, another --output starts a new run")
+
+
+def describe_run(folder: Path, config: RunConfig, recipe: Recipe, made: dict[str, Any]) -> None:
+    """Write ``manifest.json``, in which a resumed run adds to the first entry, ``config.json`` and ``recipe.yaml``."""
+    check_output(folder)
+    if (folder / MANIFEST).is_file():
+        first = saved_manifest(folder)
+        made = first | {"resumed": [*first.get("resumed", []), made]}
+    write_text(folder / MANIFEST, json.dumps(made, indent=2) + "\n")
+    save_config(folder, config)
+    # Last: a folder with a recipe can be resumed.
+    title = f"# The resolved recipe of {config.arch} {config.recipe} seed {made['seed']}\n"
+    write_text(folder / RECIPE, title + recipe_to_yaml(recipe))
 
 
 class LoadedRun(NamedTuple):
@@ -64,62 +94,16 @@ class LoadedRun(NamedTuple):
 
 
 def load_run(path: str | Path) -> LoadedRun:
-    """Rebuild the trained model of a run folder, the one that ``recipes/train.py`` wrote.
+    """Rebuild the trained model of a run folder; its ``default_cfg`` says how the run prepared its images.
 
-    Returns:
-        The model (evaluation mode, CPU; its ``default_cfg`` says how the run prepared its images) and its
-        configuration.
-
-    Raises:
-        InputError: Not a run folder, not finished, damaged, or its weights are another architecture's.
+    An ``InputError`` where it is no run folder, not finished, damaged, or holds another architecture's weights.
     """
-    config = load_config(path)
-    file = Path(path) / WEIGHTS
+    config, file = load_config(path), Path(path) / WEIGHTS
     if not file.is_file():
         raise InputError(f"{path} has no {WEIGHTS} yet: finish the run with recipes/train.py --resume")
-    state = _read_weights(file)
     model = create_model(config.arch, num_classes=config.num_classes, in_chans=config.in_chans, **config.options)
-    given, wanted = ({name: tuple(value.shape) for name, value in part.items()} for part in (state, model.state_dict()))
-    for name in given.keys() | wanted.keys():
-        here, there = given.get(name, "nothing"), wanted.get(name, "nothing")
-        if here != there:
-            raise InputError(f"{file} does not hold the weights of {config.arch}: at {name} it has {here}, not {there}")
-    model.load_state_dict(state)
-    cfg: Any = model.default_cfg
-    cfg.update(image_fields(config.model_dump()))
+    _weights.read(file).load(model, new_classes=False)
     return LoadedRun(model.eval(), config)
-
-
-def load_config(path: str | Path) -> RunConfig:
-    """Read a run folder's ``config.json``; an ``InputError`` where it is missing or not one of ours."""
-    folder = Path(path)
-    remedy = "give the folder that recipes/train.py wrote"
-    if not folder.is_dir():
-        problem = "is not a folder" if folder.exists() else "does not exist"
-        raise InputError(f"--checkpoint {folder} {problem}: {remedy}")
-    file = folder / CONFIG
-    if not file.is_file():
-        raise InputError(f"{folder} is not a run folder: it has no {CONFIG}; {remedy}")
-    try:
-        return RunConfig.model_validate(json.loads(file.read_text(encoding="utf-8")))
-    except ValueError as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"{file} is damaged or from another program ({reason})") from None
-
-
-def save_config(folder: Path, config: RunConfig) -> None:
-    """Write ``config.json``."""
-    write_text(folder / CONFIG, config.model_dump_json(indent=2) + "\n")
-
-
-def _read_weights(file: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load
-
-    try:
-        return load(file.read_bytes())
-    except (SafetensorError, ValueError) as error:
-        raise InputError(f"{file} is damaged or not a safetensors file ({error})") from None
 
 
 def save_weights(folder: Path, state: dict[str, Tensor]) -> None:
@@ -132,12 +116,19 @@ def save_weights(folder: Path, state: dict[str, Tensor]) -> None:
         temporary.write_bytes(content)
 
 
+def load_config(path: str | Path) -> RunConfig:
+    """Read a run folder's ``config.json``; an ``InputError`` where it is missing or not one of ours."""
+    return _load(path, CONFIG, RunConfig)
+
+
+def save_config(folder: Path, config: RunConfig) -> None:
+    """Write ``config.json``."""
+    write_text(folder / CONFIG, config.model_dump_json(indent=2) + "\n")
+
+
 def saved_recipe(folder: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """The resolved recipe of a run folder, with ``overrides``; errors as in :func:`~recipe.load_recipe`."""
-    path = Path(folder) / RECIPE
-    if not path.is_file():
-        raise InputError(f"{folder} is not a run folder: it has no {RECIPE}")
-    return read_recipe(path, overrides)
+    """The resolved recipe of a run folder, with ``overrides``; errors as in :func:`~recipe.read_recipe`."""
+    return read_recipe(_file(folder, RECIPE), overrides)
 
 
 def data_options(folder: str | Path, data: str) -> DataRecipe:
@@ -147,42 +138,66 @@ def data_options(folder: str | Path, data: str) -> DataRecipe:
 
 def saved_manifest(folder: str | Path) -> dict[str, Any]:
     """How a run was made: ``seed``, ``commit``, ..., and under ``resumed`` the same for each continuation."""
-    path = Path(folder) / MANIFEST
-    if not path.is_file():
-        raise InputError(f"{folder} is not a run folder: it has no {MANIFEST}")
+    return _load(folder, MANIFEST, _Manifest).model_dump()
+
+
+class _Manifest(BaseModel, extra="allow"):
+    seed: int
+
+
+def _load(folder: str | Path, name: str, model: type[BaseModel]) -> Any:
+    path = _file(folder, name)
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path} is damaged ({error})") from None
-    if not isinstance(values, dict) or not isinstance(values.get("seed"), int):
-        raise InputError(f"{path} is damaged: it names no seed")
-    return values
+        return model.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise InputError(f"{path} is damaged or from another program ({' '.join(str(error).split())})") from None
 
 
-def trained_at(folder: str | Path) -> set[str]:
-    """The commits of the code that trained a run: more than one where it was continued by another version."""
-    first = saved_manifest(folder)
-    return {str(part.get("commit")) for part in (first, *first.get("resumed", []))}
+def _file(folder: str | Path, name: str) -> Path:
+    """A file that every run folder has; an ``InputError`` where it has not."""
+    path, remedy = Path(folder) / name, "give the folder that recipes/train.py wrote"
+    if not path.parent.is_dir():
+        problem = "is not a folder" if path.parent.exists() else "does not exist"
+        raise InputError(f"--checkpoint {folder} {problem}: {remedy}")
+    if not path.is_file():
+        raise InputError(f"{folder} is not a run folder: it has no {name}; {remedy}")
+    return path
+
+
+def write_csv(folder: Path, history: Sequence[Row]) -> None:
+    """Write ``metrics.csv`` whole: after a resume it holds no row of the lost steps."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    for row in history:
+        values: Any = {name: f"{value:.6g}" if isinstance(value, float) else value for name, value in row.items()}
+        writer.writerow(values)
+    write_text(folder / CSV, text.getvalue())
+
+
+def read_csv(folder: str | Path) -> list[Row]:
+    """``epoch``, ``test_top1`` and ``seconds`` of every row of ``metrics.csv``; nothing where there is no such file."""
+    path = Path(folder) / CSV
+    if not path.is_file():
+        return []
+    try:
+        with path.open(encoding="utf-8") as file:
+            columns = ("epoch", "test_top1", "seconds")
+            return [{name: float(row[name]) for name in columns} for row in csv.DictReader(file)]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is damaged ({type(error).__name__}: {error})") from None
 
 
 def unfinished(folder: str | Path) -> str | None:
-    """How far an unfinished run was trained, as ``3 of 100 epochs``; ``None`` for a finished one.
+    """How far an unfinished run was trained, as ``3 of 100 epochs``; ``None`` for a finished run.
 
-    ``metrics.csv`` tells: the last epoch's row is written after the weights. Those of a killed run can be older than
-    the epochs say.
+    The last epoch's row in ``metrics.csv`` is written after the weights. In a killed run, the weights can be older
+    than the last row.
     """
     planned = saved_recipe(folder).schedule.epochs
     rows = read_csv(folder)
     done = int(rows[-1]["epoch"]) if rows else 0
     return None if done >= planned else f"{done} of {planned} epochs"
-
-
-# torch.save writes a zip file, which may end in a comment: the digest travels inside the file, and torch.load
-# reads it as before.
-_COMMENT = b"edge_sk sha256 "
-_COMMENT_SIZE = len(_COMMENT) + 64
-_COMMENT_LENGTH = struct.pack("<H", _COMMENT_SIZE)
-FORMAT = 1
 
 
 def can_resume(folder: Path) -> bool:
@@ -191,20 +206,17 @@ def can_resume(folder: Path) -> bool:
 
 
 def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
-    """Write ``checkpoint.pt``, keeping the one before as ``checkpoint.previous.pt``.
+    """Write ``checkpoint.pt``; the checkpoint before becomes ``checkpoint.previous.pt``.
 
-    The new file is complete and synced under another name before any old one is touched; at every moment at
-    least one whole checkpoint has its final name or its predecessor's.
-
-    Raises:
-        OSError: No space on the disk, or another failure of it; the old files are as they were.
+    The new file is complete and synced before an old one is renamed: one of the two names always has a whole
+    checkpoint. An ``OSError``, of a full disk for example, leaves the old files as they were.
     """
     buffer = io.BytesIO()
     torch.save(state | {"format": FORMAT}, buffer)
     content = buffer.getvalue()
     with atomic_write(folder / CHECKPOINT) as temporary, temporary.open("wb") as file:
         # The last two bytes of a zip file without a comment are the comment's length, 0.
-        file.write(content[:-2] + _COMMENT_LENGTH + _COMMENT + _digest(content))
+        file.write(content[:-2] + _comment(content))
         file.flush()
         if (folder / CHECKPOINT).exists():
             os.fsync(file.fileno())
@@ -212,26 +224,23 @@ def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
 
 
 def load_checkpoint(folder: Path) -> tuple[dict[str, Any], str | None] | None:
-    """Read the newest whole checkpoint of a run folder.
+    """Read the newest whole checkpoint of a run folder, if it has any; with it, what was wrong with a newer one.
 
-    A damaged ``checkpoint.pt`` is set aside as ``checkpoint.damaged.pt``, so that the next save cannot put it in the
-    place of the good previous one. Every process of a run calls this at once: one of them sets the file aside, and to
+    A damaged ``checkpoint.pt`` is renamed to ``checkpoint.damaged.pt``, so that the next save cannot put it in the
+    place of the good previous one. Every process of a run calls this at once: one of them renames the file, and to
     the others it may be gone at any moment.
-
-    Returns:
-        The state, and where it is the previous one what was wrong with the newer file; ``None`` without a file.
 
     Raises:
         InputError: There are files, none of them whole; or a file of another program.
     """
     problems: list[str] = []
-    for name in (CHECKPOINT, PREVIOUS):
+    for path in (folder / CHECKPOINT, folder / PREVIOUS):
         try:
-            state = _read_checkpoint(folder / name)
+            state = _read_checkpoint(path)
         except FileNotFoundError:
             continue
-        except _DamagedError as error:
-            problems.append(f"{folder / name} {error}")
+        if isinstance(state, str):
+            problems.append(f"{path} {state}")
             continue
         if problems:
             with contextlib.suppress(FileNotFoundError):
@@ -242,17 +251,15 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Any], str | None] | None:
     return None
 
 
-class _DamagedError(Exception):
-    pass
-
-
-def _read_checkpoint(path: Path) -> dict[str, Any]:
+def _read_checkpoint(path: Path) -> dict[str, Any] | str:
+    """The state, or what is wrong with the file."""
     content = path.read_bytes()
-    body, comment = content[:-_COMMENT_SIZE], content[-_COMMENT_SIZE:]
-    if not (body.endswith(_COMMENT_LENGTH) and comment.startswith(_COMMENT)):
-        raise _DamagedError("is truncated or was not written by recipes/train.py")
-    if _digest(body[: -len(_COMMENT_LENGTH)] + b"\0\0") != comment[len(_COMMENT) :]:
-        raise _DamagedError("does not match its checksum")
+    size = len(_comment(b""))
+    given, expected = content[-size:], _comment(content[:-size] + b"\0\0")
+    if given[:-DIGITS] != expected[:-DIGITS]:
+        return "is truncated or was not written by recipes/train.py"
+    if given != expected:
+        return "does not match its checksum"
     state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     if state.get("format") != FORMAT:
         raise InputError(
@@ -262,5 +269,7 @@ def _read_checkpoint(path: Path) -> dict[str, Any]:
     return state
 
 
-def _digest(content: bytes) -> bytes:
-    return hashlib.sha256(content).hexdigest().encode()
+def _comment(content: bytes) -> bytes:
+    """A zip file's comment, with its length: torch.save writes a zip file, and torch.load reads past the comment."""
+    text = f"edge_sk sha256 {hashlib.sha256(content).hexdigest()}".encode()
+    return struct.pack("<H", len(text)) + text

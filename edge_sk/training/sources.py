@@ -1,66 +1,92 @@
-"""Where images come from, one at a time: digits, a folder, torchvision's and Hugging Face's data sets."""
+"""Labelled images by index: digits, a folder, torchvision's and Hugging Face's data sets."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+import re
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple
 
-import numpy as np
 from PIL import Image
+from torch import Tensor
 
 from edge_sk.errors import InputError, require
-from edge_sk.training.digits import CLASSES, digits
+from edge_sk.training.digits import CLASSES, digits, scaled_digits
 from edge_sk.training.recipe import DataRecipe
-from edge_sk.training.scaled_digits import scaled_digits
 
 Split = Literal["train", "test"]
 
 SPECS = "digits, scaled_digits, a folder with train and val in it, torch/NAME, hfds/NAME or wds/FOLDER"
-
-# Training images and classes of torch/NAME, so that --dry-run needs no download.
-KNOWN = {
-    "cifar10": (50_000, 10),
-    "cifar100": (50_000, 100),
-    "mnist": (60_000, 10),
-    "fashion_mnist": (60_000, 10),
-    "kmnist": (60_000, 10),
-}
-
 # What Pillow raises for truncated and bit-flipped files, by experience.
 DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, IndexError, Image.DecompressionBombError)
 
+# The run stops after so many unreadable images in a row: the data set is broken, not one file.
+MAX_DAMAGED = 100
 
-class Source(Protocol):
-    """Random access to the labelled images of one split."""
 
-    classes: list[str] | None
-    """Label names in the order of the labels."""
+@dataclass(frozen=True)
+class Shard:
+    """The part of a data set that one process of several reads, and how it reads."""
 
-    def __len__(self) -> int: ...
+    rank: int = 0
+    size: int = 1  # processes
+    workers: int = 0  # loader processes; 0: the process reads itself
+    pin_memory: bool = False  # page-locked batches, which go to a GPU faster
+
+
+class Sample(NamedTuple):
+    """One image for a batch; ``None`` where no image could be read."""
+
+    image: Tensor | None
+    label: int
+    unreadable: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Images:
+    """The labelled images of one split, by index."""
+
+    items: Any  # sequence of pairs: an image, or a file with one, and its label
+    classes: list[str] | None  # label names, in the order of the labels
+
+    def __len__(self) -> int:
+        return len(self.items)
 
     def load(self, index: int) -> tuple[Image.Image, int]:
-        """Image and label; raises one of ``DECODE_ERRORS`` when the image cannot be read."""
-        ...
+        """Read an image and its label; raises one of ``DECODE_ERRORS`` when the image cannot be read."""
+        image, label = self.items[index]
+        if not isinstance(image, Image.Image):
+            with image as file:
+                image = Image.open(file)
+                image.load()
+        return image, int(label)
 
     def name(self, index: int) -> str:
         """What to call the image in a message."""
-        return f"image {index}"
+        filename = getattr(self.items, "filename", None)
+        return (filename and filename(index, absolute=True)) or f"image {index}"
+
+
+def unreadable(name: str, error: Exception) -> str:
+    """An image's name and the reason, the same in every epoch: without the addresses of objects."""
+    reason = f"no {error}" if isinstance(error, KeyError) else re.sub(r" <[^<>]* at 0x[0-9a-f]+>", "", str(error))
+    return f"{name} ({reason or type(error).__name__})"
 
 
 def is_embedded(data: str) -> bool:
-    """Whether ``data`` is made from what comes with a dependency, in memory: no files, nothing to decode."""
+    """Whether ``data`` is made in memory, without files."""
     return data == "digits" or data.partition("@")[0] == "scaled_digits"
 
 
-def open_source(data: str, split: Split, options: DataRecipe) -> Source:
-    """Open one split of a random-access data set; an ``InputError`` says what is wrong with it."""
-    if data == "digits":
-        return _digits(*(part.numpy() for part in digits(split)))
+def open_images(data: str, split: Split, options: DataRecipe) -> Images:
+    """Open one split of a data set with random access; an ``InputError`` says what is wrong with it."""
     if is_embedded(data):
-        drawn = scaled_digits(split, scale=_scale(data))
-        return _digits(drawn.images, drawn.labels)
+        images, labels = (part.numpy() for part in digits(split))
+        if data != "digits":
+            drawn = scaled_digits(split, scale=_scale(data))
+            images, labels = drawn.images, drawn.labels
+        return Images([(Image.fromarray(image), label) for image, label in zip(images, labels, strict=True)], CLASSES)
     kind, slash, name = data.partition("/")
     if slash and kind == "torch":
         return _torchvision(name, split, options)
@@ -78,6 +104,26 @@ def _scale(data: str) -> float | None:
         raise InputError(f"--data {data}: {text!r} is not a number; for example scaled_digits@0.5") from None
 
 
+def _torchvision(name: str, split: Split, options: DataRecipe) -> Images:
+    from timm.data import create_dataset
+
+    part = "train" if split == "train" else "validation"
+    try:
+        # torchvision prints its download progress to stdout, which is for results.
+        with contextlib.redirect_stdout(None):
+            dataset = create_dataset(f"torch/{name}", options.root, split=part, download=options.download)
+    except AssertionError as error:
+        known = "cifar10, cifar100, mnist, fashion_mnist, kmnist, imagenet, places365"
+        raise InputError(f"unknown data set torch/{name} ({error}); known after torch/: {known}") from None
+    except (RuntimeError, OSError) as error:
+        reason = str(error).split("\n", 1)[0]
+        raise InputError(
+            f"torch/{name} is neither in {options.root!r} nor can it be downloaded ({reason}); "
+            "check the network, or point data.root at a copy"
+        ) from None
+    return Images(dataset, list(getattr(dataset, "classes", [])) or None)
+
+
 def _find_split(root: Path, *names: str) -> Path:
     if not root.is_dir():
         what = "is not a folder" if root.exists() else "does not exist"
@@ -89,71 +135,8 @@ def _find_split(root: Path, *names: str) -> Path:
     raise InputError(f"{root} has no folder {names[0]!r} (it holds {inside}); expected {root}/train and {root}/val")
 
 
-def _digits(images: np.ndarray, labels: np.ndarray) -> _Pairs:
-    return _Pairs([(Image.fromarray(image), label) for image, label in zip(images, labels, strict=True)], CLASSES)
-
-
-class _Pairs(Source):
-    """A sequence of images and labels."""
-
-    def __init__(self, pairs: Any, classes: Sequence[str]) -> None:
-        self._pairs = pairs
-        self.classes = list(classes) or None
-
-    def __len__(self) -> int:
-        return len(self._pairs)
-
-    def load(self, index: int) -> tuple[Image.Image, int]:
-        image, label = self._pairs[index]
-        return image, int(label)
-
-
-def _torchvision(name: str, split: Split, options: DataRecipe) -> _Pairs:
-    from timm.data import create_dataset
-
-    names = {"train": "train", "test": "validation"}
-    try:
-        # torchvision prints its download progress to stdout, which is for results.
-        with contextlib.redirect_stdout(None):
-            dataset = create_dataset(f"torch/{name}", options.root, split=names[split], download=options.download)
-    except AssertionError as error:
-        known = ", ".join(f"torch/{name}" for name in (*KNOWN, "imagenet", "places365"))
-        raise InputError(f"unknown data set torch/{name} ({error}); known: {known}") from None
-    except (RuntimeError, OSError) as error:
-        reason = str(error).split("\n", 1)[0]
-        raise InputError(
-            f"torch/{name} is neither in {options.root!r} nor can it be downloaded ({reason}); "
-            "check the network, or point data.root at a copy"
-        ) from None
-    return _Pairs(dataset, getattr(dataset, "classes", []))
-
-
-class _Read(Source):
-    """Files that one of timm's readers found."""
-
-    def __init__(self, reader: Any, labels: dict[str, int]) -> None:
-        self.reader, self.labels = reader, labels
-        self.classes = sorted(labels, key=labels.__getitem__) or None
-
-    def __len__(self) -> int:
-        return len(self.reader)
-
-    def load(self, index: int) -> tuple[Image.Image, int]:
-        file, label = self.reader[index]
-        with file:
-            image = Image.open(file)
-            image.load()
-        return image, int(label)
-
-    def name(self, index: int) -> str:
-        return self.reader.filename(index, absolute=True) or f"image {index}"
-
-
-def _folder(root: Path, *, like: _Read | None = None) -> _Read:
-    """``root/CLASS/*.jpg``: walks the whole folder.
-
-    Labels are those of ``like``, the training images, even when this split lacks some of its classes.
-    """
+def _folder(root: Path, *, like: Images | None = None) -> Images:
+    """Find every ``root/CLASS/*.jpg``; the labels are those of ``like``, by default the order of the class names."""
     from timm.data.readers.reader_image_folder import ReaderImageFolder
 
     try:
@@ -162,19 +145,20 @@ def _folder(root: Path, *, like: _Read | None = None) -> _Read:
         raise InputError(
             f"{root} has no images in class folders: expected {root}/CLASS/IMAGE.jpg (or .png, .webp, ...)"
         ) from None
-    own: dict[str, int] = reader.class_to_idx
-    if "" in own:
+    classes = list(reader.class_to_idx)
+    if "" in classes:
         raise InputError(f"{root} holds images outside class folders: expected {root}/CLASS/IMAGE.jpg")
-    if like is None:
-        return _Read(reader, own)
-    if strangers := sorted(own.keys() - like.labels.keys()):
-        raise InputError(f"{root} has classes that {like.reader.root} has not: {', '.join(strangers[:5])}")
-    translated = {index: like.labels[name] for name, index in own.items()}
-    reader.samples = [(path, translated[index]) for path, index in reader.samples]
-    return _Read(reader, like.labels)
+    if like is None or like.classes is None:
+        return Images(reader, classes)
+    if strangers := sorted(set(classes) - set(like.classes)):
+        raise InputError(f"{root} has classes that {like.items.root} has not: {', '.join(strangers[:5])}")
+    # A split may lack some of the classes.
+    label_of = {name: label for label, name in enumerate(like.classes)}
+    reader.samples = [(path, label_of[classes[label]]) for path, label in reader.samples]
+    return Images(reader, like.classes)
 
 
-def _hugging_face(name: str, split: Split, options: DataRecipe) -> _Read:
+def _hugging_face(name: str, split: Split, options: DataRecipe) -> Images:
     datasets = require("datasets", extra="train", needed_for=f"--data hfds/{name}")
     from timm.data.readers.reader_hfds import ReaderHfds
 
@@ -183,7 +167,7 @@ def _hugging_face(name: str, split: Split, options: DataRecipe) -> _Read:
         reader = ReaderHfds(
             name,
             root=options.root,
-            split=(options.train_split or "train") if split == "train" else (options.val_split or "validation"),
+            split=options.split_name(split),
             input_key=options.image_key or "image",
             target_key=options.label_key or "label",
         )
@@ -193,4 +177,5 @@ def _hugging_face(name: str, split: Split, options: DataRecipe) -> _Read:
             f"hfds/{name} cannot be opened ({reason}); "
             "data.train_split, data.val_split, data.image_key and data.label_key say what to read"
         ) from None
-    return _Read(reader, dict(reader.class_to_idx or {}))
+    labels: dict[str, int] = reader.class_to_idx or {}
+    return Images(reader, sorted(labels, key=labels.__getitem__) or None)

@@ -1,105 +1,92 @@
-"""WebDataset's tar files through timm's reader, in an order that can be repeated: a run resumes at any step."""
+"""WebDataset's tar files, in an order that can be repeated, so that a run resumes at any step."""
 
 from __future__ import annotations
 
-import contextlib
+import io
 import itertools
 import json
 import logging
+import random
 import re
-import sys
-from collections.abc import Callable, Iterable, Iterator
+import tarfile
+import zlib
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
 from torch.utils.data import IterableDataset, get_worker_info
 
 from edge_sk.errors import InputError, require
-from edge_sk.training.batches import Batch, Sample, Shard, make_loader, part_size, steps_per_epoch
 from edge_sk.training.randomness import derive_seed, seed_sample
 from edge_sk.training.recipe import DataRecipe
-from edge_sk.training.sources import Split
+from edge_sk.training.sources import DECODE_ERRORS, MAX_DAMAGED, Sample, Shard, Split, unreadable
 from edge_sk.training.transforms import Transform
 
-
-class Streamed:
-    """One split of ``wds/FOLDER``: tar files named by the folder's ``_info.json`` or by the recipe's splits.
-
-    Every process and loader worker reads its own tar files, so an epoch of several processes is whole only if their
-    files hold equally many images; timm's reader repeats images of the shorter ones, as is usual. A run resumed
-    within an epoch reads past the images it has seen, at the speed of decoding. An ``InputError`` says which folder,
-    split or tar file is not there.
-    """
-
-    classes: list[str] | None = None
-
-    def __init__(self, data: str, split: Split, options: DataRecipe) -> None:
-        require("webdataset", extra="train", needed_for=f"--data {data}")
-        self._data, self._options = data, options
-        self._root = Path(data.removeprefix("wds/"))
-        if not self._root.is_dir():
-            raise InputError(f"--data {data}: {self._root} is not a folder with WebDataset shards")
-        self._split = (options.train_split or "train") if split == "train" else (options.val_split or "validation")
-        reader = self.read()
-        self._images: int = reader.num_samples
-        names = list(reader.split_info.filenames)
-        missing = [name for name in names if not (self._root / name).exists()]
-        if missing:
-            first = self._root / missing[0]
-            raise InputError(f"--data {data}: {len(missing)} of {len(names)} shards are missing, the first is {first}")
-
-    def __len__(self) -> int:
-        """Images of the split; an ``InputError`` where its description does not say."""
-        if not self._images:
-            raise InputError(f"{self._split!r} of --data {self._data} has no count: write it as SHARDS.tar|IMAGES")
-        return self._images
-
-    def training(self, transform: Transform, shard: Shard, *, seed: int) -> Callable[[int, int], Iterator[Batch]]:
-        """A function from epoch and step to this process's batches from there to the end of the epoch."""
-        options = self._options
-        part, steps = part_size(options, shard.size), steps_per_epoch(len(self), options.batch_size)
-
-        def batches(epoch: int, step: int) -> Iterator[Batch]:
-            skip = step * options.accumulation
-            stream = _Stream(self, transform, shard, batch_size=part, seed=seed, epoch=epoch, skip_batches=skip)
-            # The workers' seeds, which order the images, come from the loader's.
-            loader = make_loader(
-                stream, shard, seed=derive_seed(seed, epoch, "loader"), batch_size=part, drop_last=True
-            )
-            return itertools.islice(loader, steps * options.accumulation - skip)
-
-        return batches
-
-    def test(self, transform: Transform, shard: Shard, *, batch_size: int) -> Iterable[Batch]:
-        """This process's tar files in order; every image exactly once over all processes and workers."""
-        return make_loader(_Stream(self, transform, shard), shard, batch_size=batch_size)
-
-    def read(self, **options: Any) -> Any:
-        """Open timm's reader of the split."""
-        from timm.data.readers.reader_wds import ReaderWds
-
-        try:
-            with _collect_warnings():
-                return ReaderWds(
-                    str(self._root),
-                    split=self._split,
-                    input_key=self._options.image_key or "jpg;png;webp",
-                    target_key=self._options.label_key,
-                    **options,
-                )
-        except (RuntimeError, KeyError, ValueError, TypeError, json.JSONDecodeError) as error:
-            raise InputError(
-                f"--data {self._data} has no split {self._split!r} ({error}); describe it in {self._root}/_info.json "
-                'or set data.train_split and data.val_split, for example "train-{0000..0009}.tar|10000"'
-            ) from None
+# Path up to the first dot of the file's name: the files of a sample share it.
+_NAME = re.compile(r"((?:.*/)?[^./]+)\.([^/]+)")
 
 
 @dataclass(frozen=True)
-class _Stream(IterableDataset[Sample]):
-    """This process's part of a split, transformed; with a seed one epoch of training, from a batch on."""
+class Tars:
+    """One split of ``wds/FOLDER``; it does not name its classes."""
 
-    split: Streamed
+    name: str
+    paths: list[str]
+    images: int  # 0: not known
+    extensions: list[str]  # of the image
+    label_key: str | None  # field of the json file; None: the .cls file
+    classes: list[str] | None = None
+
+    def __len__(self) -> int:
+        """Images of the split; an ``InputError`` where its description does not say."""
+        if not self.images:
+            raise InputError(f"{self.name} has no count: write it as SHARDS.tar|IMAGES")
+        return self.images
+
+
+def open_tars(data: str, split: Split, options: DataRecipe) -> Tars:
+    """Find the tar files of a split; an ``InputError`` says whether the folder, the split or a tar file is missing."""
+    _webdataset(data)
+    from timm.data.readers.reader_wds import ReaderWds
+
+    root, name = Path(data.removeprefix("wds/")), options.split_name(split)
+    if not root.is_dir():
+        raise InputError(f"--data {data}: {root} is not a folder with WebDataset shards")
+    logger = logging.getLogger("timm.data.readers.reader_wds")
+    logger.disabled = True  # it warns about a missing _info.json, which a split that names its files does not need
+    try:
+        reader = ReaderWds(str(root), split=name)
+    except (RuntimeError, KeyError, ValueError, TypeError) as error:
+        raise InputError(
+            f"--data {data} has no split {name!r} ({error}); describe it in {root}/_info.json "
+            'or set data.train_split and data.val_split, for example "train-{0000..0009}.tar|10000"'
+        ) from None
+    finally:
+        logger.disabled = False
+    paths = [str(root / tar) for tar in reader.split_info.filenames]
+    if missing := [path for path in paths if not Path(path).exists()]:
+        raise InputError(f"--data {data}: {len(missing)} of {len(paths)} shards are missing, the first is {missing[0]}")
+    return Tars(
+        f"{name!r} of --data {data}",
+        paths,
+        reader.num_samples,
+        (options.image_key or "jpg;png;webp").split(";"),
+        options.label_key or reader.split_info.alt_label or None,
+    )
+
+
+@dataclass(frozen=True)
+class Stream(IterableDataset[Sample]):
+    """This process's part of a split, transformed; with a seed in random order, from a batch on and without end.
+
+    Every process and loader worker reads its own tar files. An epoch of several shows every image once only if their
+    files hold equally many images; a shorter part starts again. A run that is resumed within an epoch reads past the
+    images it has seen.
+    """
+
+    tars: Tars
     transform: Transform
     shard: Shard
     batch_size: int = 1
@@ -108,70 +95,64 @@ class _Stream(IterableDataset[Sample]):
     skip_batches: int = 0
 
     def __iter__(self) -> Iterator[Sample]:
-        # A fresh reader: an epoch depends on its number, not on the epochs read before it.
-        reader = self._reader()
-        worker, workers = 0, 1
-        if (info := get_worker_info()) is not None:
-            workers = info.num_workers
-            # The loader takes batches from its workers in turn, and begins with the first: after a resume it reads in
-            # the place of the worker whose turn it is.
-            worker = (info.id + self.skip_batches) % workers
-            reader.worker_info, reader.worker_seed = info, info.seed - info.id + worker
-            reader.global_worker_id = reader.dist_rank * workers + worker
-        reader.set_loader_cfg(num_workers=workers)
-        skipped_here = len(range(worker, self.skip_batches, workers)) * self.batch_size
-        with _collect_warnings() as warnings:
-            for position, (image, label) in enumerate(reader):
-                if position < skipped_here:
-                    continue
-                if self.seed is not None:
-                    seed_sample(self.seed, "augment", self.epoch, self.shard.rank, worker, position)
-                unreadable = tuple(warnings)
-                warnings.clear()
-                yield Sample(self.transform(image), int(label), unreadable)
-            if warnings:
-                yield Sample(None, -1, tuple(warnings))
+        info = get_worker_info()
+        worker, workers = (info.id, info.num_workers) if info else (0, 1)
+        # The loader takes batches from its workers in turn, and begins with the first: after a resume a worker reads
+        # the part of the worker whose turn it is.
+        worker = (worker + self.skip_batches) % workers
+        skipped = len(range(worker, self.skip_batches, workers)) * self.batch_size
+        problems, position = list[str](), 0
+        for name, files in self._samples(self.shard.rank * workers + worker, self.shard.size * workers, problems):
+            if len(problems) > MAX_DAMAGED:
+                break
+            try:
+                image, label = self._decode(files)
+            except (*DECODE_ERRORS, KeyError, TypeError) as error:
+                problems.append(unreadable(name, error))
+                continue
+            position += label >= 0  # a negative label marks an image without one
+            if label < 0 or position <= skipped:
+                continue
+            if self.seed is not None:
+                seed_sample(self.seed, "augment", self.epoch, self.shard.rank, worker, position)
+            yield Sample(self.transform(image), label, tuple(problems))
+            problems.clear()
+        if problems:
+            yield Sample(None, -1, tuple(problems))
 
-    def _reader(self) -> Any:
-        rank, size = self.shard.rank, self.shard.size
+    def _samples(self, part: int, parts: int, problems: list[str]) -> Iterable[tuple[str, dict[str, bytes]]]:
+        from timm.data.readers.reader_wds import SAMPLE_INITIAL_SIZE, SAMPLE_SHUFFLE_SIZE
+
+        paths = list(self.tars.paths)
         if self.seed is None:
-            reader = self.split.read()
-            # timm's sharded evaluation pads with repeated images; whole tar files are dealt out here instead.
-            reader.dist_rank, reader.dist_num_replicas = 0, 1
-            reader.split_info.filenames = tuple(reader.split_info.filenames[rank::size])
-        else:
-            seed = derive_seed(self.seed, "shards", self.epoch) % 2**31
-            reader = self.split.read(is_training=True, batch_size=self.batch_size, seed=seed)
-            reader.dist_rank, reader.dist_num_replicas = rank, size
-        return reader
+            return _read(paths[part::parts], problems)
+        random.Random(derive_seed(self.seed, "shards", self.epoch)).shuffle(paths)
+        order = random.Random(derive_seed(self.seed, "shuffle", self.epoch, part))
+        wds = _webdataset(self.tars.name)
+        shuffled = wds.shuffle(SAMPLE_SHUFFLE_SIZE, initial=SAMPLE_INITIAL_SIZE, rng=order)
+        return wds.DataPipeline(lambda: _read(paths[part::parts], problems), shuffled).repeat()
+
+    def _decode(self, files: dict[str, bytes]) -> tuple[Image.Image, int]:
+        key, extensions = self.tars.label_key, self.tars.extensions
+        label = int(json.loads(files["json"])[key] if key else files["cls"])
+        extension = next((extension for extension in extensions if extension in files), extensions[0])
+        image = Image.open(io.BytesIO(files[extension]))
+        image.load()
+        return image, label
 
 
-@contextlib.contextmanager
-def _collect_warnings() -> Iterator[list[str]]:
-    """Catch what timm's reader logs: of a folder what is reported as an error, then the images that it skips."""
-    messages: list[str] = []
-
-    def collect(record: logging.LogRecord) -> bool:
-        error = sys.exc_info()[1]
-        # Without the addresses of objects: a message names an image, and the next epoch must give it the same name.
-        reason = re.sub(r" <[^<>]* at 0x[0-9a-f]+>", "", str(error or record.getMessage()))
-        messages.append(f"{_sample_at_fault(error)} ({reason})")
-        return False
-
-    logger = logging.getLogger("timm.data.readers.reader_wds")
-    logger.addFilter(collect)
-    try:
-        yield messages
-    finally:
-        logger.removeFilter(collect)
+def _read(paths: list[str], problems: list[str]) -> Iterator[tuple[str, dict[str, bytes]]]:
+    """Each sample's name, and its files by extension; adds damaged tar files to ``problems``."""
+    for path in paths:
+        try:
+            with tarfile.open(path) as tar:
+                files = ((name, file) for file in tar if file.isfile() and (name := _NAME.fullmatch(file.name)))
+                for key, group in itertools.groupby(files, key=lambda pair: pair[0][1]):
+                    opened = {name[2].lower(): tar.extractfile(file) for name, file in group}
+                    yield f"{path}:{key}", {extension: file.read() for extension, file in opened.items() if file}
+        except (*DECODE_ERRORS, tarfile.TarError, zlib.error) as error:
+            problems.append(unreadable(path, error))
 
 
-def _sample_at_fault(error: BaseException | None) -> str:
-    """Tar file and key of the sample: webdataset's exception has neither, the loop that it passed through has both."""
-    trace = error.__traceback__ if error is not None else None
-    while trace is not None:
-        sample = trace.tb_frame.f_locals.get("sample")
-        if isinstance(sample, dict) and "__key__" in sample:
-            return f"{sample.get('__url__', '?')}:{sample['__key__']}"
-        trace = trace.tb_next
-    return "an image of the shards"
+def _webdataset(data: str) -> Any:
+    return require("webdataset", extra="train", needed_for=f"--data {data}")

@@ -1,13 +1,14 @@
-"""Image transforms: PIL image in, uint8 ``(C, H, W)`` out; the normalisation is done in batches, on the device."""
+"""Transform images, from PIL to uint8 ``(C, H, W)``; whole batches are normalised on the device."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from operator import methodcaller
 from typing import Any
 
 import torch
 from PIL import Image
+from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 from torchvision import transforms
 from torchvision.transforms import InterpolationMode
@@ -18,9 +19,10 @@ from edge_sk.training.recipe import AugmentRecipe, DataRecipe
 Transform = Callable[[Image.Image], Tensor]
 
 
-@dataclass(frozen=True)
-class Preprocessing:
+class Preprocessing(BaseModel):
     """How a network wants its images; the fields are named as in ``default_cfg`` and ``config.json``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
     input_size: tuple[int, int, int]  # (C, H, W)
     mean: tuple[float, ...]  # per channel, of inputs in [0, 1]
@@ -30,29 +32,22 @@ class Preprocessing:
 
     @classmethod
     def of(cls, cfg: Mapping[str, Any], data: DataRecipe) -> Preprocessing:
-        """A ``default_cfg`` or ``config.json``; what the recipe sets takes precedence."""
+        """Read a ``default_cfg`` or ``config.json``; what the recipe sets takes precedence."""
         channels, height, width = cfg["input_size"]
-        return cls(
-            input_size=(channels, data.input_size or height, data.input_size or width),
-            mean=tuple(cfg["mean"]),
-            std=tuple(cfg["std"]),
-            interpolation=data.interpolation or cfg["interpolation"],
-            crop_pct=data.crop_pct or cfg["crop_pct"],
+        size = (channels, data.input_size or height, data.input_size or width)
+        interpolation, crop_pct = data.interpolation or cfg["interpolation"], data.crop_pct or cfg["crop_pct"]
+        return Preprocessing(
+            input_size=size, mean=cfg["mean"], std=cfg["std"], interpolation=interpolation, crop_pct=crop_pct
         )
-
-    def for_evaluation(self) -> Transform:
-        """The transform of a test image."""
-        return evaluation_transform(self.input_size, self.crop_pct, self.interpolation)
 
 
 class Normalizer:
     """Turns uint8 images into the network's input, ``(x / 255 - mean) / std``, on the device."""
 
-    def __init__(
-        self, mean: Iterable[float], std: Iterable[float], device: torch.device, *, channels_last: bool = False
-    ) -> None:
-        self._mean = 255 * torch.tensor(list(mean), device=device).view(1, -1, 1, 1)
-        self._std = 255 * torch.tensor(list(std), device=device).view(1, -1, 1, 1)
+    def __init__(self, images: Preprocessing, device: torch.device, *, channels_last: bool = False) -> None:
+        self._mean, self._std = (
+            255 * torch.tensor(values, device=device).view(1, -1, 1, 1) for values in (images.mean, images.std)
+        )
         self._layout = torch.channels_last if channels_last else torch.preserve_format
 
     def __call__(self, images: Tensor) -> Tensor:
@@ -62,58 +57,43 @@ class Normalizer:
 
 
 def evaluation_transform(input_size: tuple[int, int, int], crop_pct: float, interpolation: str) -> Transform:
-    """Resize in proportion and cut the centre (timm's evaluation transform).
-
-    The resized image covers ``H / crop_pct`` by ``W / crop_pct``, both rounded down: for a square input that is the
-    shorter side.
-    """
+    """Resize in proportion to cover ``H / crop_pct`` by ``W / crop_pct``, rounded down, and cut the centre (timm's)."""
     from timm.data import create_transform
 
-    resize_and_crop = create_transform(
-        input_size, is_training=False, crop_pct=crop_pct, interpolation=interpolation, normalize=False
-    )
-    return transforms.Compose([_ToMode(input_size[0]), resize_and_crop])
+    resize_and_crop = create_transform(input_size, crop_pct=crop_pct, interpolation=interpolation, normalize=False)
+    return transforms.Compose([_convert(input_size[0]), resize_and_crop])
 
 
 def training_transform(augment: AugmentRecipe, input_size: tuple[int, int, int], interpolation: str) -> Transform:
     """The recipe's random transform; draws from the global generators, which the caller seeds per sample."""
-    channels, height, width = input_size
+    channels, *size = input_size
     mode = InterpolationMode(interpolation)
-    steps: list[Callable] = [_ToMode(channels)]
+    steps: list[Callable] = [_convert(channels)]
     if augment.crop == "resized":
-        steps.append(transforms.RandomResizedCrop((height, width), augment.scale, augment.ratio, interpolation=mode))
+        steps.append(transforms.RandomResizedCrop(size, augment.scale, augment.ratio, interpolation=mode))
     else:
-        steps.append(transforms.Resize((height, width), interpolation=mode))
+        steps.append(transforms.Resize(size, interpolation=mode))
     if augment.crop == "padded":
-        steps.append(transforms.RandomCrop((height, width), padding=augment.padding))
+        steps.append(transforms.RandomCrop(size, padding=augment.padding))
     if augment.rotation or augment.translate or augment.zoom != (1.0, 1.0):
+        shift = (augment.translate, augment.translate)
         steps.append(
-            transforms.RandomAffine(
-                degrees=augment.rotation,
-                translate=(augment.translate, augment.translate),
-                scale=augment.zoom,
-                interpolation=InterpolationMode.BILINEAR,
-            )
+            transforms.RandomAffine(augment.rotation, shift, augment.zoom, interpolation=InterpolationMode.BILINEAR)
         )
     if augment.hflip:
         steps.append(transforms.RandomHorizontalFlip(augment.hflip))
     if augment.auto_augment:
-        steps.append(_auto_augment(augment.auto_augment, min(height, width)))
+        steps.append(_auto_augment(augment.auto_augment, min(size)))
     if augment.color_jitter:
         steps.append(transforms.ColorJitter(*[augment.color_jitter] * 3))
     return transforms.Compose([*steps, transforms.PILToTensor()])
 
 
-class _ToMode:
+def _convert(channels: int) -> Callable[[Image.Image], Image.Image]:
     """Bring any image (grey, palette, RGBA, CMYK, 16 bit) to the network's channels."""
-
-    def __init__(self, channels: int) -> None:
-        if channels not in (1, 3):
-            raise InputError(f"images have 1 or 3 channels, the network wants {channels}")
-        self.mode = "RGB" if channels == 3 else "L"
-
-    def __call__(self, image: Image.Image) -> Image.Image:
-        return image if image.mode == self.mode else image.convert(self.mode)
+    if channels not in (1, 3):
+        raise InputError(f"images have 1 or 3 channels, the network wants {channels}")
+    return methodcaller("convert", "RGB" if channels == 3 else "L")
 
 
 def _auto_augment(name: str, size: int) -> Callable:

@@ -1,4 +1,5 @@
-"""Does SK pay, and does the kernel choice follow the object: the experiments, their statistics, and the page on both.
+"""Experiments on two questions: does SK pay, and does the kernel choice follow the object?
 
-The experiments are commands of recipes/compare.py and recipes/attention.py; the page is written from their records.
+``experiments.yaml`` lists them; recipes/compare.py and recipes/attention.py run them and write records;
+recipes/evidence.py writes the page from the records.
 """

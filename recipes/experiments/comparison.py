@@ -1,4 +1,4 @@
-"""Networks trained by one recipe on the same seeds, compared in pairs."""
+"""Compare networks that one recipe trained on the same seeds: results, paired differences, table and plot."""
 
 from __future__ import annotations
 
@@ -9,24 +9,35 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edge_sk.confidence import deviation, mean, mean_interval
 from edge_sk.errors import InputError
 from edge_sk.files import atomic_write
-from edge_sk.markdown import markdown_table
-from edge_sk.training.metrics import read_csv
-from edge_sk.training.plan import file_name
-from edge_sk.training.recipe import Recipe, recipe_differences
-from edge_sk.training.run import CONFIG, MANIFEST, RECIPE, WEIGHTS, load_config, saved_manifest, saved_recipe
+from edge_sk.training.recipe import FREE, Recipe, settings
+from edge_sk.training.run import CONFIG, MANIFEST, RECIPE, WEIGHTS, load_config, read_csv, saved_manifest, saved_recipe
+from recipes.experiments.confidence import mean_interval
+from recipes.markdown_tables import markdown_table
+from recipes.planning import file_name
 
 
 def run_folder(output: str | Path, arch: str, seed: int) -> Path:
-    """Where a comparison in ``output`` trains ``arch`` with ``seed``."""
+    """Return the folder in which a comparison trains ``arch`` with ``seed``."""
     return Path(output) / "runs" / f"{file_name(arch)}-seed{seed}"
+
+
+def recipe_differences(a: Recipe, b: Recipe) -> list[str]:
+    """``key: a -> b`` for every field that is not free and in which two recipes differ."""
+    left, right = settings(a), settings(b)
+    return [f"{key}: {left[key]} -> {right[key]}" for key in left if key not in FREE and left[key] != right[key]]
+
+
+def trained_at(folder: str | Path) -> set[str]:
+    """The commits of the code that trained a run: several where another version continued it."""
+    first = saved_manifest(folder)
+    return {str(part.get("commit")) for part in (first, *first.get("resumed", []))}
 
 
 @dataclass(frozen=True)
 class Finished:
-    """What a finished run came to."""
+    """The result of a finished run."""
 
     top1: float
     """Per cent of the test images, after the last epoch."""
@@ -35,7 +46,7 @@ class Finished:
 
 
 def read_finished(folder: Path, recipe: Recipe, *, arch: str, data: str) -> Finished | None:
-    """The result of a run folder; ``None`` when it is not there or not finished.
+    """Read the result of a run folder; return ``None`` if there is none or it is not finished.
 
     Raises:
         InputError: The folder is of another architecture, data set or recipe, or damaged.
@@ -60,13 +71,13 @@ def _result(folder: Path, recipe: Recipe) -> Finished | None:
 
 
 def epochs_trained(folder: str | Path) -> int | None:
-    """How many epochs a run has been trained; ``None`` where it has no record of them."""
+    """Return the number of epochs that a run was trained; ``None`` if it has no record of them."""
     rows = read_csv(folder)
     return int(rows[-1]["epoch"]) if rows else None
 
 
 def independent_seeds(folders: Sequence[str | Path]) -> list[int]:
-    """The seeds of trained runs that differ in nothing else: a sample, over which there is an interval.
+    """Check that trained runs differ only in the seed, and return their seeds.
 
     Raises:
         InputError: One of several is not finished, two differ in architecture, data or recipe, or have the same seed.
@@ -96,15 +107,15 @@ def independent_seeds(folders: Sequence[str | Path]) -> list[int]:
 def compare(
     results: Mapping[str, Mapping[int, Finished]], costs: Mapping[str, Mapping[str, Any]]
 ) -> list[dict[str, Any]]:
-    """One entry per network; differences are to the first, seed by seed.
+    """Return one entry per network, with its differences to the first, seed by seed.
 
     A seed fixes order and augmentation, so two networks of one seed see the same batches. Their initial weights are
-    the same only up to the first layer in which they differ. The interval is Student's at 95 % over seeds: it holds
-    for training again on the same images, not for new test images.
+    equal only up to the first layer in which they differ. The interval is Student's at 95 % over seeds: it covers
+    training again on the same images, not new test images.
 
     Args:
-        results: Network, seed, result; every network with the same seeds.
-        costs: ``params`` and ``macs`` of each network, and what else its entry is to say.
+        results: Results by network and seed; every network has the same seeds.
+        costs: ``params`` and ``macs`` of each network, and further fields of its entry.
     """
     baseline = next(iter(results))
     entries = []
@@ -115,8 +126,8 @@ def compare(
         entry: dict[str, Any] = {
             "arch": arch,
             **costs[arch],
-            "top1": _digits(mean(top1)),
-            "top1_deviation": _digits(deviation(top1)),
+            "top1": _digits(statistics.fmean(top1)),
+            "top1_deviation": _digits(statistics.stdev(top1) if len(top1) > 1 else 0.0),
             "top1_by_seed": {str(seed): _digits(run.top1) for seed, run in runs.items()},
             "seconds": round(statistics.median(run.seconds for run in runs.values()), 1),
         }
@@ -127,11 +138,11 @@ def compare(
 
 
 def paired(entry: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
-    """``difference`` of ``entry`` to ``other`` in points, seed by seed: mean, interval at 95 %, every seed's."""
+    """Return the difference of ``entry`` to ``other`` in points: mean, 95 % interval, and that of every seed."""
     differences = {seed: top1 - other["top1_by_seed"][seed] for seed, top1 in entry["top1_by_seed"].items()}
     low, high = mean_interval(list(differences.values()))
     return {
-        "difference": _digits(mean(list(differences.values()))),
+        "difference": _digits(statistics.fmean(differences.values())),
         # JSON has no infinity: one seed has no interval.
         "difference_ci95": None if math.isinf(high) else [_digits(low), _digits(high)],
         "difference_by_seed": {seed: _digits(value) for seed, value in differences.items()},
@@ -143,7 +154,7 @@ def _digits(value: float) -> float:
 
 
 def verdict(entry: Mapping[str, Any]) -> str:
-    """``better``, ``worse`` or ``not shown``: whether the interval of the difference leaves out zero."""
+    """Return ``better`` or ``worse`` if the interval of the difference excludes zero, else ``not shown``."""
     interval = entry["difference_ci95"]
     if interval is None:
         return "not shown"
@@ -151,11 +162,11 @@ def verdict(entry: Mapping[str, Any]) -> str:
 
 
 def markdown(entries: Sequence[Mapping[str, Any]], labels: Mapping[str, str] | None = None) -> str:
-    """The comparison as a table.
+    """Return the comparison as a table.
 
     Args:
-        entries: As ``compare`` made them.
-        labels: Network to what it is called in a column of its own.
+        entries: From ``compare``.
+        labels: Names of the networks, for a column of their own.
     """
     seeds = len(entries[0]["top1_by_seed"])
     header = ["network", f"top-1 %, mean of {seeds} seeds", "std", "to the first, points", "95 % CI", "verdict"]
@@ -184,7 +195,7 @@ COLOURS = {"better": "C2", "worse": "C3", "not shown": "grey"}
 def plot(
     entries: Sequence[Mapping[str, Any]], path: str | Path, *, title: str, labels: Mapping[str, str] | None = None
 ) -> None:
-    """Draw the comparison as PNG: accuracy, and the paired differences with their intervals; small points are seeds."""
+    """Draw accuracies and paired differences with their intervals as PNG; small points are seeds."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
@@ -210,7 +221,7 @@ def plot(
     accuracy.set_xlabel("test top-1 (%), seeds and mean")
     difference.axvline(0, color="black", linewidth=0.8)
     difference.set_xlabel(f"paired difference to {names[0]} (points), seeds, mean and 95 % CI")
-    # A verdict's place in the legend tells nothing: only those that occur.
+    # The legend has only the verdicts that occur.
     found = [name for name in COLOURS if any("difference" in entry and verdict(entry) == name for entry in entries)]
     handles = [Line2D([], [], color=COLOURS[name], marker="D", label=name) for name in found]
     if handles:

@@ -1,4 +1,4 @@
-"""The paper's accuracy against our MACs and parameters."""
+"""Plot the paper's accuracy against our MACs and parameters."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The paper's tables, and our count beside every figure."""
+"""Read the paper's tables and put our count beside every figure."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Table:
 
     @property
     def notes(self) -> list[str]:
-        """The distinct notes of its rows, in order."""
+        """Return the distinct notes of its rows, in order."""
         return list(dict.fromkeys(row.note for row in self.rows if row.note))
 
 
@@ -74,13 +74,13 @@ def _profile(arch: str, size: int | None, densenet: tuple[int, ...]) -> Profile:
 
 
 def count(row: Row) -> Profile:
-    """Our count of a row whose network can be built."""
+    """Count the network of a row, which must have one."""
     assert row.arch is not None, row.name
     return _profile(row.arch, row.size, tuple(row.densenet))
 
 
 def number(figure: str | None) -> float | None:
-    """A figure of the paper without the mark."""
+    """Return a figure of the paper as a number, without the dagger."""
     return None if figure is None else float(figure.removesuffix(RECALLED))
 
 
@@ -90,7 +90,7 @@ def _off(ours: float, paper: str | None) -> float | None:
 
 
 def compute(table: Table) -> dict[str, Any]:
-    """One table as data: what the paper says, what we count, the difference in per cent."""
+    """Return one table as data: the paper's figures, our counts, the differences in per cent."""
     rows = [_compute_row(row, table) for row in table.rows]
     return {
         "table": table.key,
@@ -129,7 +129,7 @@ def _compute_row(row: Row, table: Table) -> dict[str, Any]:
 
 
 def unexplained(result: dict[str, Any]) -> list[str]:
-    """Rows of a computed table that differ by more than the tolerance, or are not built, and have no note."""
+    """Return the rows of a computed table that lack a note: they differ by more than the tolerance or are not built."""
     found = []
     for row in result["rows"]:
         off = row["difference_pct"] or {"params": None, "macs": None}
@@ -140,7 +140,7 @@ def unexplained(result: dict[str, Any]) -> list[str]:
 
 
 def increments() -> list[dict[str, Any]]:
-    """Table 4 as differences to the plain row of each width: the paper's, ours, and ours with elementwise work."""
+    """Return Table 4 as differences to the plain network: the paper's, ours, and ours with elementwise work."""
     rows = {row.name: row for table in TABLES if table.key == "4" for row in table.rows}
     found = []
     for width in ("0.5x", "1.0x"):

@@ -1,11 +1,11 @@
-"""The tables as text, cell by cell, and as a page of Markdown."""
+"""Turn the tables into text, cell by cell, and into a page of Markdown."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-from edge_sk.markdown import markdown_table
+from recipes.markdown_tables import markdown_table
 from recipes.paper.tables import Row, Table, compute, increments
 
 PREAMBLE = """\
@@ -32,14 +32,14 @@ INCREMENT_HEADER = (
 
 
 def header(table: Table) -> list[str]:
-    """The names of a table's columns."""
+    """Return the names of a table's columns."""
     macs = f"{table.unit}MACs"
     counted = ["#P M, paper", "#P M, ours", "off %", f"{macs}, paper", f"{macs}, ours", "off %"]
     return ["network", "built as", *counted, *(f"error %, {name}" for name in table.errors), "note"]
 
 
 def cells(table: Table) -> list[list[str]]:
-    """The rows of a table as text; the last cell refers to a note."""
+    """Return the rows of a table as text; the last cell is the number of a note."""
     return [_row(row, table, computed) for row, computed in zip(table.rows, compute(table)["rows"], strict=True)]
 
 
@@ -56,12 +56,12 @@ def _number(value: float | None) -> str:
 
 
 def _percent(value: float | None) -> str:
-    # Adding 0.0 turns the -0.0 that rounding leaves into 0.0.
+    # Rounding can give -0.0; adding 0.0 makes it 0.0.
     return "-" if value is None else f"{round(value, 1) + 0.0:+.1f}"
 
 
 def increment_cells() -> list[list[str]]:
-    """The rows of :func:`recipes.paper.tables.increments` as text."""
+    """Return the rows of :func:`recipes.paper.tables.increments` as text."""
     rows = []
     for row in increments():
         paper, ours = row["paper"], row["ours"]
@@ -72,7 +72,7 @@ def increment_cells() -> list[list[str]]:
 
 
 def markdown(tables: Sequence[Table]) -> str:
-    """Tables as Markdown; the differences of Table 4 follow it."""
+    """Return tables as Markdown, and below Table 4 its differences."""
     parts = [PREAMBLE]
     for table in tables:
         titles, rows = header(table), cells(table)

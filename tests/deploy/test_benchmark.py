@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from deploy.benchmark import main
-from edge_sk.export import latency
+from edge_sk.export.executorch import latency
 from edge_sk.export.record import Latency, read_record, record_path
 
 

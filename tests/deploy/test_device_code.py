@@ -12,10 +12,10 @@ import pytest
 from PIL import Image
 
 from edge_sk.export import to_mlpackage
-from edge_sk.export.executorch_tools import executorch
-from edge_sk.export.mil import MilProgram
+from edge_sk.export.coreml.mil import MilProgram
+from edge_sk.export.executorch import executorch
 from edge_sk.export.network import Network
-from edge_sk.export.quiet import quiet
+from edge_sk.export.stderr import capture_stderr
 from edge_sk.training.transforms import evaluation_transform
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
@@ -27,7 +27,7 @@ KOTLIN, SWIFT, CORE_ML = "android/EdgeSkClassifier.kt", "ios/EdgeSkClassifier.sw
 def test_a_pte_has_every_method_that_is_asked_for(source: str, small_pte: Path) -> None:
     asked = set(re.findall(r'execute\("(\w+)"\)', (DEPLOY / source).read_text()))
     assert {"crop_pct", "softmax"} <= asked
-    with quiet():
+    with capture_stderr():
         program = executorch("runtime").Runtime.get().load_program(str(small_pte))
     assert asked <= set(program.method_names)
 
@@ -37,11 +37,11 @@ def test_a_package_has_every_entry_that_is_asked_for(small_network: Network, tmp
     source = (DEPLOY / "ios" / "CoreMLClassifier.swift").read_text()
     record = to_mlpackage(dataclasses.replace(small_network, crop_pct=INEXACT), tmp_path)
     program = MilProgram.load(tmp_path / record.file)
-    assert float(program.metadata["edge_sk.crop_pct"]) == INEXACT
+    assert float(program.description.metadata.userDefined["edge_sk.crop_pct"]) == INEXACT
     asked = re.findall(r'metadata\["([\w.]+)"\]', source)
     assert "edge_sk.crop_pct" in asked
-    assert set(asked) <= set(program.metadata)
-    assert re.findall(r'inputDescriptionsByName\["(\w+)"\]', source) == program.input_names
+    assert set(asked) <= set(program.description.metadata.userDefined)
+    assert re.findall(r'inputDescriptionsByName\["(\w+)"\]', source) == [program.image.name]
 
 
 @pytest.mark.parametrize("size", [(640, 480), (480, 640), (107, 98)])

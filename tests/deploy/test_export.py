@@ -13,7 +13,8 @@ import pytest
 from deploy.export import artifacts, main, parser
 from edge_sk.errors import InputError
 from edge_sk.export import network as networks
-from edge_sk.export import parity, pte
+from edge_sk.export import parity
+from edge_sk.export.executorch import pte
 from edge_sk.export.network import Network
 
 pytest.importorskip("executorch")

@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from edge_sk.export import pte
+from edge_sk.export.executorch import pte
 from edge_sk.export.network import Network
 from edge_sk.training.transforms import evaluation_transform
 
@@ -114,7 +114,7 @@ def evaluated(small_network: Network, tmp_path_factory: pytest.TempPathFactory) 
             small_network, crop_pct=crop_pct, interpolation=interpolation, input_size=input_size
         )
         path = folder / f"{crop_pct}_{interpolation}_{input_size}.pte"
-        path.write_bytes(pte.lower(network)[1].buffer)
+        path.write_bytes(pte.lower(network).program.buffer)
         return path, network
 
     return export

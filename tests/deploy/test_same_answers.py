@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from edge_sk.export import network, to_mlpackage, to_pte
-from edge_sk.export.mil import MilProgram
-from edge_sk.export.pte import run_pte
+from edge_sk.export.coreml.mil import MilProgram
+from edge_sk.export.executorch.pte import run_pte
 from recipes.train import main as train
 
 
@@ -25,7 +25,7 @@ def test_pte_and_mlpackage_answer_alike_on_all_test_digits(tmp_path):
     program = MilProgram.load(tmp_path / package.file)
     assert program.labels is not None
     pixels = (images * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
-    answers = [program.answer(picture).label or "" for picture in pixels]
+    answers = [program.predict(picture).label or "" for picture in pixels]
     np.testing.assert_array_equal(from_pte.numpy(), [program.labels.index(answer) for answer in answers])
     assert pte.accuracy is not None
     assert package.accuracy is not None

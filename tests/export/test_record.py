@@ -46,7 +46,7 @@ def test_round_trip(tmp_path: Path) -> None:
 def test_evidence_keeps_what_was_demanded() -> None:
     logits = torch.randn(64, 4)
     limits = parity.threshold("pte", "fp32")
-    evidence = ParityEvidence.of(parity.compare(logits, logits), limits, data="digits", runtime="here")
+    evidence = ParityEvidence.of(parity.measure(logits, logits), limits, data="digits", runtime="here")
     assert evidence.threshold_relative == limits.relative
     assert evidence.images == 64
 
@@ -85,7 +85,7 @@ def test_what_a_device_computed_gives_way_to_a_device_alone(older: str, newer: s
 
     def record(runtime: str) -> Record:
         proof = ParityEvidence.of(
-            parity.compare(logits, logits), parity.threshold("mlpackage", "fp32"), data="digits", runtime=runtime
+            parity.measure(logits, logits), parity.threshold("mlpackage", "fp32"), data="digits", runtime=runtime
         )
         return _record(sha256="a", parity=proof, notes=[f"by {runtime}"])
 
@@ -120,7 +120,7 @@ def test_a_new_measurement_takes_the_place_of_the_old_one_alone() -> None:
 def test_nan_is_none() -> None:
     logits = torch.full((64, 4), torch.nan)
     evidence = ParityEvidence.of(
-        parity.compare(logits, logits), parity.threshold("pte", "fp32"), data="digits", runtime="here"
+        parity.measure(logits, logits), parity.threshold("pte", "fp32"), data="digits", runtime="here"
     )
     assert evidence.max_abs is None
     json.loads(evidence.model_dump_json(), parse_constant=lambda name: pytest.fail(f"{name} in JSON"))
@@ -151,7 +151,7 @@ def test_a_record_of_before_arithmetic_was_told_is_read(tmp_path: Path) -> None:
     logits = torch.randn(64, 4)
     limits = parity.threshold("pte", "fp32")
     evidence = ParityEvidence.of(
-        parity.compare(logits, logits), limits, data="digits", runtime="here", arithmetic="fp32"
+        parity.measure(logits, logits), limits, data="digits", runtime="here", arithmetic="fp32"
     )
     content = json.loads(_record(parity=evidence).to_json())
     assert content["parity"].pop("arithmetic") == "fp32"

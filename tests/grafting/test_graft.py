@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 import edge_sk
 from edge_sk import InputError, SelectiveKernel, running
-from edge_sk.grafting import dataflow, measure
+from edge_sk.grafting import finding, measure
 from tests.grafting.networks import LivedIn, Reads, block, units
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -143,13 +143,13 @@ def test_difference_is_nan_wherever_an_output_is_not_finite() -> None:
 def test_difference_sees_a_broken_branch(digits: Tensor, lived_in: LivedIn) -> None:
     model = lived_in(block())
     grafted, _ = edge_sk.graft(model, kernels="3+5", input_size=16)
-    sites, _ = dataflow.find(model, heed_marks=False)
+    sites, _, _ = finding.find(model)
     unit = units(grafted)[0]
     nn.init.zeros_(unit.branches[1].get_submodule("conv").weight)
-    with torch.no_grad():
-        results, per_site = measure.site_differences(grafted, digits[:2], [(sites[0], unit)])
-        assert running.difference([model(digits[:2])], results) > 1e-3
-    assert per_site[0] > 1e-3
+    changed = measure.compare(model, grafted, digits[:2], [(sites[0], unit)])
+    assert changed.network is not None
+    assert changed.network > 1e-3
+    assert changed.sites[0] > 1e-3
 
 
 def test_a_network_of_integer_outputs_has_nothing_to_compare(lived_in: LivedIn) -> None:
@@ -174,7 +174,7 @@ def test_report_is_for_people_and_for_json(lived_in: LivedIn) -> None:
     text = str(report)
     assert "1 of 2 grouped convolutions grafted, found by dataflow" in text
     assert re.search(r"site\.1 +3x3 depthwise 8 +3\+3d2 +-1 +16x16 +\d\.\de-0[78]", text)
-    assert "left: conv (3x3 depthwise 8): it is followed by relu, not by batch normalisation" in text
+    assert "skipped: conv (3x3 depthwise 8): it is followed by relu, not by batch normalisation" in text
     assert re.search(r"parameters \d+ -> [\d,]+ \(\+", text)
     assert re.search(r"MACs +[\d,]+ -> [\d,]+ \(\+.*at 3x16x16", text)
     assert "init=preserve: relative output difference" in text

@@ -1,4 +1,4 @@
-"""Which convolutions are replaced, found by dataflow or by structure, and why the others are left."""
+"""Which convolutions are replaced, found by dataflow or by structure, and why the others are skipped."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import edge_sk
 from edge_sk import InputError, grafting
-from edge_sk.grafting import dataflow, structure
+from edge_sk.grafting import finding
 from tests.grafting.networks import LivedIn, Reads, block, units
 
 
@@ -44,9 +44,13 @@ def test_falls_back_to_structure_and_says_so(lived_in: LivedIn, digits: Tensor) 
 
 
 @pytest.mark.parametrize("name", ["shufflenetv2_0.5", "mobilenetv2_0.5", "mobilenetv4_conv_small", "resnext26"])
-def test_dataflow_and_structure_agree_on_the_zoo(name: str) -> None:
+def test_dataflow_and_structure_agree_on_the_zoo(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model = edge_sk.create_model(name).eval()
-    by_flow, by_structure = dataflow.find(model, heed_marks=False)[0], structure.find(model)[0]
+    by_flow = finding.find(model)[0]
+    monkeypatch.setattr(finding, "_follow", lambda *_: (None, None))
+    by_structure = finding.find(model)[0]
+    assert {site.found_by for site in by_flow} == {"dataflow"}
+    assert {site.found_by for site in by_structure} == {"structure"}
     assert [(s.name, s.norm) for s in by_flow] == [(s.name, s.norm) for s in by_structure]
 
 
@@ -59,7 +63,7 @@ def test_dataflow_and_structure_agree_on_the_zoo(name: str) -> None:
         ("no norm", "followed by relu"),
     ],
 )
-def test_leaves_what_is_used_otherwise(how: str, reason: str, lived_in: LivedIn, digits: Tensor) -> None:
+def test_skips_what_is_used_otherwise(how: str, reason: str, lived_in: LivedIn, digits: Tensor) -> None:
     model = lived_in(Reads(how))
     grafted, report = edge_sk.graft(model, input_size=16)
     assert [site.name for site in report.replaced] == ["site.1"]
@@ -118,7 +122,7 @@ def test_nothing_to_graft_is_an_error_with_the_reason(case: str) -> None:
         edge_sk.graft(build(), input_size=16)
 
 
-def test_tensorflow_padding_and_frozen_norms_are_left() -> None:
+def test_tensorflow_padding_and_frozen_norms_are_skipped() -> None:
     from timm.layers import Conv2dSame
     from torchvision.ops import FrozenBatchNorm2d
 

@@ -122,8 +122,8 @@ def test_every_mismatch_of_weights_is_named(tmp_path: Path) -> None:
     torch.save(state | {"extra": torch.zeros(1)}, tmp_path / "names.pt")
     with pytest.raises(InputError) as caught:
         edge_sk.create_model("shufflenetv2_0.5", init_from=tmp_path / "names.pt")
-    assert all(f"lacks {name}" in str(caught.value) for name in names)
-    assert "has extra" in str(caught.value)
+    assert all(f"{name} is missing there" in str(caught.value) for name in names)
+    assert "extra is (1,) there and missing here" in str(caught.value)
     assert "conv1.0.weight is" in str(caught.value)
 
 

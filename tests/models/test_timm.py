@@ -18,7 +18,7 @@ from edge_sk.models.shufflenetv2 import WIDTHS, ShuffleNetV2
 
 NAMES = edge_sk.register_with_timm()
 # One of each construction; the slow sweep takes every name.
-SAMPLE = ["se_shufflenetv2_050", "sk_shufflenetv2_050", "sk_mobilenetv2_050", "sknet26"]
+SAMPLE = ["se_shufflenetv2_050", "sk_shufflenetv2_050", "sk_mobilenetv2_050", "sknet26", "sknet29"]
 
 
 def size(name: str) -> int:

@@ -108,7 +108,7 @@ def test_a_damaged_config_beside_the_weights(text: str, folder: Path) -> None:
 
 
 def test_unknown_weights_of_torchvision_are_refused() -> None:
-    with pytest.raises(InputError, match=r"does not take these options: 'NOPE'"):
+    with pytest.raises(InputError, match=r"has no weights 'NOPE'; it has IMAGENET1K_V1"):
         edge_sk.create_model("torchvision:mobilenet_v2", weights="NOPE")
     with pytest.raises(InputError, match=r"num_classes.*expected value 1000"):
         edge_sk.create_model("torchvision:mobilenet_v2", weights="DEFAULT", num_classes=3)

@@ -15,8 +15,7 @@ import torch
 
 from edge_sk.errors import InputError
 from edge_sk.training.distributed import World
-from edge_sk.training.plan import make_plan, start
-from edge_sk.training.recipe import load_recipe
+from edge_sk.training.plan import start
 from edge_sk.training.run import load_run
 from recipes.compare import RECIPES, Run, main, parse, train_command
 from recipes.experiments.comparison import (
@@ -28,6 +27,7 @@ from recipes.experiments.comparison import (
     read_finished,
     verdict,
 )
+from recipes.planning import load_recipe, make_plan
 from recipes.train import main as train
 
 QUICK = ["schedule.epochs=1", "schedule.warmup_epochs=0", "data.batch_size=479", "data.input_size=32"]
@@ -171,11 +171,11 @@ def test_an_interrupted_run_is_resumed(compared: Path, tmp_path: Path, capsys: p
 
 
 def test_a_run_of_another_recipe_is_not_mixed_in(compared: Path) -> None:
-    recipe = load_recipe("digits", [*QUICK, "optim.lr=0.2"], folder=RECIPES)
+    recipe = load_recipe("digits", [*QUICK, "optim.lr=0.2"])
     folder = compared / "runs" / "shufflenetv2_0.5-seed3"
     with pytest.raises(InputError, match=r"is of another comparison \(optim.lr: 0.1 -> 0.2\): give another --output"):
         read_finished(folder, recipe, arch="shufflenetv2_0.5", data="digits")
-    recipe = load_recipe("digits", [*QUICK, "checkpoint.every_minutes=3"], folder=RECIPES)
+    recipe = load_recipe("digits", [*QUICK, "checkpoint.every_minutes=3"])
     with pytest.raises(InputError, match="data: digits -> scaled_digits"):
         read_finished(folder, recipe, arch="shufflenetv2_0.5", data="scaled_digits")
     assert read_finished(folder, recipe, arch="shufflenetv2_0.5", data="digits") is not None
@@ -185,7 +185,7 @@ def test_a_run_of_another_recipe_is_not_mixed_in(compared: Path) -> None:
 def test_a_run_is_not_finished_before_its_last_weights_are_written(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     common = ["--arch", "shufflenetv2_0.5", "--device", "cpu", "--output", str(folder)]
-    recipe = load_recipe("digits", QUICK, folder=RECIPES)
+    recipe = load_recipe("digits", QUICK)
 
     def disk_is_full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -204,10 +204,10 @@ def test_a_run_is_not_finished_before_its_last_weights_are_written(tmp_path: Pat
 def test_without_a_recipe_it_is_the_one_train_would_take(tmp_path: Path) -> None:
     common = ["--arch", "shufflenetv2_0.5", "--output", str(tmp_path / "out"), "--dry-run"]
     for data, other in (("scaled_digits", "digits"), ("digits", "scaled_digits")):
-        recipe = load_recipe(data, folder=RECIPES)
-        assert recipe != load_recipe(other, folder=RECIPES)
+        recipe = load_recipe(data)
+        assert recipe != load_recipe(other)
         folder = tmp_path / "out" / "runs" / "shufflenetv2_0.5-seed0"
-        start(make_plan("shufflenetv2_0.5", data=data, output=str(folder), recipes=RECIPES), World(torch.device("cpu")))
+        start(make_plan("shufflenetv2_0.5", data=data, output=str(folder)), World(torch.device("cpu")))
         # A folder of another recipe would be refused.
         assert main([*common, "--data", data]) == 0
         assert main([*common, "--data", data, "--recipe", other]) == 2

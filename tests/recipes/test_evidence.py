@@ -24,7 +24,7 @@ def test_plots_and_records_come_in_pairs() -> None:
 def test_one_training_has_one_result_in_all_records() -> None:
     found: dict[tuple[str, str, str], float] = {}
     records = read_records(evidence.RESULTS)
-    for item in COMPARISONS:
+    for item in COMPARISONS.values():
         for network in records.get(item.key, {}).get("networks", []):
             for seed, top1 in network["top1_by_seed"].items():
                 run = item.output, network["arch"], seed
@@ -55,7 +55,7 @@ def test_a_record_of_something_else_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(evidence, "RESULTS", tmp_path)
-    (tmp_path / f"{COMPARISONS[0].key}.json").write_text(json.dumps({"networks": [], "commit": "abc"}))
+    (tmp_path / f"{EXPERIMENTS[0].key}.json").write_text(json.dumps({"networks": [], "commit": "abc"}))
     assert evidence.main([]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1

@@ -7,19 +7,15 @@ from typing import Any
 
 import pytest
 
-from edge_sk.training.digits import digits
-from edge_sk.training.scaled_digits import DRAWINGS
+from edge_sk.training.digits import DRAWINGS, digits
 from recipes.experiments.comparison import Finished, compare
-from recipes.experiments.page import METHOD, anchor, page
-from recipes.experiments.plan import (
-    COMPARISONS,
-    KERNELS,
-    SMALL,
-    SMALL_FIRST,
-    SUMMED_AND_SELECTED,
-    WATCHED,
-    read_records,
+from recipes.experiments.page import anchor, page
+from recipes.experiments.plan import ATTENTION, COMPARISONS, read_records
+
+SMALL, SMALL_FIRST, KERNELS = (
+    COMPARISONS[f"compare_{name}"] for name in ("shufflenetv2_0.5", "shufflenetv2_0.5_before", "kernels")
 )
+SK = "sk_shufflenetv2_0.5@act=relu"
 
 RESULTS = Path(__file__).parents[2] / "recipes" / "results"
 NOISE = [0.1, -0.1, 0.2, -0.2, 0.0]
@@ -38,7 +34,7 @@ def comparison(gains: dict[str, float]) -> dict[str, Any]:
 def test_without_records_it_says_so_everywhere() -> None:
     text = page({})
     assert "**Does SK pay?** Not run yet." in text
-    assert text.count("Not run yet.") == 2 + len(COMPARISONS) + len(WATCHED)
+    assert text.count("Not run yet.") == 2 + len(COMPARISONS) + len(ATTENTION)
 
 
 @pytest.mark.parametrize(
@@ -50,7 +46,7 @@ def test_without_records_it_says_so_everywhere() -> None:
     ],
 )
 def test_the_answers_follow_the_intervals(gain: float, shown: str, counted: str) -> None:
-    gains = dict.fromkeys(SMALL.archs, 0.0) | {SMALL.selective: gain}
+    gains = dict.fromkeys(SMALL.archs, 0.0) | {SK: gain}
     text = page({SMALL.key: comparison(gains)})
     assert f"- against the plain network: {counted}\n" in text
     assert text.count(f": {counted}\n") == 5
@@ -58,14 +54,14 @@ def test_the_answers_follow_the_intervals(gain: float, shown: str, counted: str)
     cells = [cell.strip() for cell in row.strip("|").split("|")]
     assert len(cells) == 4 + 5
     assert all(cell.startswith(shown) for cell in cells[4:])
-    assert text.count("Not run yet.") == 1 + len(COMPARISONS) + len(WATCHED) - 1
+    assert text.count("Not run yet.") == 1 + len(COMPARISONS) + len(ATTENTION) - 1
 
 
 def test_selection_is_held_against_the_sum_of_the_same_kernels() -> None:
     gains = {arch: 3.0 if "SK" in label else 1.0 for arch, label in KERNELS.archs.items()}
     text = page({KERNELS.key: comparison(gains)})
     assert "half of its intervals reach 0.0 points or more" in text
-    for name in SUMMED_AND_SELECTED:
+    for name in ("K3 + K5", "K3 + K7", "K5 + K7", "K3 + K5 + K7"):
         assert f"| {name} | 83.00 | 85.00 | **+2.00** [+2.00, +2.00] |" in text
     # The paper's Table 7.
     assert "| K3 + K7 | 83.00 | 85.00 | **+2.00** [+2.00, +2.00] | 21.82 / 20.97 |" in text
@@ -73,7 +69,7 @@ def test_selection_is_held_against_the_sum_of_the_same_kernels() -> None:
 
 def test_what_was_trained_twice_is_held_against_itself_and_counted_once() -> None:
     again = comparison(dict.fromkeys(SMALL.archs, 0.0))
-    before = comparison(dict.fromkeys(SMALL_FIRST.archs, 0.0) | {SMALL_FIRST.selective: 3.0})
+    before = comparison(dict.fromkeys(SMALL_FIRST.archs, 0.0) | {SK: 3.0})
     text = page({SMALL.key: again, SMALL_FIRST.key: before})
     assert "| SK | 85.00 | 82.00 | **-3.00** [" in text
     assert "| plain | 82.00 | 82.00 | +0.00 [+0.00, +0.00] |" in text
@@ -89,7 +85,7 @@ def test_what_the_note_on_the_first_training_says_is_in_records() -> None:
     before = {entry["arch"]: entry for entry in read_records(RESULTS)[SMALL_FIRST.key]["networks"]}[summed["arch"]]
     once, then = ([f"{entry['top1_by_seed'][seed]:.2f}" for seed in "01"] for entry in (summed, before))
     assert f"came to {once[0]} and {once[1]} " in SMALL_FIRST.note
-    assert f"not to the {then[0]} and {then[1]} of then" in SMALL_FIRST.note
+    assert f"not to the earlier {then[0]} and {then[1]}" in SMALL_FIRST.note
     assert again["commit"] == SMALL_FIRST.code
 
 
@@ -133,8 +129,8 @@ def attention(shift: float, *, equal: bool = False) -> dict[str, Any]:
     ],
 )
 def test_where_the_attention_moved(shift: float, counted: str, cells: str) -> None:
-    sk = next(item for item in WATCHED if item.trained is SMALL and not item.is_control)
-    control = next(item for item in WATCHED if item.is_control)
+    sk = next(item for item in ATTENTION if item.comparison is SMALL and not item.is_control)
+    control = next(item for item in ATTENTION if item.is_control)
     text = page({sk.key: attention(shift), control.key: attention(0.3, equal=True)})
     assert f"By the mean shift over the units of one map size: {counted}. In the controls" in text
     assert "a shift to one of the two is shown in 1 of 1." in text
@@ -144,7 +140,7 @@ def test_where_the_attention_moved(shift: float, counted: str, cells: str) -> No
 
 
 def test_the_method_counts_the_images_rightly() -> None:
-    method = " ".join(METHOD.split())
+    method = " ".join(page({}).split())
     for split in ("train", "test"):
         count = len(digits(split)[0])
         assert f"{count * DRAWINGS[split]:,} {'training' if split == 'train' else 'test'} images of {count:,}" in method

@@ -8,31 +8,30 @@ import pytest
 import edge_sk
 from edge_sk.attention import gated_units
 from edge_sk.errors import InputError
-from edge_sk.training.recipe import load_recipe
-from edge_sk.training.scaled_digits import scaled_digits
+from edge_sk.training.digits import scaled_digits
 from recipes.attention import OBJECT_SCALES
 from recipes.attention import parse as parse_attention
-from recipes.compare import RECIPES
 from recipes.compare import main as run_compare
 from recipes.compare import parse as parse_compare
 from recipes.experiments.plan import (
+    ATTENTION,
     COMPARISONS,
     DATA,
     EXPERIMENTS,
-    FAMILIES,
     IMAGES,
-    KERNELS,
     SCALES,
-    SMALL,
-    SMALL_FIRST,
-    WATCHED,
+    Attention,
     Comparison,
-    Watched,
     read_records,
+)
+from recipes.planning import load_recipe
+
+SMALL, SMALL_FIRST, KERNELS = (
+    COMPARISONS[f"compare_{name}"] for name in ("shufflenetv2_0.5", "shufflenetv2_0.5_before", "kernels")
 )
 
 
-@pytest.mark.parametrize("item", COMPARISONS, ids=lambda item: item.key)
+@pytest.mark.parametrize("item", COMPARISONS.values(), ids=lambda item: item.key)
 def test_the_commands_of_the_comparisons_resolve(
     item: Comparison, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -44,27 +43,29 @@ def test_the_commands_of_the_comparisons_resolve(
     output = capsys.readouterr()
     assert "warning" not in output.err
     assert output.out.count("to train") == len(item.seeds) * len(item.archs)
-    assert load_recipe(DATA, args.set, folder=RECIPES).schedule.epochs == item.epochs
+    assert load_recipe(DATA, args.set).schedule.epochs == item.epochs
 
 
 def test_the_attention_commands_name_runs_of_the_comparisons() -> None:
-    for item in WATCHED:
+    for item in ATTENTION:
         args = parse_attention(item.command[1:])
-        assert item.arch in item.trained.archs
-        assert {str(Path(folder).parents[1]) for folder in args.checkpoint} == {item.trained.output}
-        names = [f"{item.arch}-seed{seed}" for seed in item.trained.seeds]
+        assert item.arch in item.comparison.archs
+        assert {str(Path(folder).parents[1]) for folder in args.checkpoint} == {item.comparison.output}
+        names = [f"{item.arch}-seed{seed}" for seed in item.comparison.seeds]
         assert [Path(folder).name for folder in args.checkpoint] == names
         units = gated_units(edge_sk.create_model(item.arch)).values()
         assert item.is_control == all(len({str(kernel) for kernel in unit.kernels}) == 1 for unit in units)
 
 
-def test_what_is_wanted_of_an_attention_record_is_what_attention_does_of_itself() -> None:
+def test_the_record_expected_of_attention_is_the_one_that_the_command_makes_by_default() -> None:
     assert list(SCALES) == OBJECT_SCALES
     assert len(scaled_digits("test").labels) == IMAGES
 
 
 def test_verdicts_on_sk_rest_on_five_seeds() -> None:
-    assert all(len(item.seeds) >= 5 for item in FAMILIES)
+    on_sk = [item for item in COMPARISONS.values() if item.arch("SK")]
+    assert len(on_sk) == 5
+    assert all(len(item.seeds) >= 5 for item in on_sk)
 
 
 def test_keys_are_unique() -> None:
@@ -84,7 +85,7 @@ def test_the_controls_differ_from_sk_in_what_they_control() -> None:
     assert all(unit.gate is not None for unit in (*equal, *sk))
 
 
-def taken_and_refused(item: Comparison | Watched, record: dict, change: dict, message: str, folder: Path) -> None:
+def taken_and_refused(item: Comparison | Attention, record: dict, change: dict, message: str, folder: Path) -> None:
     """The record is taken as it is, and refused with the change."""
     path = folder / f"{item.key}.json"
     path.write_text(json.dumps(record))
@@ -134,11 +135,11 @@ def test_a_record_of_other_attention_is_refused(change: dict, message: str, tmp_
         "epochs": 5,
     }
     record |= {"scales": [0.25, 0.5, 1.0], "images": 1440, "units": [], "by_map": [], "commit": "abc"}
-    taken_and_refused(WATCHED[0], record, change, message, tmp_path)
+    taken_and_refused(ATTENTION[0], record, change, message, tmp_path)
 
 
 def test_a_record_without_its_parts_is_damaged(tmp_path: Path) -> None:
-    (tmp_path / f"{WATCHED[0].key}.json").write_text('{"units": [], "commit": "abc"}')
+    (tmp_path / f"{ATTENTION[0].key}.json").write_text('{"units": [], "commit": "abc"}')
     with pytest.raises(InputError, match=r"is damaged \(it has no by_map\); make it again"):
         read_records(tmp_path)
     (tmp_path / f"{SMALL_FIRST.key}.json").write_text("{}")

@@ -54,9 +54,9 @@ def test_measures_both_arms_and_goes_on_after_an_interruption(in_small: list[str
 
 
 def test_an_interrupted_training_ends_the_script(in_small: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    from edge_sk.training.loop import Outcome, Trainer
+    from edge_sk.training.loop import Trainer
 
-    monkeypatch.setattr(Trainer, "run", lambda self: Outcome(None, 3, signal=2))
+    monkeypatch.setattr(Trainer, "run", lambda self, report: 2)
     assert graft_finetune.main(in_small) == 130
 
 

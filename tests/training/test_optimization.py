@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from edge_sk.training.optimization import make_scheduler
-from edge_sk.training.recipe import ScheduleRecipe, load_recipe
+from edge_sk.training.recipe import ScheduleRecipe
+from recipes.planning import load_recipe
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 STEPS = 10  # per epoch
@@ -58,13 +59,13 @@ def test_linear_and_cosine_end_one_step_above_0(warmup: int) -> None:
 
 
 def test_the_light_recipe_falls_in_a_line_over_all_its_epochs() -> None:
-    recipe = load_recipe("light", folder=RECIPES)
+    recipe = load_recipe("light")
     got = rates(recipe.schedule, lr=recipe.optim.lr)
     assert got == pytest.approx([0.5 * (1 - i / 2400) for i in range(2400)])
 
 
 def test_the_large_recipe_drops_at_epochs_30_60_90() -> None:
-    got = rates(load_recipe("large", folder=RECIPES).schedule)
+    got = rates(load_recipe("large").schedule)
     assert [step for step in range(1, len(got)) if got[step] != got[step - 1]] == [300, 600, 900]
 
 

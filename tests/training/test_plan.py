@@ -13,8 +13,9 @@ import edge_sk
 from edge_sk import InputError
 from edge_sk.export.network import from_arch, from_run
 from edge_sk.training.distributed import join_world
-from edge_sk.training.plan import build_model, make_plan, run_name, start
+from edge_sk.training.plan import build_model, start
 from edge_sk.training.run import PREVIOUS, load_config, load_run
+from recipes.planning import make_plan, run_name
 
 ARCH = "sk_shufflenetv2_0.5"
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
@@ -25,9 +26,7 @@ def test_a_run_stopped_before_its_first_checkpoint_starts_from_the_given_weights
     weights, folder = tmp_path / "given.safetensors", tmp_path / "run"
     save_file({name: tensor.contiguous() for name, tensor in given.items()}, weights)
     folder.mkdir()
-    plan = make_plan(
-        ARCH, output=str(folder), overrides=[f"checkpoint.init_from={weights}"], resume=True, recipes=RECIPES
-    )
+    plan = make_plan(ARCH, output=str(folder), overrides=[f"checkpoint.init_from={weights}"], resume=True)
     model, _ = build_model(plan, 10)
     assert torch.equal(model.state_dict()["fc.weight"], given["fc.weight"])
     # From a checkpoint, the weights are its own and the file need not be there any more.
@@ -48,7 +47,7 @@ def test_weights_bring_their_normalisation_into_the_run_and_the_exported_file(tm
     settings = [f"checkpoint.init_from={source}", "data.interpolation=bilinear", "data.batch_size=512"]
     settings += ["data.crop_pct=null", "schedule.epochs=1", "schedule.warmup_epochs=0"]
     for resume in (False, True):
-        plan = make_plan(ARCH, output=str(folder), overrides=[] if resume else settings, resume=resume, recipes=RECIPES)
+        plan = make_plan(ARCH, output=str(folder), overrides=[] if resume else settings, resume=resume)
         with join_world("cpu") as world:
             trainer = start(plan, world)
             # Black and white become -2 and 2.

@@ -6,14 +6,16 @@ import pytest
 from pydantic import ValidationError
 
 from edge_sk.errors import InputError
-from edge_sk.training.recipe import Recipe, load_recipe, make_recipe, parse_yaml, recipe_differences, recipe_to_yaml
+from edge_sk.training.recipe import Recipe, make_recipe, parse_yaml, recipe_to_yaml
+from recipes.experiments.comparison import recipe_differences
+from recipes.planning import load_recipe
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 
 
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_recipe_loads_and_survives_its_own_yaml(path: Path) -> None:
-    recipe = load_recipe(path.stem, folder=RECIPES)
+    recipe = load_recipe(path.stem)
     again = make_recipe(parse_yaml(recipe_to_yaml(recipe), "test"))
     assert again == recipe
     head = path.read_text().split("\ndata:")[0]
@@ -22,7 +24,7 @@ def test_every_recipe_loads_and_survives_its_own_yaml(path: Path) -> None:
 
 
 def test_the_light_recipe_is_the_papers() -> None:
-    recipe = load_recipe("light", folder=RECIPES)
+    recipe = load_recipe("light")
     assert recipe.optim.weight_decay == 4e-5
     assert not recipe.optim.decay_norm_and_bias
     assert (recipe.optim.name, recipe.optim.momentum, recipe.optim.lr) == ("sgd", 0.9, 0.5)
@@ -33,7 +35,7 @@ def test_the_light_recipe_is_the_papers() -> None:
 
 
 def test_the_large_recipe_is_the_papers() -> None:
-    recipe = load_recipe("large", folder=RECIPES)
+    recipe = load_recipe("large")
     assert (recipe.optim.lr, recipe.optim.weight_decay, recipe.data.batch_size) == (0.1, 1e-4, 256)
     assert (recipe.schedule.milestones, recipe.schedule.gamma, recipe.schedule.epochs) == ((30, 60, 90), 0.1, 100)
 
@@ -84,22 +86,22 @@ def test_a_wrong_field_is_blamed_on_where_it_stands() -> None:
 
 def test_unknown_recipe_names_the_known_ones() -> None:
     with pytest.raises(InputError, match="no recipe 'lihgt': known are cifar, digits, large, light"):
-        load_recipe("lihgt", folder=RECIPES)
+        load_recipe("lihgt")
 
 
 def test_a_recipe_file_may_be_given_by_path(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text("optim:\n  lr: 3e-2\n")
-    assert load_recipe(str(path), folder=RECIPES).optim.lr == 0.03
+    assert load_recipe(str(path)).optim.lr == 0.03
     path.write_text("- a list\n")
     with pytest.raises(InputError, match="must hold sections"):
-        load_recipe(str(path), folder=RECIPES)
+        load_recipe(str(path))
     path.write_text("optim: 3\n")
     with pytest.raises(InputError, match="optim"):
-        load_recipe(str(path), folder=RECIPES)
+        load_recipe(str(path))
     path.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(InputError, match="not a text file"):
-        load_recipe(str(path), folder=RECIPES)
+        load_recipe(str(path))
 
 
 def test_recipes_are_frozen_and_compared_by_key() -> None:

@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 
 from edge_sk.errors import InputError
-from edge_sk.training.batches import Shard
 from edge_sk.training.data import StepSampler, eval_batches, share
 from edge_sk.training.recipe import DataRecipe
+from edge_sk.training.sources import Shard
 
 
 def steps(world_size: int, accumulation: int, *, epoch: int = 0, start: int = 0, seed: int = 0) -> list[list[int]]:

@@ -9,12 +9,11 @@ import numpy as np
 import pytest
 
 from edge_sk.errors import InputError
-from edge_sk.training import scaled_digits as module
+from edge_sk.training import digits as module
 from edge_sk.training.data import eval_batches
-from edge_sk.training.digits import digits
+from edge_sk.training.digits import SCALES, digits, scaled_digits
 from edge_sk.training.recipe import DataRecipe
-from edge_sk.training.scaled_digits import SCALES, scaled_digits
-from edge_sk.training.sources import open_source
+from edge_sk.training.sources import open_images
 from recipes.evaluate import main as evaluate
 from recipes.train import main as train
 
@@ -101,12 +100,12 @@ def test_clutter_is_of_the_own_split(monkeypatch: pytest.MonkeyPatch) -> None:
         return original(pictures, *rest)  # type: ignore[arg-type]
 
     monkeypatch.setattr(module, "_draw", spy)
-    scaled_digits("test", seed=3, canvas=32)
+    scaled_digits("test", seed=3)
     assert set(used) == {360}
 
 
 def test_it_reads_as_a_data_set() -> None:
-    source = open_source("scaled_digits", "test", DataRecipe())
+    source = open_images("scaled_digits", "test", DataRecipe())
     assert len(source) == 360
     assert source.classes == [str(digit) for digit in range(10)]
     image, label = source.load(3)
@@ -128,12 +127,7 @@ def test_it_reads_as_a_data_set() -> None:
 )
 def test_bad_scales_are_refused(data: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        open_source(data, "test", DataRecipe())
-
-
-def test_a_canvas_too_small_for_the_smallest_digit_is_refused() -> None:
-    with pytest.raises(InputError, match="canvas=16 is too small: at least 32 pixels"):
-        scaled_digits("test", canvas=16)
+        open_images(data, "test", DataRecipe())
 
 
 def test_a_network_trains_on_it_and_is_evaluated_per_scale(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import itertools
+import re
 import tarfile
 from pathlib import Path
 
@@ -12,14 +14,10 @@ import torch
 from PIL import Image
 
 from edge_sk.errors import InputError
-from edge_sk.training.batches import Shard
-from edge_sk.training.data import open_split
+from edge_sk.training.data import open_split, ordered_batches, training_batches
 from edge_sk.training.recipe import DataRecipe
+from edge_sk.training.sources import Shard
 from edge_sk.training.transforms import evaluation_transform
-
-pytestmark = pytest.mark.filterwarnings(
-    "ignore::pytest.PytestUnraisableExceptionWarning"  # webdataset leaves the tars open
-)
 
 TRANSFORM = evaluation_transform((3, 8, 8), 1.0, "bilinear")
 # A label is an image's number, so that labels tell images apart.
@@ -47,7 +45,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_starting_at_a_step_is_the_rest_of_the_epoch(data: str, workers: int) -> None:
-    batches = open_split(data, "train", OPTIONS).training(TRANSFORM, Shard(workers=workers), seed=0)
+    batches = training_batches(open_split(data, "train", OPTIONS), TRANSFORM, Shard(workers=workers), OPTIONS, seed=0)
     epochs = [[batch.labels.tolist() for batch in batches(epoch, 0)] for epoch in (0, 1)]
     assert [sorted(itertools.chain(*epoch)) for epoch in epochs] == [list(range(40))] * 2
     assert epochs[0] != epochs[1]
@@ -59,7 +57,7 @@ def test_starting_at_a_step_is_the_rest_of_the_epoch(data: str, workers: int) ->
 def test_a_test_sees_every_readable_image_once(data: str, processes: int, workers: int) -> None:
     split = open_split(data, "test", OPTIONS)
     shards = [Shard(rank, processes, workers) for rank in range(processes)]
-    batches = [batch for shard in shards for batch in split.test(TRANSFORM, shard, batch_size=4)]
+    batches = [batch for shard in shards for batch in ordered_batches(split, TRANSFORM, shard, batch_size=4)]
     assert sorted(torch.cat([batch.labels for batch in batches]).tolist()) == [*range(7), *range(8, 15)]
     (name,) = itertools.chain(*(batch.unreadable for batch in batches))
     assert "val-1.tar:0007 (cannot identify image file)" in name
@@ -71,3 +69,27 @@ def test_what_is_missing_is_named(data: str, tmp_path: Path) -> None:
             len(open_split(data, "test", OPTIONS.model_copy(update={"val_split": field})))
     with pytest.raises(InputError, match="is not a folder with WebDataset shards"):
         open_split(f"wds/{tmp_path / 'none'}", "train", OPTIONS)
+
+
+def test_more_workers_than_tar_files_give_every_batch(data: str) -> None:
+    one = OPTIONS.model_copy(update={"train_split": "train-3.tar|10"})
+    batches = training_batches(open_split(data, "train", one), TRANSFORM, Shard(workers=2), one, seed=0)
+    assert [len(batch.labels) for batch in batches(0, 0)] == [4, 4]
+    with pytest.raises(InputError, match=r"'train-3.tar.* has 1 shards, fewer than the 2 processes"):
+        training_batches(open_split(data, "train", one), TRANSFORM, Shard(size=2), one, seed=0)
+
+
+def test_damage_is_named_and_the_epoch_stays_whole(data: str, tmp_path: Path) -> None:
+    for number in range(4):
+        content = (Path(data.removeprefix("wds/")) / f"train-{number}.tar").read_bytes()
+        (tmp_path / f"train-{number}.tar").write_bytes(content[:5000] if number == 2 else content)
+    split = open_split(f"wds/{tmp_path}", "train", OPTIONS)
+    batches = [*training_batches(split, TRANSFORM, Shard(), OPTIONS, seed=0)(0, 0)]
+    assert [len(batch.labels) for batch in batches] == [4] * 10
+    (name,) = set(itertools.chain(*(batch.unreadable for batch in batches)))
+    assert re.match(rf"{tmp_path}/train-2.tar \(.*unexpected end of data", name)
+    unlabelled = open_split(f"wds/{tmp_path}", "test", OPTIONS.model_copy(update={"val_split": "train-0.tar|10"}))
+    missing = dataclasses.replace(unlabelled, label_key="species")
+    (batch,) = ordered_batches(missing, TRANSFORM, Shard(), batch_size=10)
+    assert len(batch.labels) == 0
+    assert batch.unreadable[0] == f"{tmp_path}/train-0.tar:0000 (no 'json')"

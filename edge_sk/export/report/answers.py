@@ -1,4 +1,4 @@
-"""The questions that a report is opened with, and their answers in plain words."""
+"""The answers that a report begins with, and what it does not know."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import NamedTuple
 from edge_sk.export.network import UNTRAINED
 from edge_sk.export.record import Record
 from edge_sk.export.report import latencies
-from edge_sk.export.report.differences import SELECTIVE_KERNELS, pairs
+from edge_sk.export.report.differences import pairs
 from edge_sk.export.report.latencies import Setting, latency_in
 from edge_sk.export.report.marks import parity_mark
 from edge_sk.export.report.model import Report, file_title, network_title
 
 
 class Answer(NamedTuple):
-    """A question, its answer in a few words, and what the answer rests on."""
+    """A question, a short answer, and the evidence for it."""
 
     question: str
     answer: str
@@ -24,7 +24,7 @@ class Answer(NamedTuple):
 
 
 def answers(report: Report) -> list[Answer]:
-    """Which file is smallest, which fastest, which on the front; does SK pay; can the files be trusted."""
+    """Answer: which file is smallest, fastest, on the Pareto front; does SK pay; can the files be trusted."""
     records = report.records
     setting = next(iter(latencies.settings(records)), None)
     metric = latencies.default_metric(records, setting)
@@ -60,25 +60,27 @@ def _fastest(records: Sequence[Record], setting: Setting | None) -> tuple[str, s
     noise = latencies.difference_noise_ms
     close = [file_title(r) for latency, r in timed[1:] if latency.p50_ms - best.p50_ms <= noise(latency, best)]
     if close:
-        because += f" Not told apart from it, within the noise: {', '.join(close)}."
+        because += f" Equally fast within the noise: {', '.join(close)}."
     return f"{file_title(fastest)}: {best.p50_ms:.2f} ms", because
 
 
 def _on_front(on_front: Sequence[Record], by_accuracy: bool) -> tuple[str, str]:
     if not on_front:
         return "Not measured", "A front needs latencies."
-    because = "No other file is both faster and leaner in MACs. Cost only: not two files have both a latency and an "
-    because += "accuracy, so this does not say which network recognises better."
-    if by_accuracy:
-        because = "No other file is both faster and more accurate, as measured: differences within the noise count too."
+    because = (
+        "No other file is both faster and more accurate. Differences within the noise count too."
+        if by_accuracy
+        else "No other file is both faster and smaller in MACs. This compares cost only, because fewer than two files "
+        "have both a latency and an accuracy."
+    )
     return ", ".join(map(file_title, on_front)), because
 
 
 def _sk_pays(records: Sequence[Record], setting: Setting | None, on_front: Sequence[Record]) -> tuple[str, str]:
-    found = [pair for pair in pairs(records, setting) if pair.added == SELECTIVE_KERNELS]
+    found = [pair for pair in pairs(records, setting) if pair.changed.arch.startswith("sk")]
     if not found:
-        return "Not asked", "No network is here both with and without selective kernels."
-    # Without the rounding of int8, and where latency is known.
+        return "Not asked", "The report has no network both with and without selective kernels."
+    # Prefer a pair with latency and without the rounding of int8.
     pair = min(found, key=lambda p: (p.latency is None, p.changed.format != "pte", p.changed.precision != "fp32"))
     latency = "not measured"
     if pair.latency is not None and pair.latency_ms is not None:
@@ -97,36 +99,36 @@ def _sk_pays(records: Sequence[Record], setting: Setting | None, on_front: Seque
         return "Not shown: its gain is within the noise", because
     if pair.latency is not None and not any(record is pair.changed for record in on_front):
         because += " It is not on the front of latency against accuracy."
-        return "It gains, and another network gives more for the time", because
-    return "Yes: it gains accuracy beyond the noise", f"{because} One training of each, no repeats."
+        return "It gains, but another network gains more in the same time", because
+    return "Yes: it gains accuracy beyond the noise", f"{because} Each network was trained once."
 
 
 def _trust(report: Report) -> tuple[str, str]:
     records = report.records
     counts = Counter(parity_mark(record).level for record in records)
-    texts = {"partial": "only weak ones (untrained weights)", "unknown": "were not run", "bad": "differ"}
-    said = [f"{counts['good']} of {len(records)} reach the full demands"]
+    texts = {"partial": "meet only a weaker one (untrained weights)", "unknown": "were not run", "bad": "differ"}
+    said = [f"{counts['good']} of {len(records)} meet every threshold"]
     said += [f"{counts[level]} {text}" for level, text in texts.items() if counts[level]]
-    because = f"Each file was run on real images and held against the network in PyTorch: {', '.join(said)}."
+    because = f"Files were run on real images and compared with the network in PyTorch: {', '.join(said)}."
     if report.failures:
-        because += f" {len(report.failures)} wanted could not be made or measured: see below."
+        because += f" {len(report.failures)} more could not be made or measured: see below."
     if any(record.weights == UNTRAINED for record in records):
-        because += " Untrained networks are here for their cost; do not ship them."
+        because += " Untrained networks show only what a network costs; do not ship them."
     if counts["bad"]:
         return "No: some files compute something else", because
     if counts["unknown"]:
-        return "Those that were run", because
+        return "Only those that were run", because
     if counts["partial"]:
-        return "Conversion yes; int8 needs trained weights to tell", because
+        return "Conversion yes; int8 needs trained weights", because
     if any(record.precision in ("int8", "palette6") for record in records):
-        because += " Rounded files (int8, palette6) need not give equal numbers: they are held to a least SQNR and to "
-        because += "the same class on 95% of the images."
+        because += " Rounded files (int8, palette6) need not give equal numbers: they must reach an SQNR and the same "
+        because += "class on 95% of the images."
         return "Yes, as far as each precision goes", because
     return "Yes: all compute what the networks compute", because
 
 
 def not_measured(report: Report) -> list[str]:
-    """What the report does not know, one sentence each."""
+    """Return what was not measured, in one sentence each."""
     records, found = report.records, []
     if without := [record for record in records if record.accuracy is None]:
         why = "their weights are untrained"
@@ -137,10 +139,12 @@ def not_measured(report: Report) -> list[str]:
         {f"{network_title(r)} at the end of its training, which is {r.training}." for r in records if r.training}
     )
     if all(setting.is_host for setting in latencies.settings(records)):
-        found.append("Anything on a phone: every latency is this computer's. Measure there and join with --records.")
+        found.append(
+            "Anything on a phone: every latency is this computer's. Measure on a phone and join with --records."
+        )
     for file_format, why in (
         ("mlpackage", "Core ML runs on Apple's systems only; measure on a Mac or an iPhone and join with --records"),
-        ("pte", "no record of theirs holds one"),
+        ("pte", "their records hold none"),
     ):
         if untimed := sum(record.format == file_format and not record.latency for record in records):
             found.append(f"Latency, load time and memory of {untimed} .{file_format} files: {why}.")

@@ -1,4 +1,4 @@
-"""The data of the page's charts, which page.js draws. Text is escaped here, because plotly reads HTML in it."""
+"""Data for the charts of the page, which page.js draws; text is escaped, because plotly reads HTML in it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from edge_sk.export.report.model import file_title, network_title
 
 
 def tradeoffs(records: Sequence[Record], settings: Sequence[Setting]) -> dict[str, Any]:
-    """Latencies and metrics of all files, and the fronts of every setting and metric."""
+    """Return the latencies and metrics of all files, and the fronts of every setting and metric."""
     return {
         "files": [_point(record, settings) for record in records],
         "settings": [setting.thread_text for setting in settings],
@@ -37,7 +37,7 @@ def _point(record: Record, settings: Sequence[Setting]) -> dict[str, Any]:
 
 
 def operators(traced: Sequence[tuple[Record, Trace]]) -> list[dict[str, Any]]:
-    """The traced operators of each file."""
+    """Return the traced operators of each file."""
     return [
         {
             "name": Markup("{}<br>{}").format(network_title(record), record.precision),

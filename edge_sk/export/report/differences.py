@@ -1,10 +1,10 @@
-"""Files compared: those of a network with those of its plain form, those of a report with those of an older one."""
+"""Compare files: a network with its plain form, and a report with an older one."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 from edge_sk.export.network import UNTRAINED
 from edge_sk.export.record import Accuracy, Record
@@ -12,14 +12,8 @@ from edge_sk.export.report.latencies import Setting, difference_noise_ms, latenc
 from edge_sk.export.report.marks import delegation_mark, parity_mark
 from edge_sk.export.report.model import Report, file_title, identity
 
-SELECTIVE_KERNELS, SQUEEZE_AND_EXCITATION = "selective kernels", "squeeze and excitation"
-# Prefix of a name, the prefix of its plain form, and what the network has in addition.
-_FAMILIES = (
-    ("sk_", "", SELECTIVE_KERNELS),
-    ("se_", "", SQUEEZE_AND_EXCITATION),
-    ("sknet", "resnext", SELECTIVE_KERNELS),
-    ("senet", "resnext", SQUEEZE_AND_EXCITATION),
-)
+# How names with selective kernels or squeeze and excitation begin, and how their plain forms' do.
+_PLAIN = {"sk_": "", "se_": "", "sknet": "resnext", "senet": "resnext"}
 # The plain forms of the CIFAR networks carry their width in the name.
 _CIFAR = {"sknet29": "resnext29_16x32d", "senet29": "resnext29_8x64d"}
 
@@ -30,16 +24,15 @@ Verdict = Literal["worse", "not comparable", "better"]
 
 
 class Difference(NamedTuple):
-    """A difference of two measurements, and how far it may be off."""
+    """A difference of two measurements, and its uncertainty."""
 
     value: float
     noise: float
 
 
 class Pair(NamedTuple):
-    """Two files that differ in nothing but the network: plain, and with ``added``; growth is given as a share."""
+    """Two files that differ only in the network; ``params``, ``macs`` and ``latency`` are growth as a share."""
 
-    added: str
     plain: Record
     changed: Record
     params: float
@@ -50,7 +43,7 @@ class Pair(NamedTuple):
 
 
 class Change(NamedTuple):
-    """A difference between two reports: what changed in which file, with both values and the noise.
+    """A difference between two reports: its verdict, the file, and both values with the noise.
 
     Only ``worse`` is a regression.
     """
@@ -60,23 +53,22 @@ class Change(NamedTuple):
     what: str
 
 
-def plain_name(arch: str) -> tuple[str, str] | None:
-    """The plain form of an architecture's name and what was added to it; ``None`` for a plain one."""
+def plain_name(arch: str) -> str | None:
+    """Return the name without selective kernels or squeeze and excitation; ``None`` if the network has neither."""
     base = arch.partition("@")[0]
-    for prefix, plain, added in _FAMILIES:
+    for prefix, plain in _PLAIN.items():
         if base.startswith(prefix):
-            return _CIFAR.get(base, plain + base.removeprefix(prefix)), added
+            return _CIFAR.get(base, plain + base.removeprefix(prefix))
     return None
 
 
 def pairs(records: Sequence[Record], setting: Setting | None) -> list[Pair]:
-    """All pairs among records, with their latencies in a setting."""
+    """Return all pairs of records, with their latencies in a setting."""
     return [
-        _pair(known[1], plain, changed, setting)
+        _pair(plain, changed, setting)
         for changed in records
-        if (known := plain_name(changed.arch))
         for plain in records
-        if plain.arch == known[0] and _kind(plain) == _kind(changed)
+        if plain.arch == plain_name(changed.arch) and _kind(plain) == _kind(changed)
     ]
 
 
@@ -84,7 +76,7 @@ def _kind(record: Record) -> tuple[Any, ...]:
     return (record.format, record.backend, record.precision, record.weights == UNTRAINED, *record.input.shape)
 
 
-def _pair(added: str, plain: Record, changed: Record, setting: Setting | None) -> Pair:
+def _pair(plain: Record, changed: Record, setting: Setting | None) -> Pair:
     before, after = latency_in(plain, setting), latency_in(changed, setting)
     share = latency_ms = None
     if before and after:
@@ -92,11 +84,11 @@ def _pair(added: str, plain: Record, changed: Record, setting: Setting | None) -
         share = latency_ms.value / before.p50_ms
     accuracy = _accuracy_difference(plain.accuracy, changed.accuracy)
     params, macs = changed.params / plain.params - 1, changed.macs / plain.macs - 1
-    return Pair(added, plain, changed, params, macs, share, latency_ms, accuracy)
+    return Pair(plain, changed, params, macs, share, latency_ms, accuracy)
 
 
 def _accuracy_difference(old: Accuracy | None, new: Accuracy | None) -> Difference | None:
-    """Percentage points, and two standard errors by the number of images; ``None`` unless on the same images."""
+    """In percentage points, with two standard errors for the number of images; ``None`` unless on the same images."""
     if old is None or new is None or (old.data, old.images) != (new.data, new.images):
         return None
     variance = (old.top1 * (1 - old.top1) + new.top1 * (1 - new.top1)) / new.images
@@ -104,14 +96,14 @@ def _accuracy_difference(old: Accuracy | None, new: Accuracy | None) -> Differen
 
 
 def compare(old: Report, new: Report) -> list[Change]:
-    """Everything that differs beyond the noise, regressions first.
+    """Return everything that differs beyond the noise, regressions first.
 
     - Latency: beyond the sum of both reports' noise (:func:`edge_sk.export.report.latencies.noise_ms`), and only
       between measurements of one place, runtime and number of threads.
     - Size: beyond 1 %. Parameters and MACs: any difference, because they are counted.
     - Accuracy: beyond two standard errors, on the same images.
     - Marks of parity and delegation: a change of level.
-    - Files that the older report has, and whose export failed in the new one.
+    - Files of the older report whose export failed in the new one.
     """
     before = {identity(record): record for record in old.records}
     changes = [
@@ -126,8 +118,7 @@ def compare(old: Report, new: Report) -> list[Change]:
         for failure in new.failures
         if failure.stage == "export" and file_title(failure) in names
     ]
-    order = ("worse", "not comparable", "better")
-    return sorted(changes, key=lambda change: order.index(change.verdict))
+    return sorted(changes, key=lambda change: get_args(Verdict).index(change.verdict))
 
 
 def _changes(old: Record, new: Record) -> Iterator[tuple[Verdict, str]]:

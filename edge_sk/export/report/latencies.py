@@ -1,4 +1,4 @@
-"""Latencies: which may be compared, how far they may be off, and the files that are best for theirs."""
+"""Latencies: which of them are comparable, their noise, and the Pareto front."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ FLOOR = 0.03
 
 
 class Setting(NamedTuple):
-    """Where and how a latency was measured. Only latencies of one setting are compared."""
+    """Where and how a latency was measured. Only latencies of one setting are comparable."""
 
     where: str
     runtime: str
@@ -41,20 +41,20 @@ class Setting(NamedTuple):
 
 
 def settings(records: Sequence[Record]) -> list[Setting]:
-    """All settings: first the one that most files were measured in, then fewest threads."""
+    """Return all settings: first those with most measurements, then those with fewest threads."""
     counts = Counter(Setting.of(latency) for record in records for latency in record.latency)
     return sorted(counts, key=lambda setting: (-counts[setting], setting.threads, setting))
 
 
 def latency_in(record: Record, setting: Setting | None) -> Latency | None:
-    """The record's measurement in a setting."""
+    """Return the record's measurement in a setting."""
     return next((latency for latency in record.latency if Setting.of(latency) == setting), None)
 
 
 def noise_ms(latency: Latency) -> float:
-    """How far the median may be off: the range of the rounds' medians, at least 3 % of the median.
+    """Return the uncertainty of the median: the range of the rounds' medians, at least 3 % of the median.
 
-    Where the rounds are not known, from the median to the 90th percentile.
+    Without rounds, it is the distance from the median to the 90th percentile.
     """
     rounds = latency.round_p50_ms
     spread = max(rounds) - min(rounds) if len(rounds) > 1 else latency.p90_ms - latency.p50_ms
@@ -62,10 +62,10 @@ def noise_ms(latency: Latency) -> float:
 
 
 def difference_noise_ms(first: Latency, second: Latency) -> float:
-    """How far the difference of two medians may be off: the sum of their noises, or less if the files took turns.
+    """Return the uncertainty of the difference of two medians: the sum of their noises, or less if they took turns.
 
-    Files that took turns in the same rounds met the same changes of the machine's speed. Their noise is the range
-    of the difference over the rounds, at least 3 % of the larger median.
+    A change of the machine's speed affects both files that took turns in the same rounds. Their noise is the range of
+    the difference over the rounds, at least 3 % of the larger median.
     """
     together = (Setting.of(first), first.date) == (Setting.of(second), second.date)
     if not together or not len(first.round_p50_ms) == len(second.round_p50_ms) > 1:
@@ -75,7 +75,7 @@ def difference_noise_ms(first: Latency, second: Latency) -> float:
 
 
 class Metric(NamedTuple):
-    """What latency is weighed against."""
+    """A quantity to plot latency against."""
 
     key: str
     title: str
@@ -92,16 +92,16 @@ METRICS = (
 
 
 def default_metric(records: Sequence[Record], setting: Setting | None) -> Metric:
-    """Accuracy where two files have it in this setting, otherwise MACs."""
+    """Return accuracy if two files have it in this setting, otherwise MACs."""
     known = [record for record in records if record.accuracy and latency_in(record, setting)]
     return METRICS[0] if len(known) > 1 else METRICS[1]
 
 
 def front(records: Sequence[Record], setting: Setting | None, metric: Metric) -> list[int]:
-    """Indices of the files on the Pareto front, the fastest first.
+    """Return the indices of the files on the Pareto front, the fastest first.
 
-    A file is off the front if another is at least as good in latency and metric and better in one. Files without
-    latency or metric take no part.
+    A file is not on the front if another is at least as good in latency and metric and better in one. Files without
+    latency or metric are ignored.
     """
     costs: dict[int, tuple[float, float]] = {}
     for index, record in enumerate(records):

@@ -1,4 +1,4 @@
-"""Marks with their reasons: does a file compute what the network computes, does its backend run all of it."""
+"""Marks of a file with their reasons: are its outputs the network's, does its backend run the whole network."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Mark(NamedTuple):
 
 
 def parity_mark(record: Record) -> Mark:
-    """Whether the file's outputs are the network's."""
+    """Say whether the file's outputs are the network's."""
     proof = record.parity
     if proof is None:
         return Mark("unknown", "not verified", "; ".join(record.notes) or "the record holds no comparison")
@@ -44,37 +44,37 @@ def parity_mark(record: Record) -> Mark:
         f"same first class on {proof.top1_agreement:.1%}, {sqnr}{relative}, on {proof.images} images ({proof.data}), "
         f"run by: {proof.runtime}"
     )
-    demands, missed = _demands(proof)
+    thresholds, missed = _thresholds(proof)
     if missed:
         return Mark("bad", "differs", f"{'; '.join(missed)}. {measured}")
     if proof.threshold_relative is None and proof.threshold_top1_agreement is None:
-        least = f"only {proof.threshold_sqnr_db:g} dB were demanded"
-        return Mark("partial", "weakly tested", f"untrained weights hardly tell images apart, so {least}. {measured}")
+        least = f"only {proof.threshold_sqnr_db:g} dB were required"
+        return Mark("partial", "weakly tested", f"untrained weights barely react to the image, so {least}. {measured}")
     word = "equal" if record.precision == "fp32" else "agrees"
-    return Mark("good", word, f"{measured}. Demanded: {', '.join(demands)}")
+    return Mark("good", word, f"{measured}. Required: {', '.join(thresholds)}")
 
 
-def _demands(proof: ParityEvidence) -> tuple[list[str], list[str]]:
-    """What was demanded of a file, and what of it was missed."""
+def _thresholds(proof: ParityEvidence) -> tuple[list[str], list[str]]:
+    """Return the thresholds of a comparison, and those that the file missed."""
     sqnr, agreement, relative = proof.threshold_sqnr_db, proof.threshold_top1_agreement, proof.threshold_relative
-    demands, missed = [f"SQNR at least {sqnr:g} dB"], []
+    thresholds, missed = [f"SQNR at least {sqnr:g} dB"], []
     if proof.sqnr_db is None or proof.relative is None:
-        return demands, ["outputs are not finite"]
+        return thresholds, ["outputs are not finite"]
     if proof.sqnr_db < sqnr:
         missed.append(f"SQNR {proof.sqnr_db:.1f} dB is below {sqnr:g} dB")
     if agreement is not None:
-        demands.append(f"the same class on {agreement:.0%}")
+        thresholds.append(f"the same class on {agreement:.0%}")
         if proof.top1_agreement < agreement:
             missed.append(f"the same class on {proof.top1_agreement:.1%} is below {agreement:.0%}")
     if relative is not None:
-        demands.append(f"a difference of at most {relative:.0e}")
+        thresholds.append(f"a difference of at most {relative:.0e}")
         if proof.relative > relative:
             missed.append(f"the difference {proof.relative:.1e} is above {relative:.0e}")
-    return demands, missed
+    return thresholds, missed
 
 
 def delegation_mark(record: Record) -> Mark:
-    """Whether the backend runs the whole network."""
+    """Say whether the backend runs the whole network."""
     found = record.delegation
     if found is None:
         units = record.program and record.program.compute_units

@@ -11,7 +11,7 @@
     byId("shown").textContent = `${shown} of ${body.rows.length} files${sorted}.`;
   };
 
-  // Sorting: numbers by data-value, words by what is shown; what was not measured stays last both ways.
+  // Sort numbers by data-value and words by their text; files without a measurement come last in both directions.
 
   const valueOf = (cell) => cell.dataset.value ?? cell.textContent.trim();
   const order = new Intl.Collator("en", { numeric: true }).compare;
@@ -44,10 +44,10 @@
   const filters = byId("filters");
   filters.addEventListener("input", filter);
   filters.addEventListener("submit", (event) => event.preventDefault());
-  // The fields are empty only after the event.
+  // The fields are reset after this event.
   filters.addEventListener("reset", () => setTimeout(filter));
 
-  // Charts. Text in the data is escaped for plotly already.
+  // Charts. Text in the data is already escaped for plotly.
 
   // The colour-blind safe palette of Okabe and Ito, without black and yellow, which vanish on one of the backgrounds.
   const palette = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C8C8C"];
@@ -69,7 +69,7 @@
       const value = file.values[metric];
       return {
         type: "scatter", mode: "markers", name: `${file.network} ${file.precision}`, x: [p50], y: [value],
-        // The bar ends at 0 ms: no time is negative.
+        // No bar goes below 0 ms.
         error_x: {
           type: "data", symmetric: false, array: [noise], arrayminus: [Math.min(noise, p50)], thickness: 1, width: 3,
           color,
@@ -133,7 +133,7 @@
     }];
   };
 
-  // In the page's colours, also those of print.
+  // Draw in the page's colours, which differ in print.
 
   const draw = (place, traces, { xaxis, yaxis, ...layout }) => {
     const style = getComputedStyle(document.documentElement);

@@ -1,4 +1,4 @@
-"""The pages of a report, from templates: one HTML file that needs no other, and Markdown for a pull request."""
+"""Render the pages of a report from templates: one self-contained HTML file, and Markdown for a pull request."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from edge_sk.export.report.differences import Change, pairs
 from edge_sk.export.report.latencies import METRICS, default_metric, front, latency_in, noise_ms, settings
 from edge_sk.export.report.marks import delegation_mark, parity_mark
 from edge_sk.export.report.model import Report, file_title, network_title
-from edge_sk.markdown import code, escape, markdown_table
+from edge_sk.markdown import cell, code, escape
 
 # GitHub takes 65,536 characters in a comment.
 LIMIT = 60_000
 
 
 def render_html(report: Report, changes: Sequence[Change] | None = None) -> str:
-    """The report as one HTML file; ``changes`` are what :func:`edge_sk.export.report.compare` found, if compared.
+    """Return the report as one HTML file; ``changes`` come from :func:`edge_sk.export.report.compare`.
 
-    The page loads nothing, and nothing in it runs but its own two scripts.
+    The page loads nothing, and only its own two scripts may run in it.
 
     Raises:
         InputError: Plotly is not installed.
     """
     plotly = require("plotly.offline", extra="deploy", needed_for="the report's page").get_plotlyjs()
-    # A browser's parser hands line ends to the hash as line feeds.
+    # Browsers turn line ends into line feeds before they hash a script.
     scripts = [text.replace("\r\n", "\n").replace("\r", "\n") for text in (plotly, _asset("page.js"))]
     facts = _facts(report, changes)
     traced = [(record, record.traces[0]) for record in report.records if record.traces]
@@ -53,46 +53,20 @@ def render_html(report: Report, changes: Sequence[Change] | None = None) -> str:
 
 
 def render_markdown(report: Report, changes: Sequence[Change] | None = None) -> str:
-    """The report as Markdown, with as many files as fit a comment of a pull request; ``changes`` as in the page."""
+    """Return the report as Markdown, with as many files as fit into a comment on GitHub; ``changes`` as in the page."""
     facts = _facts(report, changes)
     template = _template("page.md.jinja", finalize=lambda text: text if isinstance(text, Markup) else escape(text))
-    head, align, rows = _table(facts)
 
     def page(shown: int) -> str:
-        files = Markup(markdown_table(head, rows[:shown], align))
-        return template.render(facts, table=files, hidden=len(rows) - shown)
+        return template.render(facts, shown=shown)
 
-    fitting = bisect.bisect_left(range(len(rows)), True, key=lambda last: len(page(last + 1)) > LIMIT)
-    text = page(fitting)
+    files = range(1, len(report.records) + 1)
+    text = page(bisect.bisect_left(files, True, key=lambda shown: len(page(shown)) > LIMIT))
     return text if len(text) <= LIMIT else text[: LIMIT - 40] + "\n\n… cut; report.json has it all.\n"
 
 
-def _table(facts: dict[str, Any]) -> tuple[list[str], str, list[list[str]]]:
-    """The table of files: titles, alignment and rows."""
-    places, known = facts["places"], facts["settings"]
-    titles = [
-        f"p50 ms, {setting.thread_text}" + (f" [{places.index(setting.where) + 1}]" if len(places) > 1 else "")
-        for setting in known
-    ]
-    titles += ["accuracy %"] if facts["accuracies"] else []
-    head = ["file", "params M", "MACs M", "size MB", *titles, "same output", "delegated", "front"]
-    rows = []
-    for index, record in enumerate(facts["report"].records):
-        measured = [
-            f"{latency.p50_ms:.2f} ± {noise_ms(latency):.2f}" if latency else "not measured"
-            for latency in (latency_in(record, setting) for setting in known)
-        ]
-        if facts["accuracies"]:
-            measured.append(f"{100 * record.accuracy.top1:.2f}" if record.accuracy else "not measured")
-        counts = [f"{record.params / 1e6:.3f}", f"{record.macs / 1e6:.1f}", f"{record.size_bytes / 1e6:.2f}"]
-        marks = [f"{mark.symbol} {escape(mark.word)}" for mark in (parity_mark(record), delegation_mark(record))]
-        in_front = "●" if index in facts["on_front"] else ""
-        rows.append([code(file_title(record)), *counts, *measured, *marks, in_front])
-    return head, "l" + "r" * (len(head) - 4) + "lll", rows
-
-
 def _facts(report: Report, changes: Sequence[Change] | None) -> dict[str, Any]:
-    """What both templates show."""
+    """Return what both templates show."""
     known = settings(report.records)
     setting = known[0] if known else None
     metric = default_metric(report.records, setting)
@@ -112,11 +86,10 @@ def _facts(report: Report, changes: Sequence[Change] | None) -> dict[str, Any]:
 
 
 def _template(name: str, **escaping: Any) -> jinja2.Template:
-    environment = jinja2.Environment(
-        loader=jinja2.FunctionLoader(_asset), trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
-        undefined=jinja2.StrictUndefined, **escaping,
-    )  # fmt: skip
-    filters = (file_title, network_title, latency_in, noise_ms, parity_mark, delegation_mark, code)
+    layout: dict[str, Any] = {"trim_blocks": True, "lstrip_blocks": True, "keep_trailing_newline": True}
+    loader = jinja2.FunctionLoader(_asset)
+    environment = jinja2.Environment(loader=loader, undefined=jinja2.StrictUndefined, **layout, **escaping)
+    filters = (file_title, network_title, latency_in, noise_ms, parity_mark, delegation_mark, cell, code)
     environment.filters |= {function.__name__: function for function in filters}
     return environment.get_template(name)
 

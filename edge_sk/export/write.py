@@ -1,0 +1,95 @@
+"""Last step of every export: put a file and its record in the place of older ones, whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from edge_sk.export.network import Network
+from edge_sk.export.record import Record, record_path
+from edge_sk.files import atomic_write
+from edge_sk.manifest import manifest
+from edge_sk.profiling import profile
+from edge_sk.rewriting import Rewrites
+
+
+def make_record(
+    network: Network, rewrites: Rewrites, *, argv: Sequence[str] | None, notes: Sequence[str] = (), **fields: Any
+) -> Record:
+    """Describe an exported file.
+
+    Args:
+        network: What it was made from.
+        rewrites: What :func:`edge_sk.export.prepare.prepare` did.
+        argv: The command.
+        notes: What was not verified.
+        **fields: The other fields of the record.
+    """
+    cost = profile(network.model, (1, *network.input_size))
+    weights = [] if network.trained else ["untrained weights: parity holds for these weights, accuracy means nothing"]
+    return Record(
+        arch=network.arch,
+        weights=network.weights,
+        training=network.training,
+        num_classes=network.num_classes,
+        input=network.contract,
+        params=cost.params,
+        macs=cost.macs,
+        activations=cost.activations,
+        rewrites=[f"{name} x{count}" for name, count in rewrites.items()],
+        notes=[*weights, *rewrites.notes(), *notes],
+        manifest=manifest(argv),
+        **fields,
+    )
+
+
+@contextlib.contextmanager
+def new_record(artifact: Path) -> Iterator[Callable[[Record], None]]:
+    """Give a function that writes the record of a file.
+
+    The caller replaces the file inside the block, after that call. The older record is removed before, and the new one
+    appears after the block: at no moment does a file lie beside another file's record.
+    """
+    path = record_path(artifact)
+    with atomic_write(path) as temporary:
+
+        def write(record: Record) -> None:
+            record.keep_measurements(artifact)
+            temporary.write_text(record.to_json(), encoding="utf-8")
+            path.unlink(missing_ok=True)
+
+        yield write
+
+
+@contextlib.contextmanager
+def atomic_folder(target: Path) -> Iterator[Path]:
+    """Give a path of the same name in a hidden folder beside ``target``; on success move it to ``target``.
+
+    If the block raises (a full disk, an interrupt), what it wrote is removed and whatever was at ``target`` before
+    stays as it was.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    hidden = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    new, previous = hidden / target.name, hidden / "previous"
+    try:
+        yield new
+        for file in new.rglob("*"):
+            if file.is_file():
+                with file.open("rb+") as handle:
+                    os.fsync(handle.fileno())
+        # A folder cannot be renamed over another: the older one moves away first, and back if the new one cannot come.
+        if target.exists() or target.is_symlink():
+            target.rename(previous)
+        try:
+            new.rename(target)
+        except BaseException:
+            if previous.exists() and not target.exists():
+                previous.rename(target)
+            raise
+    finally:
+        shutil.rmtree(hidden, ignore_errors=True)
