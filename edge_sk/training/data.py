@@ -17,10 +17,10 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from edge_sk.errors import InputError
 from edge_sk.training.distributed import World
+from edge_sk.training.image_files import DECODE_ERRORS
 from edge_sk.training.randomness import derive_seed, seed_sample
 from edge_sk.training.recipe import DataRecipe
 from edge_sk.training.sources import (
-    DECODE_ERRORS,
     MAX_DAMAGED,
     Images,
     Sample,

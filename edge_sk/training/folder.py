@@ -1,4 +1,4 @@
-"""A folder of images, ``root/CLASS/IMAGE.jpg``, as a source."""
+"""Find the images in a folder, ``root/CLASS/IMAGE.jpg``."""
 
 from __future__ import annotations
 
@@ -6,14 +6,13 @@ import collections
 import logging
 import os
 import re
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
-
-from PIL import Image
+from typing import IO, NamedTuple
 
 from edge_sk.errors import InputError
 from edge_sk.reading import short
-from edge_sk.training.image_files import EXTENSIONS, read_image
+from edge_sk.training.image_files import EXTENSIONS
 
 _logger = logging.getLogger(__name__)
 
@@ -72,46 +71,45 @@ def _natural(name: str) -> tuple[list[int | str], str]:
     return [int(part) if index % 2 else part for index, part in enumerate(parts)], name
 
 
-class ImageFolder:
-    """The labelled images under ``root``.
+@dataclass(frozen=True)
+class Files:
+    """Images of a folder as pairs of an open file and a label."""
 
-    Args:
-        root: A folder with a folder for each class in it.
-        like: The training images: their labels are taken, even when ``root`` lacks some of the classes.
-
-    Raises:
-        InputError: No images, images beside the classes' folders, or classes that ``like`` has not.
-    """
-
-    def __init__(self, root: Path, *, like: ImageFolder | None = None) -> None:
-        found = find_images(root)
-        others = ", ".join(f"{count} {extension}" for extension, count in list(found.unread.items())[:5])
-        if not found.files:
-            raise InputError(
-                f"{root} has no images in class folders: expected {root}/CLASS/IMAGE.jpg, or "
-                f"{' '.join(sorted(EXTENSIONS))}" + (f"; it holds {others}" if others else "")
-            )
-        if others:
-            _logger.warning(
-                "%s: these files are not read: %s; images are %s", root, others, " ".join(sorted(EXTENSIONS))
-            )
-        if "" in found.classes:
-            raise InputError(f"{root} holds images outside class folders: expected {root}/CLASS/IMAGE.jpg")
-        self.root = root
-        self.classes = found.classes if like is None else like.classes
-        if strangers := [name for name in found.classes if name not in self.classes]:
-            raise InputError(f"{root} has classes that {like and like.root} has not: {', '.join(strangers[:5])}")
-        labels = {name: label for label, name in enumerate(self.classes)}
-        self._samples = [(path, labels[name]) for path, name in found.files]
+    root: Path
+    samples: list[tuple[str, int]]  # path relative to the root, label
 
     def __len__(self) -> int:
-        return len(self._samples)
+        return len(self.samples)
 
-    def load(self, index: int) -> tuple[Image.Image, int]:
-        """Image and label."""
-        path, label = self._samples[index]
-        return read_image(self.root / path), label
+    def __getitem__(self, index: int) -> tuple[IO[bytes], int]:
+        path, label = self.samples[index]
+        return (self.root / path).open("rb"), label
 
-    def name(self, index: int) -> str:
+    def filename(self, index: int, *, absolute: bool) -> str:
         """The path of an image."""
-        return str(self.root / self._samples[index][0])
+        path = self.samples[index][0]
+        return str(self.root / path) if absolute else path
+
+
+def label_files(root: Path, classes: list[str] | None = None) -> tuple[Files, list[str]]:
+    """Find the images under ``root`` and number their classes: in order of their names, or as in ``classes``.
+
+    Raises:
+        InputError: No images, images beside the classes' folders, or a class that is not in ``classes``.
+    """
+    found = find_images(root)
+    others = ", ".join(f"{count} {extension}" for extension, count in list(found.unread.items())[:5])
+    known = " ".join(sorted(EXTENSIONS))
+    if not found.files:
+        raise InputError(
+            f"{root} has no images in class folders: expected {root}/CLASS/IMAGE.jpg, or {known}"
+            + (f"; it holds {others}" if others else "")
+        )
+    if others:
+        _logger.warning("%s: these files are not read: %s; images are %s", root, others, known)
+    if "" in found.classes:
+        raise InputError(f"{root} holds images outside class folders: expected {root}/CLASS/IMAGE.jpg")
+    if strangers := sorted(set(found.classes) - set(classes or found.classes)):
+        raise InputError(f"{root} has classes that the training images have not: {short(', '.join(strangers))}")
+    labels = {name: label for label, name in enumerate(classes or found.classes)}
+    return Files(root, [(path, labels[name]) for path, name in found.files]), list(labels)

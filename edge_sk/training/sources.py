@@ -13,14 +13,13 @@ from torch import Tensor
 
 from edge_sk.errors import InputError, require
 from edge_sk.training.digits import CLASSES, digits, scaled_digits
+from edge_sk.training.folder import label_files
+from edge_sk.training.image_files import eight_bits, read_image
 from edge_sk.training.recipe import DataRecipe
 
 Split = Literal["train", "test"]
 
 SPECS = "digits, scaled_digits, a folder with train and val in it, torch/NAME, hfds/NAME or wds/FOLDER"
-# What Pillow raises for truncated and bit-flipped files, by experience.
-DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, IndexError, Image.DecompressionBombError)
-
 # The run stops after so many unreadable images in a row: the data set is broken, not one file.
 MAX_DAMAGED = 100
 
@@ -58,9 +57,8 @@ class Images:
         image, label = self.items[index]
         if not isinstance(image, Image.Image):
             with image as file:
-                image = Image.open(file)
-                image.load()
-        return image, int(label)
+                image = read_image(file)
+        return eight_bits(image), int(label)
 
     def name(self, index: int) -> str:
         """What to call the image in a message."""
@@ -92,8 +90,11 @@ def open_images(data: str, split: Split, options: DataRecipe) -> Images:
         return _torchvision(name, split, options)
     if slash and kind == "hfds":
         return _hugging_face(name, split, options)
-    train = _folder(_find_split(Path(data), "train", "training"))
-    return train if split == "train" else _folder(_find_split(Path(data), "val", "valid", "validation"), like=train)
+    files, classes = label_files(_find_split(Path(data), "train", "training"))
+    if split == "test":
+        # A split may lack some of the classes.
+        files, _ = label_files(_find_split(Path(data), "val", "valid", "validation"), classes)
+    return Images(files, classes)
 
 
 def _scale(data: str) -> float | None:
@@ -133,29 +134,6 @@ def _find_split(root: Path, *names: str) -> Path:
             return root / name
     inside = ", ".join(sorted(entry.name for entry in root.iterdir())[:5]) or "nothing"
     raise InputError(f"{root} has no folder {names[0]!r} (it holds {inside}); expected {root}/train and {root}/val")
-
-
-def _folder(root: Path, *, like: Images | None = None) -> Images:
-    """Find every ``root/CLASS/*.jpg``; the labels are those of ``like``, by default the order of the class names."""
-    from timm.data.readers.reader_image_folder import ReaderImageFolder
-
-    try:
-        reader = ReaderImageFolder(str(root))
-    except RuntimeError:
-        raise InputError(
-            f"{root} has no images in class folders: expected {root}/CLASS/IMAGE.jpg (or .png, .webp, ...)"
-        ) from None
-    classes = list(reader.class_to_idx)
-    if "" in classes:
-        raise InputError(f"{root} holds images outside class folders: expected {root}/CLASS/IMAGE.jpg")
-    if like is None or like.classes is None:
-        return Images(reader, classes)
-    if strangers := sorted(set(classes) - set(like.classes)):
-        raise InputError(f"{root} has classes that {like.items.root} has not: {', '.join(strangers[:5])}")
-    # A split may lack some of the classes.
-    label_of = {name: label for label, name in enumerate(like.classes)}
-    reader.samples = [(path, label_of[classes[label]]) for path, label in reader.samples]
-    return Images(reader, like.classes)
 
 
 def _hugging_face(name: str, split: Split, options: DataRecipe) -> Images:

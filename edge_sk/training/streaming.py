@@ -19,9 +19,10 @@ from PIL import Image
 from torch.utils.data import IterableDataset, get_worker_info
 
 from edge_sk.errors import InputError, require
+from edge_sk.training.image_files import DECODE_ERRORS, read_image
 from edge_sk.training.randomness import derive_seed, seed_sample
 from edge_sk.training.recipe import DataRecipe
-from edge_sk.training.sources import DECODE_ERRORS, MAX_DAMAGED, Sample, Shard, Split, unreadable
+from edge_sk.training.sources import MAX_DAMAGED, Sample, Shard, Split, unreadable
 from edge_sk.training.transforms import Transform
 
 # Path up to the first dot of the file's name: the files of a sample share it.
@@ -136,9 +137,7 @@ class Stream(IterableDataset[Sample]):
         key, extensions = self.tars.label_key, self.tars.extensions
         label = int(json.loads(files["json"])[key] if key else files["cls"])
         extension = next((extension for extension in extensions if extension in files), extensions[0])
-        image = Image.open(io.BytesIO(files[extension]))
-        image.load()
-        return image, label
+        return read_image(io.BytesIO(files[extension])), label
 
 
 def _read(paths: list[str], problems: list[str]) -> Iterator[tuple[str, dict[str, bytes]]]:

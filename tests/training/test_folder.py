@@ -12,8 +12,9 @@ from PIL import Image
 from timm.data.readers.reader_image_folder import ReaderImageFolder
 
 from edge_sk.errors import InputError
-from edge_sk.training.folder import ImageFolder
+from edge_sk.training.folder import label_files
 from edge_sk.training.image_files import EXTENSIONS, read_image
+from edge_sk.training.sources import Images
 
 
 def draw(path: Path, shade: int = 128) -> None:
@@ -24,16 +25,17 @@ def draw(path: Path, shade: int = 128) -> None:
 def test_labels_and_order_are_timms(tmp_path: Path) -> None:
     for name in ("b10/2.png", "b10/10.jpg", "b9/x.png", "B9x/1.png", "a/deep/d/7.png", "a/8.jpeg"):
         draw(tmp_path / name)
-    folder, reader = ImageFolder(tmp_path), ReaderImageFolder(str(tmp_path))
-    assert [folder.name(index) for index in range(len(folder))] == [path for path, _ in reader.samples]
-    assert [folder.load(index)[1] for index in range(len(folder))] == [label for _, label in reader.samples]
-    assert {name: label for label, name in enumerate(folder.classes)} == reader.class_to_idx
+    (files, classes), reader = label_files(tmp_path), ReaderImageFolder(str(tmp_path))
+    images = Images(files, classes)
+    assert [images.name(index) for index in range(len(images))] == [path for path, _ in reader.samples]
+    assert [images.load(index)[1] for index in range(len(images))] == [label for _, label in reader.samples]
+    assert {name: label for label, name in enumerate(classes)} == reader.class_to_idx
 
 
 @pytest.mark.parametrize("extension", sorted(EXTENSIONS))
 def test_every_extension_is_decoded(extension: str, tmp_path: Path) -> None:
     draw(tmp_path / "class" / f"image{extension}", 100)
-    image, _ = ImageFolder(tmp_path).load(0)
+    image, _ = Images(*label_files(tmp_path)).load(0)
     assert image.size == (8, 8)
     assert abs(int(np.asarray(image.convert("L"))[4, 4]) - 100) < 4
 
@@ -43,28 +45,28 @@ def test_files_that_are_not_read_are_named(tmp_path: Path, caplog: pytest.LogCap
     for name in ("1.heic", "2.heic", "notes.txt", ".DS_Store"):
         (tmp_path / "class" / name).touch()
     with caplog.at_level(logging.WARNING):
-        assert len(ImageFolder(tmp_path)) == 1
+        assert len(label_files(tmp_path)[0]) == 1
     assert "not read: 2 .heic, 1 .txt; images are .avif" in caplog.text
     (tmp_path / "class" / "1.png").unlink()
     with pytest.raises(InputError, match=r"has no images in class folders: .*; it holds 2 \.heic, 1 \.txt"):
-        ImageFolder(tmp_path)
+        label_files(tmp_path)
 
 
 def test_a_pipe_is_no_image_and_a_loop_of_links_ends(tmp_path: Path) -> None:
     draw(tmp_path / "class" / "1.png")
     os.mkfifo(tmp_path / "class" / "2.png")
     (tmp_path / "class" / "again").symlink_to(tmp_path)
-    assert len(ImageFolder(tmp_path)) == 1
+    assert len(label_files(tmp_path)[0]) == 1
 
 
 def test_names_are_utf_8(tmp_path: Path) -> None:
     draw(tmp_path / "class" / "²1.png")
-    assert len(ImageFolder(tmp_path)) == 1
+    assert len(label_files(tmp_path)[0]) == 1
     folder = os.fsencode(tmp_path) + b"/\xff"
     os.mkdir(folder)
     Path(os.fsdecode(folder + b"/1.png")).write_bytes((tmp_path / "class" / "²1.png").read_bytes())
     with pytest.raises(InputError, match="not UTF-8") as error:
-        ImageFolder(tmp_path)
+        label_files(tmp_path)
     assert str(error.value).isprintable()
 
 
