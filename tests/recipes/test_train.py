@@ -435,7 +435,7 @@ def test_foreign_and_damaged_run_folders(
     (run / "model.safetensors").write_bytes(content)
     assert "does not hold the weights of shufflenetv2_0.5: " in evaluation(run)
     (run / "config.json").write_text(config[:50])
-    assert "config.json is damaged" in evaluation(run)
+    assert "config.json is not JSON" in evaluation(run)
     (run / "config.json").write_text(config)
     (run / "model.safetensors").unlink()
     assert "finish the run with recipes/train.py --resume" in evaluation(run)

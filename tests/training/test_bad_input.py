@@ -17,11 +17,14 @@ from torch import nn
 
 from edge_sk.errors import InputError
 from edge_sk.training import run
+from edge_sk.training.distributed import join_world
 from edge_sk.training.optimization import make_optimizer, make_scheduler
+from edge_sk.training.plan import start
 from edge_sk.training.recipe import Recipe, make_recipe, recipe_to_yaml
 from edge_sk.training.recipe import settings as fields
 from edge_sk.training.run import RunConfig, load_checkpoint, load_config, read_csv, saved_manifest, saved_recipe
 from edge_sk.training.transforms import evaluation_transform, training_transform
+from recipes.planning import make_plan
 from tests.mutations import extremes, mutated, outcome, values
 
 RECIPE = Recipe().model_dump(mode="json")
@@ -163,6 +166,15 @@ def test_an_optimizer_that_cannot_step_is_refused() -> None:
     recipe = make_recipe({}, ["optim.name=adahessian"])
     with pytest.raises(InputError, match=r"optim.name='adahessian' cannot be used \(.*; try sgd"):
         make_optimizer(nn.Linear(2, 2), recipe.optim)
+
+
+def test_mixup_needs_pairs(tmp_path: Path) -> None:
+    plan = make_plan(
+        "shufflenetv2_0.5", output=str(tmp_path / "run"), overrides=["augment.mixup=1", "data.batch_size=7"]
+    )
+    with join_world("cpu") as world, pytest.raises(InputError, match="a part of the batch has 7: choose"):
+        start(plan, world)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_folder_of_a_start_that_failed_is_taken_again(tmp_path: Path) -> None:
