@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from torch import nn
 
-from edge_sk.errors import InputError
+from edge_sk.errors import InputError, shown
 from edge_sk.grafting import NAMED, Site, graft_
 from edge_sk.grafting.unit import Init
 from edge_sk.running import IMAGENET
@@ -64,8 +64,8 @@ class Graft:
         init, place = unit.pop("init", init), unit.pop("sk_units", self.sk_units)
         if unit.get("kernels") == "auto":
             unit["kernels"] = None
-        if place not in self.places:
-            raise InputError(f"sk_units={place!r} is not known; use {', '.join(map(repr, self.places))}")
+        if place not in list(self.places):  # a list: the value may have no hash
+            raise InputError(f"sk_units={shown(place)} is not known; use {', '.join(map(repr, self.places))}")
         spec = dataclasses.replace(self.unit, **unit)
         graft_(model, spec, where=self.places[place], init=init, input_size=input_size)
 

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from edge_sk.errors import InputError
+from edge_sk.errors import InputError, shown
 from edge_sk.models import cifar, mobilenet, resnext, shufflenetv2
 from edge_sk.models._entry import Entry
 
@@ -53,7 +53,7 @@ def _matching(patterns: str | Iterable[str]) -> set[str]:
     several = [patterns] if isinstance(patterns, str) or not isinstance(patterns, Iterable) else list(patterns)
     for pattern in several:
         if not isinstance(pattern, str):
-            raise InputError(f"{pattern!r} is no pattern of names: give text such as 'sk_*', or a list of such texts")
+            raise InputError(f"{shown(pattern)} is no pattern of names: give text such as 'sk_*', or a list of such")
     return {name for pattern in several for name in fnmatch.filter(entries(), pattern)}
 
 
@@ -61,17 +61,19 @@ def parse_name(name: str) -> tuple[str, dict[str, Any]]:
     """Split ``"NAME@option=value,..."``; numbers, true and false are read as such.
 
     Raises:
-        InputError: No text, or a part that is not ``option=value``.
+        InputError: No text, a part that is not ``option=value``, or an option twice.
     """
     if not isinstance(name, str):
-        raise InputError(f"{name!r} is no name of a model: give text; edge_sk.list_models() lists the names")
+        raise InputError(f"{shown(name)} is no name of a model: give text; edge_sk.list_models() lists the names")
     name, _, rest = name.partition("@")
     options: dict[str, Any] = {}
     for part in filter(None, rest.split(",")):
         key, equals, value = part.partition("=")
         if not equals:
-            raise InputError(f"{part!r} in {name}@{rest} is not option=value")
+            raise InputError(f"{shown(part)} in {name}@{rest} is not option=value")
         key, value = key.strip(), value.strip()
+        if key in options:
+            raise InputError(f"{name}@{rest} gives {shown(key)} twice")
         options[key] = value if key == "kernels" else _read_value(value)
     return name, options
 
