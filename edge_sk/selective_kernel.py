@@ -237,7 +237,9 @@ class SelectiveKernel(nn.Module):
             )
         fan_in = sum(kernel.size**2 * self.in_channels // (kernel.groups or groups) for kernel in self.kernels)
         if self.out_channels * (fan_in + (len(self.kernels) + 1) * width) > 2**28:
-            raise InputError(f"{self.extra_repr()}: more than 2**28 weights: give smaller kernels or more groups")
+            raise InputError(
+                "the unit has more than 2**28 weights: give smaller kernels, fewer channels or more groups"
+            )
         self.branches = nn.ModuleList(self._branch(kernel, groups, act_layer) for kernel in self.kernels)
         self.gate = Gate(self.out_channels, len(self.kernels), width, act_layer or nn.ReLU) if select else None
 
