@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from edge_sk import running
 from edge_sk.errors import InputError, shown, whole_number
 from edge_sk.grafting.measure import TOLERANCE
-from edge_sk.models import _libraries, _weights
 from edge_sk.models._entry import Entry, Graft
 from edge_sk.models._registry import PREFIXES, find, parse_name
 
@@ -53,6 +52,8 @@ def create_model(
     Raises:
         InputError: An unknown name (the nearest are suggested), option or value, or weights that do not fit.
     """
+    from edge_sk.models import _libraries, _weights  # here: pydantic takes long to import
+
     name, spelled = parse_name(name)
     # As in timm, None is not given; but kernels=None asks for each site's default.
     options = {key: value for key, value in (spelled | options).items() if value is not None or key == "kernels"}

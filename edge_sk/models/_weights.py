@@ -77,10 +77,7 @@ class Weights:
             if len(values) not in (0, len(own_values), model.default_cfg["input_size"][0]):
                 wrong += [f"{key} is {values} there and {own_values} here"]
         if wrong:
-            # The network's own names come first, those that only the file has last.
-            more = [f"{len(wrong) - 3} more"] if len(wrong) > 3 else []
-            told = ", ".join([*wrong[:2], *more, *wrong[2:][-1:]])
-            raise InputError(f"the weights of {self.source} do not fit: {told}")
+            raise InputError(f"the weights of {self.source} do not fit: {', '.join(wrong)}")
         if fresh:
             _logger.info("%s has another number of classes: %s start fresh", self.source, ", ".join(fresh))
         if "mean" not in self.images:
