@@ -211,7 +211,7 @@ def test_nested_tensors_and_other_whole_numbers() -> None:
 @pytest.mark.parametrize("images", [{"mean": (0.5,) * 4}, {"std": (0.5,) * 2}])
 def test_means_of_other_images(images: dict[str, Any]) -> None:
     model = network()
-    with pytest.raises(InputError, match=r"do not fit: (mean|std) is \(.*\) there and \(0.5, 0.5, 0.5\) here"):
+    with pytest.raises(InputError, match=r"weights of this network: (mean|std) is \(.*\) there and \(0.5, 0.5, 0.5\) here"):
         _weights.Weights("there", model.state_dict(), images).load(model)
 
 
