@@ -24,21 +24,17 @@ def create(name: str, num_classes: int | None, in_chans: int, options: dict[str,
     for key, value in options.items():
         if isinstance(value, int | float) and not abs(value) <= 10_000:
             raise InputError(f"{name}: {key}={shown(value)} is out of range: numbers go from -10000 to 10000")
+    library, _, plain = name.partition(":")
+    classes = {} if num_classes is None else {"num_classes": num_classes}
     try:
-        return _build(name, num_classes, in_chans, options)
+        return (_create_timm if library == "timm" else _create_torchvision)(plain, in_chans, classes, options)
     except InputError:
         raise
-    except Exception as error:  # by many authors, who check their options in as many ways
-        given = ", ".join(f"{key}={shown(value)}" for key, value in options.items())
-        problem = f"does not take these options ({short(given)})" if options else "cannot be built"
-        hint = f"{name.partition(':')[0]}'s documentation says what it takes"
-        raise InputError(f"{name} {problem}: {first_line(error)}; {hint}") from error
-
-
-def _build(name: str, num_classes: int | None, in_chans: int, options: dict[str, Any]) -> Any:
-    library, _, name = name.partition(":")
-    classes = {} if num_classes is None else {"num_classes": num_classes}
-    return (_create_timm if library == "timm" else _create_torchvision)(name, in_chans, classes, options)
+    except Exception as error:  # by many authors, who check their options in as many ways; and what a download raises
+        given = short(", ".join(f"{key}={shown(value)}" for key, value in options.items()))
+        what = "downloaded or built" if options.keys() & {"pretrained", "weights"} else "built"
+        what += f" with {given}" if options else ""
+        raise InputError(f"{name} cannot be {what}: {first_line(error)}; see {library}'s documentation") from error
 
 
 def _create_timm(name: str, in_chans: int, classes: dict[str, int], options: dict[str, Any]) -> Any:
@@ -95,10 +91,5 @@ def pretrained(source: str) -> Weights:
     if source.startswith("torchvision:"):
         name, _, tag = source.partition(".")
         options = {"weights": tag or "DEFAULT"}
-    try:
-        model = _build(name, None, 3, options)
-    except InputError:
-        raise
-    except Exception as error:  # A download fails in as many ways as a network does.
-        raise InputError(f"the weights of {source} could not be downloaded: {first_line(error)}") from error
+    model = create(name, None, 3, options)
     return Weights(source, model.state_dict(), image_fields(model.default_cfg))

@@ -93,11 +93,9 @@ class Weights:
 def _flaw(tensor: Tensor, own: Tensor | None) -> str | None:
     """Why a tensor's values cannot be those of a network's ``own`` tensor of the same shape."""
     kinds = {"nested": tensor.is_nested, "quantized": tensor.is_quantized, "on the meta device": tensor.is_meta}
-    for kind, applies in (kinds | {"sparse": tensor.layout is not torch.strided}).items():
-        if applies:
-            return f"is {kind}"
-    if own is None or own.shape != tensor.shape:
-        return None
+    kinds["sparse"] = tensor.layout is not torch.strided
+    if any(kinds.values()) or own is None or own.shape != tensor.shape:
+        return next((f"is {kind}" for kind, applies in kinds.items() if applies), None)
     if not (torch.can_cast(tensor.dtype, own.dtype) and torch.can_cast(own.dtype, tensor.dtype)):
         return f"has the type {tensor.dtype}, not {own.dtype}"
     return None if torch.isfinite(tensor.to(own.dtype)).all() else "is not finite (nan or inf)"
@@ -118,8 +116,7 @@ def read(source: str | Path) -> Weights:
         InputError: There is none, or it is damaged or holds no state dict.
     """
     path = Path(source)
-    # Not Path's own: they raise for a name that is too long.
-    if os.path.isdir(path):
+    if os.path.isdir(path):  # Path.is_dir raises for a name that is too long
         path = path / "model.safetensors"
     if not os.path.isfile(path):
         raise InputError(
