@@ -117,7 +117,7 @@ class UnitSpec:
     def __post_init__(self) -> None:
         if self.kernels is not None and not callable(self.kernels):
             object.__setattr__(self, "kernels", parse_kernels(self.kernels))
-        if self.act == "none":
+        if isinstance(self.act, str) and self.act == "none":
             object.__setattr__(self, "act", None)
 
 

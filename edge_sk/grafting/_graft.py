@@ -159,13 +159,13 @@ def _operate(
 
 def _check(model: nn.Module, *, where: object, init: str) -> None:
     """Refuse what cannot be grafted before anything is done."""
-    running.check_network(model, "graft", meta=init != "preserve")
+    if not isinstance(init, str) or init not in ("preserve", "random"):
+        raise InputError(f"init={shown(init)} is not known; use 'preserve' (the function) or 'random' (the paper's)")
+    running.check_network(model, "graft", meta=init == "random")
     wrappers = {"DataParallel": "module", "DistributedDataParallel": "module", "OptimizedModule": "_orig_mod"}
     name = type(model).__name__
     if name in wrappers:
         raise InputError(f"the model is wrapped in {name}: graft model.{wrappers[name]} and wrap the result")
-    if init not in ("preserve", "random"):
-        raise InputError(f"init={shown(init)} is not known; use 'preserve' (the function) or 'random' (the paper's)")
     if where is not None and not callable(where):
         raise InputError(
             f"where={shown(where)} is not a predicate over sites; for instance edge_sk.grafting.depthwise, "

@@ -86,6 +86,8 @@ def create_model(
     size = model.default_cfg["input_size"]
     weights = None
     if init_from is not None:
+        if not isinstance(init_from, str | Path):
+            raise InputError(f"init_from={shown(init_from)} is no path and no name of weights")
         read = _libraries.pretrained if str(init_from).startswith(PREFIXES) else _weights.read
         weights = read(str(init_from))
     if weights is not None and (graft is None or weights.fit(model)):

@@ -62,9 +62,9 @@ class Graft:
         """
         unit = dict(options)
         init, place = unit.pop("init", init), unit.pop("sk_units", self.sk_units)
-        if unit.get("kernels") == "auto":
+        if isinstance(unit.get("kernels"), str) and unit["kernels"] == "auto":
             unit["kernels"] = None
-        if place not in list(self.places):  # a list: the value may have no hash
+        if not isinstance(place, str) or place not in self.places:
             raise InputError(f"sk_units={shown(place)} is not known; use {', '.join(map(repr, self.places))}")
         spec = dataclasses.replace(self.unit, **unit)
         graft_(model, spec, where=self.places[place], init=init, input_size=input_size)

@@ -44,13 +44,16 @@ def list_models(pattern: str | Iterable[str] = "*", exclude_filters: str | Itera
         >>> list_models(["sknet*", "senet*"], exclude_filters="*29")
         ['senet26', 'senet50', 'senet101', 'sknet26', 'sknet50', 'sknet101']
     """
-    names = _matching(pattern or "*") - _matching(exclude_filters or ())
+    names = _matching(pattern, "*") - _matching(exclude_filters)
     parts = {name: re.split(r"(\d+(?:\.\d+)?)", name) for name in names}  # every second part is a number
     return sorted(names, key=lambda name: [float(p) if p[:1].isdigit() else p for p in parts[name]])
 
 
-def _matching(patterns: str | Iterable[str]) -> set[str]:
-    several = [patterns] if isinstance(patterns, str) or not isinstance(patterns, Iterable) else list(patterns)
+def _matching(patterns: str | Iterable[str] | None, *default: str) -> set[str]:
+    try:
+        several: list[Any] = [patterns] if patterns and isinstance(patterns, str) else list(patterns or default)
+    except (TypeError, ValueError, RuntimeError):  # a number; arrays have no truth value
+        several = [patterns]
     for pattern in several:
         if not isinstance(pattern, str):
             raise InputError(f"{shown(pattern)} is no pattern of names: give text such as 'sk_*', or a list of such")

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -168,6 +169,18 @@ def test_each_is_refused_in_one_line(call: Callable[[], Any], message: str) -> N
         call()
     assert len(str(error.value)) <= 600
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("value", [np.array([3, 5]), torch.tensor(3), torch.tensor([3, 5]), object(), 10**5000, b"x"])
+def test_values_that_have_no_truth_or_no_text(value: Any) -> None:
+    for option in (*Graft.OPTIONS, "num_classes", "in_chans", "init_from", "drop_rate"):
+        with torch.device("meta"):
+            works_or_is_refused(edge_sk.create_model, ZOO[0], **{option: value})
+    for option in GRAFT:
+        works_or_is_refused(edge_sk.graft, block(), **({"input_size": 8} | {option: value}))
+    with pytest.raises(InputError, match="is no pattern of names"):
+        edge_sk.list_models(value)
+    works_or_is_refused(edge_sk.grafting.stages, value)
 
 
 def test_a_message_is_one_short_line() -> None:
