@@ -13,17 +13,37 @@ Arguments = ParamSpec("Arguments")
 
 
 class InputError(ValueError):
-    """An input cannot be used: the message names the value, what is allowed, and what to do."""
+    """An input cannot be used: one line of at most 600 characters names the value, what is allowed, and what to do."""
+
+    def __init__(self, message: object) -> None:
+        super().__init__(short(message, 600))
 
 
-def whole_number(name: str, value: object, *, least: int = 1) -> int:
+def short(value: object, limit: int = 200) -> str:
+    """A value as one line of text, at most ``limit`` characters: what is too long loses its middle."""
+    text = " ".join(str(value).split())
+    # What a terminal cannot print, lone surrogates and control characters, is escaped.
+    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    half = (limit - 5) // 2
+    return text if len(text) <= limit else f"{text[:half]} ... {text[-half:]}"
+
+
+def shown(value: object) -> str:
+    """A value as Python writes it, in at most 60 characters."""
+    try:
+        return short(repr(value), 60)
+    except Exception:  # an integer of more than 4300 digits, or a class of the user's
+        return f"a value of type {type(value).__name__}"
+
+
+def whole_number(name: str, value: object, *, least: int = 1, most: int = 2**20) -> int:
     """Read an integer argument: Python's and numpy's integers, but no bool.
 
     Raises:
-        InputError: It is something else, or below ``least``.
+        InputError: It is something else, below ``least`` or above ``most``.
     """
-    if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < least:
-        raise InputError(f"{name}={value!r} is not a whole number of at least {least}")
+    if not isinstance(value, numbers.Integral) or isinstance(value, bool) or not least <= int(value) <= most:
+        raise InputError(f"{name}={shown(value)} is not a whole number of at least {least} and at most {most}")
     return int(value)
 
 

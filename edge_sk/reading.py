@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from edge_sk.errors import InputError
+from edge_sk.errors import InputError, short
 
 # The largest file that we write, a report of a hundred networks, has 2 MB.
 LARGEST = 64 << 20
@@ -20,15 +20,6 @@ LARGEST = 64 << 20
 DEEPEST = 50
 
 Model = TypeVar("Model", bound=BaseModel)
-
-
-def short(value: object, limit: int = 200) -> str:
-    """A value as one line of text, at most ``limit`` characters: what is too long loses its middle."""
-    text = " ".join(str(value).split())
-    # What a terminal cannot print, lone surrogates and control characters, is escaped.
-    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-    half = limit // 2
-    return text if len(text) <= limit else f"{text[:half]} ... {text[-half:]}"
 
 
 def read_text(path: str | os.PathLike[str], *, missing: str | None = None) -> str:

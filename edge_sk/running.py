@@ -14,9 +14,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils import _pytree
 
-from edge_sk.errors import InputError, whole_number
+from edge_sk.errors import InputError, short, shown, whole_number
 
 DEFAULT_INPUT = (3, 224, 224)
+# Values in a batch of images, far above what is useful: 3x4096x4096 has fewer.
+MOST_VALUES = 2**26
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
 
@@ -50,6 +52,17 @@ def copied(model: nn.Module) -> nn.Module:
         ) from error
 
 
+def check_network(model: Any, function: str, *, meta: bool = False) -> None:
+    """An ``InputError`` for what is no network, or one whose tensors have no shape or (unless ``meta``) no values."""
+    if not isinstance(model, nn.Module) or isinstance(model, torch.jit.ScriptModule):
+        raise InputError(f"{function} takes a Python module (nn.Module), got {type(model).__name__}")
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if nn.parameter.is_lazy(tensor):
+            raise InputError(f"{name} is lazy and has no shape yet: run the model once before you {function} it")
+        if tensor.is_meta and not meta:
+            raise InputError(f"{name} has no weights (meta device): load them before you {function} the model")
+
+
 def default_cfg(model: nn.Module) -> dict[str, Any]:
     """How to feed the model, as far as it says (timm's ``pretrained_cfg``, else ``default_cfg``)."""
     for name in ("pretrained_cfg", "default_cfg"):
@@ -67,20 +80,20 @@ def input_shape(model: nn.Module, size: int | Sequence[int] | None = None) -> tu
         size: ``(N, C, H, W)``, ``(C, H, W)`` for a batch of one, the side of a square image, or ``None``.
 
     Raises:
-        InputError: ``size`` is none of these.
+        InputError: ``size`` is none of these, or too large.
     """
-    default = tuple(default_cfg(model).get("input_size") or DEFAULT_INPUT)
-    if size is None:
-        return 1, *default
-    given = tuple(size) if isinstance(size, Sequence) else (default[0], size, size)
-    shape = (1, *given) if len(given) == 3 else given
+    default = default_cfg(model).get("input_size") or DEFAULT_INPUT
+    given = default if size is None else size
     try:
-        n, c, h, w = (whole_number("size", number) for number in shape)
-    except ValueError as error:
+        given = tuple(given) if isinstance(given, Sequence) else (default[0], given, given)
+        n, c, h, w = (whole_number("size", number) for number in ((1, *given) if len(given) == 3 else given))
+    except (ValueError, TypeError, LookupError) as error:
         raise InputError(
-            f"input_size={size!r} is not (C, H, W), (N, C, H, W) or the side of a square image, in whole numbers of "
-            "at least 1; for instance (3, 224, 224)"
+            f"input_size={shown(given)} is not (C, H, W), (N, C, H, W) or the side of a square image, in whole numbers "
+            "of at least 1; for instance (3, 224, 224)"
         ) from error
+    if n * c * h * w > MOST_VALUES:
+        raise InputError(f"input_size={shown(given)} has more than {MOST_VALUES} values: give a smaller size")
     return n, c, h, w
 
 
@@ -222,5 +235,5 @@ def _compare_tensors(expected: Tensor, got: Tensor, what: str, tipped: float) ->
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message; its type if it has none."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    """The first line of an error's message, in short; its type if it has none."""
+    return short(next((line for line in str(error).splitlines() if line.strip()), type(error).__name__))

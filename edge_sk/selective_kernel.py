@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
+import itertools
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from edge_sk.dilated import run_branch
-from edge_sk.errors import InputError, whole_number
+from edge_sk.errors import InputError, shown, whole_number
 from edge_sk.tracing import is_activation
 
 
@@ -34,7 +35,7 @@ class Kernel:
         groups: Groups of this branch; ``None`` takes the unit's.
 
     Raises:
-        InputError: An even size, or a value below 1.
+        InputError: An even size, a value below 1, or a size or dilation above 63.
     """
 
     size: int = 3
@@ -42,9 +43,9 @@ class Kernel:
     groups: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("size", "dilation", "groups"):
+        for name, most in (("size", 63), ("dilation", 63), ("groups", 2**20)):
             if name != "groups" or self.groups is not None:
-                object.__setattr__(self, name, whole_number(f"kernel {name}", getattr(self, name)))
+                object.__setattr__(self, name, whole_number(f"kernel {name}", getattr(self, name), most=most))
         if self.size % 2 == 0:
             raise InputError(f"kernel size {self.size} is even: branches must align, use 1, 3, 5, 7, ...")
 
@@ -65,9 +66,9 @@ class Kernel:
             return kernel
         if not isinstance(kernel, str):
             return cls(kernel)
-        match = re.fullmatch(r"(\d+)(?:d(\d+))?(?:g(\d+))?", kernel.strip())
+        match = re.fullmatch(r"(\d{1,9})(?:d(\d{1,9}))?(?:g(\d{1,9}))?", kernel.strip())
         if match is None:
-            raise InputError(f"kernel {kernel!r} is not SIZE[dDILATION][gGROUPS], for instance 3, 3d2 or 5g64")
+            raise InputError(f"kernel {shown(kernel)} is not SIZE[dDILATION][gGROUPS], for instance 3, 3d2 or 5g64")
         size, dilation, groups = match.groups()
         return cls(int(size), int(dilation or 1), int(groups) if groups else None)
 
@@ -82,11 +83,16 @@ def parse_kernels(kernels: Kernels) -> tuple[Kernel, ...]:
     """Read the branches of a unit: ``"3+3d2"``, or one or several of what :meth:`Kernel.parse` reads.
 
     Raises:
-        InputError: Something else, or an impossible kernel.
+        InputError: Something else, an impossible kernel, or more than 16.
     """
-    if isinstance(kernels, str):
-        kernels = kernels.split("+")
-    return tuple(map(Kernel.parse, kernels if isinstance(kernels, Iterable) else [kernels]))
+    try:
+        several = kernels.split("+") if isinstance(kernels, str) else kernels
+        given = list(itertools.islice(several, 17))  # type: ignore[arg-type]
+    except TypeError:  # one kernel
+        given = [kernels]
+    if len(given) > 16:
+        raise InputError(f"kernels={shown(kernels)} are more than 16 branches; the paper has 2 or 3")
+    return tuple(map(Kernel.parse, given))  # type: ignore[arg-type]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -109,7 +115,9 @@ class UnitSpec:
     act: Activation | None = None
 
     def __post_init__(self) -> None:
-        if self.act == "none":
+        if self.kernels is not None and not callable(self.kernels):
+            object.__setattr__(self, "kernels", parse_kernels(self.kernels))
+        if isinstance(self.act, str) and self.act == "none":
             object.__setattr__(self, "act", None)
 
 
@@ -214,17 +222,23 @@ class SelectiveKernel(nn.Module):
     ) -> None:
         super().__init__()
         if not isinstance(select, bool):
-            raise InputError(f"select={select!r} is neither true nor false")
+            raise InputError(f"select={shown(select)} is neither true nor false")
         self.in_channels = whole_number("in_channels", in_channels)
         self.out_channels = whole_number("out_channels", out_channels)
         self.stride = whole_number("stride", stride)
         groups = whole_number("groups", groups)
-        width = max(self.out_channels // whole_number("reduction", reduction), whole_number("min_width", min_width))
+        narrowest = whole_number("min_width", min_width, most=8192)
+        width = max(self.out_channels // whole_number("reduction", reduction), narrowest)
         self.kernels = parse_kernels(kernels)
         if len(self.kernels) < (2 if select else 1):
             raise InputError(
                 f"SelectiveKernel selects between branches and needs at least 2 kernels, got {len(self.kernels)}; "
                 "one kernel is a plain convolution: pass select=False"
+            )
+        fan_in = sum(kernel.size**2 * self.in_channels // (kernel.groups or groups) for kernel in self.kernels)
+        if self.out_channels * (fan_in + (len(self.kernels) + 1) * width) > 2**28:
+            raise InputError(
+                "the unit has more than 2**28 weights: give smaller kernels, fewer channels or more groups"
             )
         self.branches = nn.ModuleList(self._branch(kernel, groups, act_layer) for kernel in self.kernels)
         self.gate = Gate(self.out_channels, len(self.kernels), width, act_layer or nn.ReLU) if select else None
@@ -376,7 +390,7 @@ def make_activation(act_layer: Activation) -> nn.Module:
     """
     layer: Any = act_layer
     activation = None
-    with contextlib.suppress(KeyError, TypeError):  # an unknown name; a function, or a class that needs arguments
+    with contextlib.suppress(Exception):  # an unknown name; a function, or a class that needs arguments
         if isinstance(act_layer, str):
             from timm.layers import get_act_layer
 
@@ -387,8 +401,8 @@ def make_activation(act_layer: Activation) -> nn.Module:
             activation = layer()
     if not isinstance(activation, nn.Module):
         raise InputError(
-            f"act_layer={act_layer!r} is neither the class of an activation that needs no arguments nor timm's name of "
-            "one, for instance nn.ReLU, 'relu' or 'hard_swish'"
+            f"act_layer={shown(act_layer)} is neither the class of an activation that needs no arguments nor timm's "
+            "name of one, for instance nn.ReLU, 'relu' or 'hard_swish'"
         )
     return activation
 

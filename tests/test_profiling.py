@@ -261,8 +261,11 @@ def test_what_cannot_be_traced():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         scripted = torch.jit.script(nn.Conv2d(3, 4, 1))
+    for wrong, got in ((scripted, "RecursiveScriptModule"), (None, "NoneType")):
+        with pytest.raises(InputError, match=rf"profile takes a Python module \(nn.Module\), got {got}"):
+            profile(wrong, (1, 3, 8, 8))  # type: ignore[arg-type]
     with pytest.raises(InputError, match=r"cannot be traced, so it cannot be counted"):
-        profile(scripted, (1, 3, 8, 8))
+        profile(nn.Sequential(scripted), (1, 3, 8, 8))
     in_place = nn.Conv2d(3, 4, 1)
     in_place.compile()
     for compiled in (in_place, torch.compile(nn.Conv2d(3, 4, 1))):

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import torch
 from torch import Tensor, nn
 
 from edge_sk import running
-from edge_sk.errors import InputError
+from edge_sk.errors import InputError, shown
 from edge_sk.grafting import eligibility, finding, measure, preserve
 from edge_sk.grafting.report import Replaced, Report
 from edge_sk.grafting.site import Site, Skipped, describe
@@ -65,8 +64,8 @@ def graft(
         (1, True)
     """
     _check(model, where=where, init=init)
-    if images is not None and (not isinstance(images, Tensor) or images.ndim != 4 or not len(images)):
-        given = f"shape {tuple(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
+    if images is not None and (not isinstance(images, Tensor) or images.ndim != 4 or not len(images) or images.is_meta):
+        given = f"shape {tuple(images.shape)} on {images.device}" if isinstance(images, Tensor) else shown(images)
         raise InputError(f"images is no batch (N, C, H, W) of images: {given}")
     if input_size is None and images is not None:
         input_size = images.shape
@@ -160,26 +159,18 @@ def _operate(
 
 def _check(model: nn.Module, *, where: object, init: str) -> None:
     """Refuse what cannot be grafted before anything is done."""
-    if not isinstance(model, nn.Module):
-        raise InputError(f"graft takes a network (nn.Module), got {type(model).__name__}")
+    if not isinstance(init, str) or init not in ("preserve", "random"):
+        raise InputError(f"init={shown(init)} is not known; use 'preserve' (the function) or 'random' (the paper's)")
+    running.check_network(model, "graft", meta=init == "random")
     wrappers = {"DataParallel": "module", "DistributedDataParallel": "module", "OptimizedModule": "_orig_mod"}
     name = type(model).__name__
     if name in wrappers:
         raise InputError(f"the model is wrapped in {name}: graft model.{wrappers[name]} and wrap the result")
-    if isinstance(model, torch.jit.ScriptModule):
-        raise InputError("the model is TorchScript, which cannot be changed: graft the Python module it came from")
-    if init not in ("preserve", "random"):
-        raise InputError(f"init={init!r} is not known; use 'preserve' (keep the function) or 'random' (the paper's)")
     if where is not None and not callable(where):
         raise InputError(
-            f"where={where!r} is not a predicate over sites; for instance edge_sk.grafting.depthwise, "
+            f"where={shown(where)} is not a predicate over sites; for instance edge_sk.grafting.depthwise, "
             "edge_sk.grafting.stages(2, 3), or lambda site: site.channels >= 64"
         )
-    for path, parameter in model.named_parameters():
-        if isinstance(parameter, nn.parameter.UninitializedParameter):
-            raise InputError(f"{path} is lazy and has no shape yet: run the model once, then graft it")
-        if parameter.is_meta and init == "preserve":
-            raise InputError(f"{path} has no values to preserve (meta device): load the weights, then graft")
 
 
 def _nothing(model: nn.Module, skipped: Sequence[Skipped]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
-from edge_sk.errors import InputError
+from edge_sk.errors import InputError, shown
 from edge_sk.grafting.site import Site
 
 
@@ -61,5 +61,5 @@ def stages(*numbers: int) -> Where:
         InputError: No number, or one that is not a whole number.
     """
     if not numbers or not all(isinstance(number, int) and not isinstance(number, bool) for number in numbers):
-        raise InputError(f"stages{numbers} does not name stages by number; for instance stages(2, 3)")
-    return Where(lambda site: site.stage in numbers, f"stages({', '.join(map(str, numbers))})")
+        raise InputError(f"stages{shown(numbers)} does not name stages by number; for instance stages(2, 3)")
+    return Where(lambda site: site.stage in numbers, f"stages({', '.join(map(shown, numbers))})")

@@ -10,9 +10,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from edge_sk import running
-from edge_sk.errors import InputError, whole_number
+from edge_sk.errors import InputError, shown, whole_number
 from edge_sk.grafting.measure import TOLERANCE
-from edge_sk.models import _libraries, _weights
 from edge_sk.models._entry import Entry, Graft
 from edge_sk.models._registry import PREFIXES, find, parse_name
 
@@ -32,7 +31,7 @@ def create_model(
     Args:
         name: A name of the zoo, ``timm:NAME`` or ``torchvision:NAME``. Options may follow an ``@``:
             ``"sk_shufflenetv2_0.5@kernels=3+3d2,select=false"``.
-        num_classes: Classes; ``None`` takes 1000, and 10 for the CIFAR networks.
+        num_classes: Classes, 0 for none; ``None`` takes 1000, and 10 for the CIFAR networks.
         in_chans: Channels of the image.
         init_from: Starting weights: ``timm:NAME.TAG``, ``torchvision:NAME.WEIGHTS``, a run folder or a file. Weights
             of the plain network start one with selective kernels too: with linear branches it gives the plain
@@ -53,15 +52,18 @@ def create_model(
     Raises:
         InputError: An unknown name (the nearest are suggested), option or value, or weights that do not fit.
     """
+    from edge_sk.models import _libraries, _weights  # here: pydantic takes long to import
+
     name, spelled = parse_name(name)
     # As in timm, None is not given; but kernels=None asks for each site's default.
     options = {key: value for key, value in (spelled | options).items() if value is not None or key == "kernels"}
     for key in ("drop_rate", "drop_path_rate"):
         rate = options.get(key, 0.0)
-        if not isinstance(rate, numbers.Real) or isinstance(rate, bool) or not 0 <= float(rate) < 1:
-            raise InputError(f"{key}={rate!r} is not a probability below 1")
-    num_classes = None if num_classes is None else whole_number("num_classes", num_classes, least=0)
-    in_chans = whole_number("in_chans", in_chans)
+        if not isinstance(rate, numbers.Real) or isinstance(rate, bool) or not 0 <= rate < 1:  # type: ignore[operator]
+            raise InputError(f"{key}={shown(rate)} is not a probability below 1")
+    # Far above what is useful, here and elsewhere: a slip of the keyboard must not take all memory.
+    num_classes = None if num_classes is None else whole_number("num_classes", num_classes, least=0, most=100_000)
+    in_chans = whole_number("in_chans", in_chans, most=1024)
     units = {key: options.pop(key) for key in Graft.OPTIONS if key in options}
     foreign = name.startswith(PREFIXES)
     if foreign:
@@ -79,11 +81,13 @@ def create_model(
         unknown = [key for key in (*options, *units) if key not in known]
         if unknown:
             hint = "" if graft else " (it has no selective kernels)"
-            raise InputError(f"{name} has no option {unknown[0]!r}{hint}; it has {', '.join(known)}")
+            raise InputError(f"{name} has no option {shown(unknown[0])}{hint}; it has {', '.join(known)}")
         model = _build_plain(entry, options, num_classes, in_chans)
     size = model.default_cfg["input_size"]
     weights = None
     if init_from is not None:
+        if not isinstance(init_from, str | Path):
+            raise InputError(f"init_from={shown(init_from)} is no path and no name of weights")
         read = _libraries.pretrained if str(init_from).startswith(PREFIXES) else _weights.read
         weights = read(str(init_from))
     if weights is not None and (graft is None or weights.fit(model)):

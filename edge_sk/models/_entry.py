@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from torch import nn
 
-from edge_sk.errors import InputError
+from edge_sk.errors import InputError, shown
 from edge_sk.grafting import NAMED, Site, graft_
 from edge_sk.grafting.unit import Init
 from edge_sk.running import IMAGENET
@@ -62,10 +62,10 @@ class Graft:
         """
         unit = dict(options)
         init, place = unit.pop("init", init), unit.pop("sk_units", self.sk_units)
-        if unit.get("kernels") == "auto":
+        if isinstance(unit.get("kernels"), str) and unit["kernels"] == "auto":
             unit["kernels"] = None
-        if place not in self.places:
-            raise InputError(f"sk_units={place!r} is not known; use {', '.join(map(repr, self.places))}")
+        if not isinstance(place, str) or place not in self.places:
+            raise InputError(f"sk_units={shown(place)} is not known; use {', '.join(map(repr, self.places))}")
         spec = dataclasses.replace(self.unit, **unit)
         graft_(model, spec, where=self.places[place], init=init, input_size=input_size)
 

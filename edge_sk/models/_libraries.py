@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from edge_sk.errors import InputError
+from edge_sk.errors import InputError, short, shown
 from edge_sk.models._entry import DEFAULT_CFG
 from edge_sk.models._registry import did_you_mean
 from edge_sk.models._weights import Weights, image_fields
@@ -21,9 +21,20 @@ def create(name: str, num_classes: int | None, in_chans: int, options: dict[str,
     Raises:
         InputError: An unknown name (the nearest are suggested), or what the library refuses.
     """
-    library, _, name = name.partition(":")
+    for key, value in options.items():
+        if isinstance(value, int | float) and not abs(value) <= 10_000:
+            raise InputError(f"{name}: {key}={shown(value)} is out of range: numbers go from -10000 to 10000")
+    library, _, plain = name.partition(":")
     classes = {} if num_classes is None else {"num_classes": num_classes}
-    return (_create_timm if library == "timm" else _create_torchvision)(name, in_chans, classes, options)
+    try:
+        return (_create_timm if library == "timm" else _create_torchvision)(plain, in_chans, classes, options)
+    except InputError:
+        raise
+    except Exception as error:  # by many authors, who check their options in as many ways; and what a download raises
+        given = short(", ".join(f"{key}={shown(value)}" for key, value in options.items()))
+        what = "downloaded or built" if options.keys() & {"pretrained", "weights"} else "built"
+        what += f" with {given}" if options else ""
+        raise InputError(f"{name} cannot be {what}: {first_line(error)}; see {library}'s documentation") from error
 
 
 def _create_timm(name: str, in_chans: int, classes: dict[str, int], options: dict[str, Any]) -> Any:
@@ -31,12 +42,7 @@ def _create_timm(name: str, in_chans: int, classes: dict[str, int], options: dic
 
     if not timm.is_model(name):
         raise InputError(f"timm has no model {name!r}{did_you_mean(name, timm.list_models())}")
-    try:
-        model: Any = timm.create_model(name, in_chans=in_chans, **classes, **options)
-    except TypeError as error:
-        raise InputError(f"timm:{name} does not take these options: {error}") from error
-    except RuntimeError as error:
-        raise InputError(f"timm:{name} cannot be built: {error}") from error  # for instance an unknown weight tag
+    model: Any = timm.create_model(name, in_chans=in_chans, **classes, **options)
     # timm leaves in both what its weights were trained with.
     size = (in_chans, *model.default_cfg["input_size"][1:])
     model.default_cfg = model.pretrained_cfg = model.default_cfg | classes | {"input_size": size}
@@ -59,9 +65,8 @@ def _create_torchvision(name: str, in_chans: int, classes: dict[str, int], optio
         try:
             transform = weights.verify(options["weights"]).transforms()
         except (KeyError, TypeError):
-            raise InputError(
-                f"torchvision:{name} has no weights {options['weights']!r}; it has {', '.join(weights.__members__)}"
-            ) from None
+            given, known = shown(options["weights"]), ", ".join(weights.__members__)
+            raise InputError(f"torchvision:{name} has no weights {given}; it has {known}") from None
         cfg |= {
             "mean": tuple(transform.mean),
             "std": tuple(transform.std),
@@ -70,10 +75,7 @@ def _create_torchvision(name: str, in_chans: int, classes: dict[str, int], optio
         }
     elif name in ("googlenet", "inception_v3"):
         options = {"init_weights": True} | options  # without it they warn that their default will change
-    try:
-        model: Any = torchvision.models.get_model(name, **classes, **options)
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"torchvision:{name} does not take these options: {error}") from error
+    model: Any = torchvision.models.get_model(name, **classes, **options)
     linear = [path for path, module in model.named_modules() if isinstance(module, nn.Linear)]
     model.default_cfg = cfg | {"classifier": linear[-1] if linear else None}
     return model
@@ -89,10 +91,5 @@ def pretrained(source: str) -> Weights:
     if source.startswith("torchvision:"):
         name, _, tag = source.partition(".")
         options = {"weights": tag or "DEFAULT"}
-    try:
-        model = create(name, None, 3, options)
-    except InputError:
-        raise
-    except Exception as error:  # A download fails in as many ways as a network does.
-        raise InputError(f"the weights of {source} could not be downloaded: {first_line(error)}") from error
+    model = create(name, None, 3, options)
     return Weights(source, model.state_dict(), image_fields(model.default_cfg))

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from edge_sk.errors import InputError
+from edge_sk.errors import InputError, shown
 from edge_sk.models import cifar, mobilenet, resnext, shufflenetv2
 from edge_sk.models._entry import Entry
 
@@ -44,16 +44,19 @@ def list_models(pattern: str | Iterable[str] = "*", exclude_filters: str | Itera
         >>> list_models(["sknet*", "senet*"], exclude_filters="*29")
         ['senet26', 'senet50', 'senet101', 'sknet26', 'sknet50', 'sknet101']
     """
-    names = _matching(pattern or "*") - _matching(exclude_filters or ())
+    names = _matching(pattern, "*") - _matching(exclude_filters)
     parts = {name: re.split(r"(\d+(?:\.\d+)?)", name) for name in names}  # every second part is a number
     return sorted(names, key=lambda name: [float(p) if p[:1].isdigit() else p for p in parts[name]])
 
 
-def _matching(patterns: str | Iterable[str]) -> set[str]:
-    several = [patterns] if isinstance(patterns, str) or not isinstance(patterns, Iterable) else list(patterns)
+def _matching(patterns: str | Iterable[str] | None, *default: str) -> set[str]:
+    try:
+        several: list[Any] = [patterns] if patterns and isinstance(patterns, str) else list(patterns or default)
+    except (TypeError, ValueError, RuntimeError):  # a number; arrays have no truth value
+        several = [patterns]
     for pattern in several:
         if not isinstance(pattern, str):
-            raise InputError(f"{pattern!r} is no pattern of names: give text such as 'sk_*', or a list of such texts")
+            raise InputError(f"{shown(pattern)} is no pattern of names: give text such as 'sk_*', or a list of such")
     return {name for pattern in several for name in fnmatch.filter(entries(), pattern)}
 
 
@@ -61,17 +64,19 @@ def parse_name(name: str) -> tuple[str, dict[str, Any]]:
     """Split ``"NAME@option=value,..."``; numbers, true and false are read as such.
 
     Raises:
-        InputError: No text, or a part that is not ``option=value``.
+        InputError: No text, a part that is not ``option=value``, or an option twice.
     """
     if not isinstance(name, str):
-        raise InputError(f"{name!r} is no name of a model: give text; edge_sk.list_models() lists the names")
+        raise InputError(f"{shown(name)} is no name of a model: give text; edge_sk.list_models() lists the names")
     name, _, rest = name.partition("@")
     options: dict[str, Any] = {}
     for part in filter(None, rest.split(",")):
         key, equals, value = part.partition("=")
         if not equals:
-            raise InputError(f"{part!r} in {name}@{rest} is not option=value")
+            raise InputError(f"{shown(part)} in {name}@{rest} is not option=value")
         key, value = key.strip(), value.strip()
+        if key in options:
+            raise InputError(f"{name}@{rest} gives {shown(key)} twice")
         options[key] = value if key == "kernels" else _read_value(value)
     return name, options
 

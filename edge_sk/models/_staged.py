@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from edge_sk.errors import InputError
+from edge_sk.errors import InputError, whole_number
 
 
 def conv_bn(inp: int, oup: int, size: int, stride: int = 1, groups: int = 1, *, relu: bool = True) -> list[nn.Module]:
@@ -54,8 +54,9 @@ class StagedClassifier(nn.Module):
         0 classes: none. ``global_pool``: ``None`` leaves the pooling as it is.
 
         Raises:
-            InputError: Another pooling, or classes without pooling; the network stays as it was.
+            InputError: A negative number, another pooling, or classes without pooling; the network stays as it was.
         """
+        num_classes = whole_number("num_classes", num_classes, least=0)
         pool = self.global_pool if global_pool is None else global_pool
         if pool not in ("avg", ""):
             raise InputError(f"global_pool={pool!r} is not known here; use 'avg' or ''")

@@ -3,31 +3,39 @@
 from __future__ import annotations
 
 import dataclasses
-import json
+import hashlib
 import logging
+import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import BaseModel, Field
 from torch import Tensor
 
-from edge_sk.errors import InputError
+from edge_sk.errors import InputError, short
+from edge_sk.files import atomic_write
+from edge_sk.reading import read_json, validated
 
 _logger = logging.getLogger(__name__)
+# SHA-256 of the tensors, in the metadata of the file that holds them: both are written at once.
+DIGEST = "edge_sk.sha256"
 
 
-def _numbers(values: Any) -> tuple[float, ...]:
-    return tuple(map(float, values))
+class ImageFields(BaseModel, allow_inf_nan=False):
+    """Fields of ``default_cfg`` that belong to the weights, not to the architecture."""
 
-
-# Fields of ``default_cfg`` that belong to the weights, not to the architecture.
-IMAGE_FIELDS = {"mean": _numbers, "std": _numbers, "crop_pct": float, "interpolation": str}
+    mean: tuple[float, ...] | None = None
+    std: tuple[Annotated[float, Field(gt=0)], ...] | None = None
+    crop_pct: Annotated[float, Field(gt=0, le=1)] | None = None
+    interpolation: Literal["nearest", "bilinear", "bicubic", "box", "hamming", "lanczos"] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class Weights:
-    """Tensors by name, where they were read, and those of :data:`IMAGE_FIELDS` that are known of them."""
+    """Tensors by name, where they were read, and those of :class:`ImageFields` that are known of them."""
 
     source: str
     state: dict[str, Tensor]
@@ -49,11 +57,14 @@ class Weights:
         ``network``.
 
         Raises:
-            InputError: Names or shapes differ anywhere else.
+            InputError: Names, shapes or kinds of numbers differ anywhere else, or values are not finite.
         """
         own, state, heads = model.state_dict(), self._needed(model), _heads(model) if new_classes else ()
         if set(state) != set(own):
             state = _from_timm_names(state)
+        for name, tensor in state.items():
+            if flaw := _flaw(tensor, own.get(name)):
+                raise InputError(f"the weights of {self.source} cannot be used: {name} {flaw}; save finite floats")
         given, wanted = ({name: str(tuple(t.shape)) for name, t in tensors.items()} for tensors in (state, own))
         other = [name for name in wanted | given if given.get(name) != wanted.get(name)]
         fresh = [name for name in other if name in given and name in wanted and name.startswith(heads)]
@@ -62,6 +73,10 @@ class Weights:
             for name in other
             if name not in fresh
         ]
+        for key in ("mean", "std"):
+            values, own_values = self.images.get(key, ()), model.default_cfg.get(key, ())
+            if len(values) not in (0, len(own_values), model.default_cfg["input_size"][0]):
+                wrong += [f"{key} is {values} there and {own_values} here"]
         if wrong:
             more = f"; and {len(wrong) - 3} more" if len(wrong) > 3 else ""
             raise InputError(f"{self.source} does not hold the weights of {network}: {', '.join(wrong[:3])}{more}")
@@ -73,6 +88,17 @@ class Weights:
             )
         model.load_state_dict(state | {name: own[name] for name in fresh})
         model.default_cfg.update(self.images)
+
+
+def _flaw(tensor: Tensor, own: Tensor | None) -> str | None:
+    """Why a tensor's values cannot be those of a network's ``own`` tensor of the same shape."""
+    kinds = {"nested": tensor.is_nested, "quantized": tensor.is_quantized, "on the meta device": tensor.is_meta}
+    kinds["sparse"] = tensor.layout is not torch.strided
+    if any(kinds.values()) or own is None or own.shape != tensor.shape:
+        return next((f"is {kind}" for kind, applies in kinds.items() if applies), None)
+    if not (torch.can_cast(tensor.dtype, own.dtype) and torch.can_cast(own.dtype, tensor.dtype)):
+        return f"has the type {tensor.dtype}, not {own.dtype}"
+    return None if torch.isfinite(tensor.to(own.dtype)).all() else "is not finite (nan or inf)"
 
 
 def _heads(model: Any) -> tuple[str, ...]:
@@ -90,9 +116,9 @@ def read(source: str | Path) -> Weights:
         InputError: There is none, or it is damaged or holds no state dict.
     """
     path = Path(source)
-    if path.is_dir():
+    if os.path.isdir(path):  # Path.is_dir raises for a name that is too long
         path = path / "model.safetensors"
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise InputError(
             f"no weights at {path}; give a run folder, a .safetensors or .pt file, timm:NAME.TAG or "
             "torchvision:NAME.WEIGHTS"
@@ -103,32 +129,58 @@ def read(source: str | Path) -> Weights:
 
 def _from_config(path: Path) -> dict[str, Any]:
     """The image fields of a run's ``config.json``, or of one that timm saved; none where there is no file."""
-    if not path.is_file():
+    if not path.exists():
         return {}
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-        return image_fields(config.get("pretrained_cfg", config))
-    except (AttributeError, TypeError, ValueError) as error:
+        config = read_json(path)
+        return image_fields(config.get("pretrained_cfg", config) if isinstance(config, dict) else config)
+    except InputError as error:
         raise InputError(
             f"{path} is damaged ({error}): it must say how the images of the weights beside it were normalised; "
             "copy it again, or move the weights away from it"
         ) from None
 
 
-def image_fields(config: dict[str, Any]) -> dict[str, Any]:
-    """Those of :data:`IMAGE_FIELDS` that a mapping gives."""
-    return {key: convert(config[key]) for key, convert in IMAGE_FIELDS.items() if config.get(key) is not None}
+def image_fields(config: Any) -> dict[str, Any]:
+    """Those of :class:`ImageFields` that a mapping gives; an ``InputError`` where one is wrong."""
+    return validated(ImageFields, config, "preprocessing").model_dump(exclude_none=True)
+
+
+def write(path: Path, state: Mapping[str, Tensor]) -> None:
+    """Write a ``.safetensors`` file, with the digest that :func:`read` verifies."""
+    from safetensors.torch import save
+
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    # Not save_file: it reports a full disk as its own error type instead of an OSError.
+    content = save(tensors, {DIGEST: _digest(tensors)})
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    from safetensors import safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            tensors, given = {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except Exception as error:  # safetensors' own type, and others for types of numbers that torch lacks
+        raise InputError(f"{path} is not a whole safetensors file ({short(error)}); copy it again") from error
+    if given.get(DIGEST, digest := _digest(tensors)) != digest:
+        raise InputError(f"{path} is damaged: its tensors do not match its digest; copy it again")
+    return tensors
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]
+    return digest.hexdigest()
 
 
 def _from_file(path: Path) -> dict[str, Tensor]:
     if path.suffix == ".safetensors":
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        try:
-            return load_file(path)
-        except SafetensorError as error:
-            raise InputError(f"{path} is not a whole safetensors file ({error}); copy it again") from error
+        return _read_safetensors(path)
     try:
         loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:

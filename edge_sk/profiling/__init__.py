@@ -46,17 +46,16 @@ def profile(model: nn.Module, input_size: int | Sequence[int] | None = None) -> 
             ``model.default_cfg["input_size"]`` where there is one, otherwise 3x224x224.
 
     Raises:
-        InputError: A bad shape, a network that does not run on it, or a scripted or compiled one.
+        InputError: No network, a bad shape, a network that does not run on it, or a scripted or compiled one.
 
     Example:
         >>> profile(nn.Conv2d(3, 8, 3, padding=1, bias=False), (1, 3, 10, 10)).macs == 3 * 8 * 9 * 10 * 10
         True
     """
+    running.check_network(model, "profile")
     shape = running.input_shape(model, input_size)
     name = running.default_cfg(model).get("architecture") or type(model).__name__
     reference = running.reference(model)
-    if reference.is_meta:
-        raise InputError(f"{name} has no weights (device 'meta'), so it cannot be traced; create it on the cpu")
     if any(map(_is_compiled, model.modules())):
         raise InputError(
             f"{name} cannot be traced, so it cannot be counted: its code is scripted or compiled; "

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from edge_sk.errors import InputError
+from edge_sk.errors import InputError, shown
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -75,8 +75,8 @@ class Profile(ModuleCost):
         Raises:
             InputError: A negative depth.
         """
-        if depth is not None and depth < 0:
-            raise InputError(f"depth {depth} is negative; 0 is the network, 1 its children, None every module")
+        if depth is not None and (not isinstance(depth, int) or depth < 0):
+            raise InputError(f"depth {shown(depth)} is negative or no number; 0 is the network, None is every module")
         return ModuleTable(
             (name, cost) for name, cost in self.modules.items() if depth is None or _level(name) <= depth
         )

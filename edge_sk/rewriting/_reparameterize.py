@@ -66,10 +66,7 @@ def reparameterize(model: nn.Module, example: Any = None) -> nn.Module:
         InputError: The model is no Python module, lies on the meta device (there are no weights to rewrite), cannot be
             copied, or does not run on the example given.
     """
-    if not isinstance(model, nn.Module) or isinstance(model, torch.jit.ScriptModule):
-        raise InputError(f"reparameterize takes a Python module (nn.Module), got {type(model).__name__}")
-    if any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers())):
-        raise InputError("the model has no weights (meta device); build or load it on a real device first")
+    running.check_network(model, "reparameterize")
     unchanged = _frozen(running.copied(model)).eval()
     arguments: tuple[Any, ...] = example if isinstance(example, tuple) else (example,)
     if example is None:

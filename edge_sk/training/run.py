@@ -134,12 +134,7 @@ def load_run(path: str | Path) -> LoadedRun:
 
 def save_weights(folder: Path, state: dict[str, Tensor]) -> None:
     """Write ``model.safetensors``."""
-    from safetensors.torch import save
-
-    # Not save_file: it reports a full disk as its own error type instead of an OSError.
-    content = save({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()})
-    with atomic_write(folder / WEIGHTS) as temporary:
-        temporary.write_bytes(content)
+    _weights.write(folder / WEIGHTS, state)
 
 
 def load_config(path: str | Path) -> RunConfig:

@@ -77,7 +77,7 @@ def test_device_is_kept() -> None:
 
 
 def test_what_cannot_be_grafted_says_what_to_do() -> None:
-    with pytest.raises(InputError, match=r"takes a network \(nn.Module\), got str"):
+    with pytest.raises(InputError, match=r"takes a Python module \(nn.Module\), got str"):
         edge_sk.graft("mobilenet")  # type: ignore[arg-type]
     with pytest.raises(InputError, match=r"DataParallel: graft model.module"):
         edge_sk.graft(nn.DataParallel(block()))
