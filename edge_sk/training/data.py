@@ -94,10 +94,15 @@ def part_size(data: DataRecipe, processes: int) -> int:
     return data.batch_size // parts
 
 
+MOST_WORKERS = 256
+
+
 def make_shard(data: str, world: World, workers: int | None = None) -> Shard:
     """The part of ``data`` that this process reads; by default with a worker per core up to 8, embedded data with 0."""
     if workers is None:
         workers = 0 if is_embedded(data) else min(8, max(1, (os.cpu_count() or 1) // world.size))
+    if not 0 <= workers <= MOST_WORKERS:
+        raise InputError(f"--workers {workers} must be from 0 to {MOST_WORKERS} processes")
     return Shard(world.rank, world.size, workers, pin_memory=world.device.type == "cuda")
 
 

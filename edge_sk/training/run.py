@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from edge_sk.errors import InputError
 from edge_sk.files import atomic_write, check_output, write_text
 from edge_sk.models import _weights, create_model
+from edge_sk.reading import read_text, short
 from edge_sk.training.recipe import DataRecipe, Recipe, read_recipe, recipe_to_yaml
 from edge_sk.training.sources import is_embedded
 from edge_sk.training.transforms import Preprocessing
@@ -175,17 +176,22 @@ def write_csv(folder: Path, history: Sequence[Row]) -> None:
     write_text(folder / CSV, text.getvalue())
 
 
+class _EpochResult(BaseModel):
+    epoch: int = Field(ge=1, le=10**9)
+    test_top1: float = Field(ge=0, le=100)
+    seconds: float = Field(ge=0, le=1e12)
+
+
 def read_csv(folder: str | Path) -> list[Row]:
     """``epoch``, ``test_top1`` and ``seconds`` of every row of ``metrics.csv``; nothing where there is no such file."""
     path = Path(folder) / CSV
     if not path.is_file():
         return []
+    lines = read_text(path).splitlines()
     try:
-        with path.open(encoding="utf-8") as file:
-            columns = ("epoch", "test_top1", "seconds")
-            return [{name: float(row[name]) for name in columns} for row in csv.DictReader(file)]
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path} is damaged ({type(error).__name__}: {error})") from None
+        return [_EpochResult.model_validate(row).model_dump() for row in csv.DictReader(lines)]
+    except (csv.Error, ValidationError) as error:
+        raise InputError(f"{path} is damaged ({short(error)})") from None
 
 
 def unfinished(folder: str | Path) -> str | None:

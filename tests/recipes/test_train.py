@@ -400,7 +400,7 @@ def test_an_existing_run_is_not_overwritten(
     (tmp_path / "notes.txt").write_text("mine")
     assert "exists already: it is not empty" in failure(quick(tmp_path), capsys)
     assert "notes.txt is a file" in failure(quick(tmp_path / "notes.txt"), capsys)
-    assert "cannot write into --output /proc/run" in failure(quick(Path("/proc/run")), capsys)
+    assert "cannot write into /proc/run" in failure(quick(Path("/proc/run")), capsys)
     assert "nothing to resume: " in failure(quick(tmp_path / "none", "--resume"), capsys)
 
 

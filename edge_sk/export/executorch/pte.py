@@ -73,14 +73,15 @@ def to_pte(
             :data:`edge_sk.export.parity.THRESHOLDS`, the model cannot be exported, or ExecuTorch is not installed.
             No file is left behind, and older ones stay as they were.
     """
-    if precision not in BACKENDS[backend]:
-        raise InputError(f"{backend} has no {precision} here; it has {', '.join(BACKENDS[backend])}")
-    parity.check_count(images)
-    if backend == "xnnpack":
-        network.data_set()
-    executorch("exir")
+    if precision not in BACKENDS.get(backend, ()):
+        known = "; ".join(f"{name} has {', '.join(precisions)}" for name, precisions in BACKENDS.items())
+        raise InputError(f"{backend} has no {precision} here; {known}")
     folder = Path(output)
     check_output(folder)
+    parity.check_count(images)
+    if backend == "xnnpack" or bundle:
+        network.check_images(images, calibration=precision == "int8")
+    executorch("exir")
     path = artifact_path(folder, f"{network.stem}_{backend}_{precision}", ".pte")
     started = time.perf_counter()
     lowered = lower(network, precision=precision, backend=backend, softmax=softmax)
