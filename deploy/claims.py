@@ -20,12 +20,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from edge_sk.errors import InputError, script  # isort: skip (before torch: Ctrl-C)
 import torch
 from pydantic import BaseModel, Field, RootModel
 from torch import nn
 
 import edge_sk
-from edge_sk.errors import InputError, script
 from edge_sk.export import to_pte
 from edge_sk.export.executorch import delegation, executorch, latency
 from edge_sk.export.network import from_arch

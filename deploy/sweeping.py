@@ -9,11 +9,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from edge_sk.errors import InputError  # isort: skip (before torch: Ctrl-C)
 import torch
 from pydantic import BaseModel
 
 import edge_sk
-from edge_sk.errors import InputError
 from edge_sk.export.network import Network, from_arch, with_statistics
 from edge_sk.files import artifact_path, write_text
 from edge_sk.manifest import manifest
