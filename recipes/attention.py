@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from edge_sk.attention import attention_against_scale
     from edge_sk.manifest import manifest
-    from edge_sk.training.data import MOST_WORKERS, eval_batches
+    from edge_sk.training.data import MOST_WORKERS, eval_batches, open_split
     from edge_sk.training.distributed import pick_device
     from edge_sk.training.run import data_options, load_run
     from recipes.experiments.attention_figure import plot
@@ -88,6 +88,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if value is not None and not least <= value <= most:
             limits = f"at least {least}" if most == math.inf else f"from {least} to {most}"
             raise InputError(f"{name} {value} must be {limits}")
+    # Before the work: whether there are images, and a place for what comes of them.
+    open_split(data, "test", data_options(args.checkpoint[0], data), expected_classes=config.classes)
     output = Path(args.output)
     check_output(output)
     if args.record:
