@@ -74,12 +74,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise InputError(f"--images {args.images}: {error}") from None
     wanted = artifacts(args.formats, args.precisions, args.backend)
     mlpackage.oldest_system(args.target)
-    check_output(Path(args.output))
     network = (
         networks.from_run(args.checkpoint, data=args.data, unfinished=args.unfinished)
         if args.checkpoint is not None
         else networks.from_arch(args.arch, data=args.data)
     )
+    # Before minutes of lowering: a place for the files, and the images that prove them.
+    check_output(Path(args.output))
     if args.backend == "xnnpack" or args.bundle or "mlpackage" in args.formats:
         network.check_images(args.images, calibration=("pte", "int8") in wanted)
     command = ["deploy/export.py", *(sys.argv[1:] if argv is None else argv)]
