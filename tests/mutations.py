@@ -1,4 +1,4 @@
-"""Damage a JSON value at random, one or a few places at a time: what readers must take or refuse in one short line."""
+"""Damage to what users give: hypothesis strategies, and the one way in which it may be refused."""
 
 from __future__ import annotations
 
@@ -10,48 +10,68 @@ from hypothesis import strategies as st
 
 from edge_sk.errors import InputError
 
-REMOVED = object()
-ODD = [
-    *(REMOVED, None, True, False, 0, 1, -1, 3, 10**15, 10**16, 10**400, -(10**20), 0.0, -0.0, 0.5, 5e-324, 1e308),
-    *(float("nan"), float("inf"), "", "0", "nan", "../x", "a/b", "\0", "\ud800", "<b>", "x" * 10_000, "\n\x1b[31m"),
-    *([], [[]], [0], [None], [1] * 50, ["\ud800"], {}, {"a": 1}, {"": {}}, {"\ud800": 1}),
-]  # fmt: skip
+extremes = st.sampled_from(
+    [
+        None,
+        True,
+        "",
+        "x",
+        "nan",
+        "\ud800",
+        "a" * 10_000,
+        [],
+        {},
+        [[]],
+        0,
+        -1,
+        1,
+        2**63,
+        10**400,
+        0.0,
+        -0.0,
+        1e-300,
+        1e308,
+    ]
+)
+values = st.recursive(
+    extremes | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=8,
+)
 
 
-def places(value: Any, here: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """The paths of everything inside a JSON value."""
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    return [path for key, inner in items for path in ((*here, key), *places(inner, (*here, key)))]
+@st.composite
+def mutated(draw: st.DrawFn, valid: dict[str, Any]) -> Any:
+    """A nested mapping with one to three of its entries replaced, removed or added, or something else entirely."""
+    if draw(st.integers(0, 19)) == 0:
+        return draw(values)
+    damaged = copy.deepcopy(valid)
+    for _ in range(draw(st.integers(1, 3))):
+        place: Any = damaged
+        while True:
+            key = draw(st.sampled_from(sorted(place) if isinstance(place, dict) else range(len(place))))
+            if not (isinstance(place[key], dict | list) and place[key] and draw(st.booleans())):
+                break
+            place = place[key]
+        action = draw(st.sampled_from(["replace", "replace", "replace", "remove", "add"]))
+        if action == "remove":
+            del place[key]
+        elif action == "add" and isinstance(place, dict):
+            place[draw(st.text())] = draw(values)
+        else:
+            place[key] = draw(values)
+        if not place:
+            break
+    return damaged
 
 
-def damaged(value: Any) -> st.SearchStrategy[Any]:
-    """Copies of ``value`` with one to three places changed, removed or doubled."""
-    changes = st.lists(st.tuples(st.sampled_from(places(value)), st.sampled_from(ODD)), min_size=1, max_size=3)
-    return changes.map(lambda chosen: _changed(copy.deepcopy(value), chosen))
-
-
-def _changed(value: Any, changes: list[tuple[tuple[Any, ...], Any]]) -> Any:
-    for (*path, last), new in changes:
-        try:
-            inner = value
-            for key in path:
-                inner = inner[key]
-            if new is REMOVED:
-                del inner[last]
-            else:
-                inner[last] = copy.deepcopy(new)
-        except (IndexError, KeyError, TypeError):
-            continue  # an earlier change removed the place
-    return value
-
-
-def problem(function: Callable[[], Any]) -> str:
-    """The message of the call's ``InputError``, which must be one short line of text; empty where it raises none."""
+def outcome(function: Callable[..., Any], *args: Any, **options: Any) -> tuple[Any, str]:
+    """What the call returns, and the message of its ``InputError``, which must be one short line."""
     try:
-        function()
+        return function(*args, **options), ""
     except InputError as error:
         message = str(error)
-        assert message.isprintable()
-        assert 0 < len(message) < 1500
-        return message
-    return ""
+    assert message
+    assert "\n" not in message
+    assert len(message) < 1500
+    return None, message

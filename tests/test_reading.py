@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -18,6 +16,7 @@ from pydantic import BaseModel, ConfigDict
 import edge_sk.reading
 from edge_sk.errors import InputError
 from edge_sk.reading import parse_json, parse_yaml, read_json, read_text, read_yaml, short, validated
+from tests.mutations import outcome
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -34,18 +33,6 @@ class Camera(BaseModel):
     width: int
     gain: float = 1.0
     lenses: list[str] = []
-
-
-def outcome(function: Callable[..., Any], *args: Any) -> tuple[Any, str]:
-    """What the call returns, and the message of its error, which must be one short line."""
-    try:
-        return function(*args), ""
-    except InputError as error:
-        message = str(error)
-    assert message
-    assert "\n" not in message
-    assert len(message) < 1500
-    return None, message
 
 
 def one_line(error: pytest.ExceptionInfo[InputError]) -> str:

@@ -117,8 +117,7 @@ class Network:
     def check_images(self, images: int | None, *, calibration: bool = False) -> None:
         """Read as many test images as a proof needs, and a training image for ``calibration``, before minutes of work.
 
-        Raises:
-            InputError: They are missing, too few or unreadable, or ``images`` is too small a number.
+        An ``InputError`` where they are missing, too few or unreadable, or ``images`` is too small a number.
         """
         parity.check_count(images)
         found = sum(len(labels) for _, labels in self.images(split="test", limit=parity.MIN_IMAGES))

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from edge_sk.errors import InputError
 from edge_sk.export.parity import Parity, Threshold
@@ -39,24 +39,6 @@ class Part(BaseModel):
     """A part of a record or report: an unknown field, a NaN or an infinity is an error."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, strict=True)
-
-
-class _Shown(BaseModel, extra="allow", strict=True):
-    """The fields of :func:`edge_sk.manifest.manifest` that pages show."""
-
-    command: str = ""
-    date: str = ""
-    commit: str | None = None
-    versions: dict[str, str] = Field(default_factory=dict)
-    host: dict[str, str | int | None] = Field(default_factory=dict)
-
-
-def _pages_can_show(manifest: dict[str, Any]) -> dict[str, Any]:
-    validated(_Shown, manifest, "it is not one of ours")
-    return manifest
-
-
-Manifest = Annotated[dict[str, Any], AfterValidator(_pages_can_show)]
 
 
 class InputContract(Part):
@@ -246,21 +228,18 @@ class Record(Part):
     latency: list[Latency] = Field(default_factory=list)
     traces: list[Trace] = Field(default_factory=list, description="Time per operator, where it was traced")
     notes: list[str] = Field(default_factory=list, description="What was not verified, and why")
-    manifest: Manifest = Field(
+    manifest: dict[str, Any] = Field(
         description="edge_sk.manifest.manifest(): command, versions, commit, host, date; from deploy/report.py also "
         "made_from, a digest of the network, the code and the packages"
     )
 
     @model_validator(mode="after")
     def _lengths_fit(self) -> Record:
-        channels = (self.input.shape[1], 1)
-        for name, values, lengths in (
-            ("labels", self.labels, (self.num_classes,)),
-            ("input.mean", self.input.mean, channels),
-            ("input.std", self.input.std, channels),
-        ):
-            if values is not None and len(values) not in lengths:
-                raise ValueError(f"{name} has {len(values)} values, not {lengths[0]}")
+        channels, given = self.input.shape[1], [len(self.input.mean), len(self.input.std)]
+        if not {*given} <= {1, channels}:
+            raise ValueError(f"input.mean and input.std have {given} values for {channels} channels")
+        if self.labels is not None and len(self.labels) != self.num_classes:
+            raise ValueError(f"labels has {len(self.labels)} names for {self.num_classes} classes")
         return self
 
     def to_json(self) -> str:
@@ -321,10 +300,6 @@ def record_of(artifact: str | os.PathLike[str]) -> Record:
 
 
 def read_record(path: str | os.PathLike[str]) -> Record:
-    """Read and validate a record.
-
-    Raises:
-        InputError: No such file, not JSON, or not a record; the first wrong field is named.
-    """
+    """Read a record; an ``InputError`` names the file and what is wrong with it."""
     content = read_json(path, missing=f"no record at {path}; deploy/export.py writes one beside each file")
     return validated(Record, content, f"record {path}")

@@ -34,6 +34,7 @@ from edge_sk.training.streaming import Stream, Tars, open_tars
 from edge_sk.training.transforms import Transform, evaluation_transform
 
 Key = tuple[int, int]  # epoch and index, which seed the augmentation of an image
+MOST_WORKERS = 256
 
 
 class Batch(NamedTuple):
@@ -92,9 +93,6 @@ def part_size(data: DataRecipe, processes: int) -> int:
             f"try {max(parts, data.batch_size // parts * parts)}"
         )
     return data.batch_size // parts
-
-
-MOST_WORKERS = 256
 
 
 def make_shard(data: str, world: World, workers: int | None = None) -> Shard:

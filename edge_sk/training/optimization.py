@@ -11,6 +11,7 @@ from timm.scheduler.scheduler import Scheduler
 from torch import nn
 
 from edge_sk.errors import InputError
+from edge_sk.reading import short
 from edge_sk.training.recipe import OptimRecipe, ScheduleRecipe
 
 
@@ -22,10 +23,21 @@ def make_optimizer(model: nn.Module, recipe: OptimRecipe) -> torch.optim.Optimiz
     if name == "sgd" and not recipe.nesterov:
         name = "momentum"  # timm's "sgd" is Nesterov's
     decay: dict[str, Any] = {"weight_decay": recipe.weight_decay, "filter_bias_and_bn": not recipe.decay_norm_and_bias}
-    try:
+
+    def make(model: nn.Module) -> torch.optim.Optimizer:
         return create_optimizer_v2(model, opt=name, lr=recipe.lr, momentum=recipe.momentum, **decay)
-    except (ValueError, KeyError, AssertionError) as error:
-        raise InputError(f"optim.name={recipe.name!r} is not usable ({error}); try sgd, adamw or rmsproptf") from None
+
+    try:
+        # Some, adahessian for example, are made without complaint and fail in their first step.
+        probe = nn.Linear(2, 2)
+        optimizer = make(probe)
+        probe(torch.ones(1, 2)).sum().backward()
+        optimizer.step()
+        return make(model)
+    except Exception as error:  # timm's optimizers are by many authors
+        raise InputError(
+            f"optim.name={short(repr(recipe.name))} cannot be used ({short(error)}); try sgd, adamw or rmsproptf"
+        ) from None
 
 
 def make_scheduler(optimizer: torch.optim.Optimizer, recipe: ScheduleRecipe, *, steps_per_epoch: int) -> Scheduler:

@@ -47,6 +47,12 @@ def start(plan: Plan, world: World, *, workers: int | None = None, argv: Sequenc
             f"runtime.sync_bn=true needs GPUs, and this is {world.device.type}: set runtime.sync_bn=false, "
             "and start fewer processes if batch norms then see too few images"
         )
+    part = data.part_size(options, world.size)
+    if (recipe.augment.mixup or recipe.augment.cutmix) and part % 2:
+        raise InputError(
+            f"augment.mixup and augment.cutmix mix pairs of images, and a part of the batch has {part}: choose "
+            "data.batch_size, processes and data.accumulation so that it is even"
+        )
     if world.is_main and not plan.resume:
         check_new(plan.folder)
     train = data.open_split(plan.data, "train", options)
@@ -77,7 +83,7 @@ def start(plan: Plan, world: World, *, workers: int | None = None, argv: Sequenc
         "seed": plan.seed,
         "train images": len(train),
         "classes": num_classes,
-        "images per batch norm (batch_size / processes / accumulation)": data.part_size(options, world.size)
+        "images per batch norm (batch_size / processes / accumulation)": part
         * (world.size if recipe.runtime.sync_bn else 1),
     } | {key: value for key, value in settings(recipe).items() if key not in FREE}
     trainer = Trainer(model, recipe, feed, folder=plan.folder, config=config, world=world, identity=identity)

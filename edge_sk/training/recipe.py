@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -12,12 +11,13 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from edge_sk.errors import InputError
+from edge_sk.reading import explained, parse_yaml, read_yaml, short
 
+# Upper limits are far above what makes sense: they keep a slip of the keyboard from taking all memory or time.
 Fraction = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0)]
-Count = Annotated[int, Field(ge=1)]
-CropPct = Annotated[float, Field(gt=0, le=1)]
+Count = Annotated[int, Field(ge=1, le=10**6)]
+CropPct = Annotated[float, Field(ge=0.1, le=1)]
+Alpha = Annotated[float, Field(ge=0, le=100)]
 # YAML has lists only; the fields are tuples so that a frozen recipe is frozen to the bottom.
 Range = Annotated[tuple[float, float], Field(strict=False)]
 
@@ -32,11 +32,11 @@ class DataRecipe(_Section):
     batch_size: Count = 256  # images per optimizer step, over all processes and accumulated parts
     accumulation: Count = 1  # parts that a process's share of the batch is computed in, to save memory
     eval_batch_size: Count = 256  # images per process
-    input_size: Annotated[int, Field(ge=8)] | None = None  # pixels; null: the architecture's own
+    input_size: Annotated[int, Field(ge=8, le=4096)] | None = None  # pixels; null: the architecture's own
     crop_pct: CropPct | None = None  # evaluation crop / resized side; null: the architecture's
     interpolation: Literal["bilinear", "bicubic"] | None = None  # null: the architecture's
     num_classes: Count | None = None  # only where the data set cannot tell (WebDataset)
-    max_unreadable: Annotated[int, Field(ge=0)] = 10  # images that may be skipped before the run stops
+    max_unreadable: Annotated[int, Field(ge=0, le=10**9)] = 10  # images that may be skipped before the run stops
     root: str = "data"  # folder that torch/... and hfds/... data sets are kept in
     download: bool = True  # fetch a torch/... data set that is not there
     train_split: str | None = None  # hfds: a split; wds: a split of _info.json or "train-{0000..0009}.tar|10000"
@@ -55,22 +55,25 @@ class AugmentRecipe(_Section):
     crop: Literal["resized", "padded", "none"] = "resized"  # random area and aspect | pad and shift | resize only
     scale: Range = (0.08, 1.0)  # resized: area, as a fraction of the image
     ratio: Range = (3 / 4, 4 / 3)  # resized: width / height
-    padding: Annotated[int, Field(ge=0)] = 4  # padded: pixels on each side
+    padding: Annotated[int, Field(ge=0, le=1024)] = 4  # padded: pixels on each side
     hflip: Fraction = 0.5
-    rotation: NotNegative = 0.0  # degrees, either way
+    rotation: Annotated[float, Field(ge=0, le=360)] = 0.0  # degrees, either way
     translate: Fraction = 0.0  # of the side, either way
     zoom: Range = (1.0, 1.0)
-    color_jitter: NotNegative = 0.0  # strength of brightness, contrast and saturation
+    color_jitter: Annotated[float, Field(ge=0, le=10)] = 0.0  # strength of brightness, contrast and saturation
     auto_augment: str | None = None  # timm's names, for example rand-m9-mstd0.5
-    mixup: NotNegative = 0.0  # alpha
-    cutmix: NotNegative = 0.0  # alpha
+    mixup: Alpha = 0.0  # alpha
+    cutmix: Alpha = 0.0  # alpha
 
     @model_validator(mode="after")
     def _ranges(self) -> AugmentRecipe:
         for name in ("scale", "ratio", "zoom"):
             low, high = getattr(self, name)
-            if not 0 < low <= high:
-                raise ValueError(f"{name} must be [low, high] with 0 < low <= high, got [{low}, {high}]")
+            if not 0.01 <= low <= high <= 100:
+                raise ValueError(f"{name} must be [low, high] with 0.01 <= low <= high <= 100, got [{low}, {high}]")
+        for name in ("mixup", "cutmix"):
+            if 0 < (alpha := getattr(self, name)) < 0.01:
+                raise ValueError(f"{name} is 0 or at least 0.01, got {alpha}")
         if self.scale[1] > 1:
             raise ValueError(f"scale is a fraction of the image's area, at most 1, got {self.scale[1]}")
         return self
@@ -80,12 +83,12 @@ class OptimRecipe(_Section):
     """The optimizer; ``name`` is one of timm's, for example ``sgd``, ``adamw``, ``rmsproptf``."""
 
     name: str = "sgd"
-    lr: Positive = 0.1  # at the recipe's batch size; never rescaled
+    lr: Annotated[float, Field(gt=0, le=1000)] = 0.1  # at the recipe's batch size; never rescaled
     momentum: Fraction = 0.9
     nesterov: bool = False
-    weight_decay: NotNegative = 1e-4
+    weight_decay: Annotated[float, Field(ge=0, le=1000)] = 1e-4
     decay_norm_and_bias: bool = False
-    clip_grad_norm: Positive | None = None
+    clip_grad_norm: Annotated[float, Field(ge=1e-6, le=1e6)] | None = None
 
 
 class ScheduleRecipe(_Section):
@@ -93,7 +96,7 @@ class ScheduleRecipe(_Section):
 
     name: Literal["linear", "cosine", "step", "constant"] = "cosine"
     epochs: Count = 100
-    warmup_epochs: NotNegative = 0.0  # linear from 0, counted inside ``epochs``
+    warmup_epochs: Annotated[float, Field(ge=0)] = 0.0  # linear from 0, counted inside ``epochs``
     milestones: Annotated[tuple[int, ...], Field(strict=False)] = ()  # step: epochs at which lr is multiplied by gamma
     gamma: Fraction = 0.1
 
@@ -135,7 +138,7 @@ class CheckpointRecipe(_Section):
     """What the run starts from, and when it is saved; it always is at its end and at SIGTERM or SIGINT."""
 
     init_from: str | None = None  # starting weights, as create_model takes them; null: random
-    every_minutes: NotNegative = 10.0  # 0: after every step
+    every_minutes: Annotated[float, Field(ge=0, le=1e6)] = 10.0  # 0: after every step
 
 
 class LogRecipe(_Section):
@@ -173,12 +176,9 @@ def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
 
     An ``InputError`` where it is not YAML, or a key is unknown or a value wrong.
     """
-    try:
-        values = parse_yaml(path.read_text(encoding="utf-8"), str(path))
-    except UnicodeDecodeError:
-        raise InputError(f"{path} is not a text file: a recipe is YAML in UTF-8") from None
+    values = read_yaml(path)
     if values is not None and not isinstance(values, dict):
-        raise InputError(f"{path} must hold sections ({', '.join(Recipe.model_fields)}), got {values!r}")
+        raise InputError(f"{path} must hold sections ({', '.join(Recipe.model_fields)}), got {short(repr(values))}")
     return make_recipe(values or {}, overrides, origin=str(path))
 
 
@@ -190,11 +190,11 @@ def make_recipe(values: dict[str, Any], overrides: Sequence[str] = (), *, origin
         key, equals, text = override.partition("=")
         section, dot, field = key.strip().partition(".")
         if not (equals and dot and field):
-            raise InputError(f"--set {override!r} is not section.key=value, for example optim.lr=0.1")
+            raise InputError(f"--set {short(repr(override))} is not section.key=value, for example optim.lr=0.1")
         overridden.add(key.strip())
         # Validation reports a section that is not a mapping.
         if isinstance(merged.setdefault(section, {}), dict):
-            merged[section][field] = parse_yaml(text, f"--set {key}")
+            merged[section][field] = parse_yaml(text, f"--set {short(key)}")
     try:
         return Recipe.model_validate(merged)
     except ValidationError as error:
@@ -203,7 +203,8 @@ def make_recipe(values: dict[str, Any], overrides: Sequence[str] = (), *, origin
             where = ".".join(str(part) for part in problem["loc"] if not isinstance(part, int))
             given = any(key == where or key.startswith(f"{where}.") for key in overridden)
             problems.append(f"{'--set' if given else origin}: {_explain(dict(problem), where)}")
-        raise InputError("; ".join(problems)) from None
+        more = f"; and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise InputError("; ".join(problems[:3]) + more) from None
 
 
 def settings(recipe: Recipe) -> dict[str, Any]:
@@ -220,28 +221,9 @@ def recipe_to_yaml(recipe: Recipe) -> str:
     return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML 1.2's floats: PyYAML follows 1.1 and reads ``4e-5``, which has no dot, as a string."""
-
-
-_FLOAT = re.compile(r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$")
-_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))
-
-
-def parse_yaml(text: str, origin: str) -> Any:
-    """``yaml.safe_load`` with YAML 1.2 floats; an ``InputError`` names ``origin`` and the line that is not YAML."""
-    try:
-        return yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError as error:
-        raise InputError(f"{origin} is not YAML: {' '.join(str(error).split())}") from None
-
-
 def _explain(problem: dict[str, Any], where: str) -> str:
-    message = str(problem["msg"])
-    if problem["type"] == "value_error":
-        return f"{where}: {message.removeprefix('Value error, ')}"
     if problem["type"] != "extra_forbidden":
-        return f"{where}: {message} (got {problem['input']!r})" if where else message
+        return explained(problem | {"loc": (where,) if where else ()})
     section, dot, field = where.rpartition(".")
     keys = list(settings(Recipe()))
     known = [key for key in keys if key.startswith(f"{section}.")] if dot else list(Recipe.model_fields)
@@ -250,4 +232,4 @@ def _explain(problem: dict[str, Any], where: str) -> str:
     nearest = [key for key in keys if key.endswith(f".{field}")]
     nearest += [names[name] for name in difflib.get_close_matches(field, names, n=1)]
     hint = f" (did you mean {nearest[0]}?)" if nearest else ""
-    return f"unknown key {where}{hint}; known: {', '.join(known)}"
+    return f"unknown key {short(where)}{hint}; known: {', '.join(known)}"

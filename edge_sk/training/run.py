@@ -7,6 +7,7 @@ import csv
 import hashlib
 import io
 import json
+import math
 import os
 import struct
 from collections.abc import Sequence
@@ -14,14 +15,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, model_validator
 from torch import Tensor, nn
 
 from edge_sk.errors import InputError
 from edge_sk.files import atomic_write, check_output, write_text
 from edge_sk.models import _weights, create_model
-from edge_sk.reading import read_text, short
-from edge_sk.training.recipe import DataRecipe, Recipe, read_recipe, recipe_to_yaml
+from edge_sk.reading import read_json, read_yaml, short, validated
+from edge_sk.training.recipe import Count, DataRecipe, Recipe, read_recipe, recipe_to_yaml
 from edge_sk.training.sources import is_embedded
 from edge_sk.training.transforms import Preprocessing
 
@@ -57,19 +58,43 @@ class RunConfig(Preprocessing):
 
     arch: str
     options: dict[str, Any] = Field(default_factory=dict)
-    num_classes: int
+    num_classes: Count
     classes: list[str] | None  # label names, in the order of the outputs
     in_chans: int
     recipe: str
     data: str
     edge_sk_version: str
 
+    @model_validator(mode="after")
+    def _agree(self) -> RunConfig:
+        if self.in_chans != self.input_size[0]:
+            raise ValueError(f"in_chans is {self.in_chans} and input_size has {self.input_size[0]} channels")
+        if self.classes is not None and len(self.classes) != self.num_classes:
+            raise ValueError(f"classes has {len(self.classes)} names for num_classes={self.num_classes}")
+        if given := {"name", "num_classes", "in_chans", "init_from"} & self.options.keys():
+            raise ValueError(f"options must not hold {', '.join(sorted(given))}")
+        return self
+
+
+class RunManifest(BaseModel, extra="allow"):
+    """What is read of ``manifest.json``."""
+
+    seed: int
+    commit: str | None = None
+    resumed: list[dict[str, Any]] = []  # the same for each continuation
+
 
 def check_new(folder: Path) -> None:
     """Refuse a folder for a new run that holds something: an ``InputError``."""
     if folder.exists() and not folder.is_dir():
         raise InputError(f"--output {folder} is a file; give a folder")
-    if folder.is_dir() and any(folder.iterdir()):
+    try:
+        str(folder).encode()
+    except UnicodeEncodeError:
+        raise InputError(f"--output {short(folder)} is not UTF-8: metrics and reports could not name it") from None
+    # A start that failed has written no more than this.
+    started = {MANIFEST, CONFIG, RECIPE}
+    if folder.is_dir() and any(entry.name not in started for entry in folder.iterdir()):
         remedy = "--resume continues it" if (folder / CHECKPOINT).exists() else "it is not empty"
         raise InputError(f"{folder} exists already: {remedy}, another --output starts a new run")
 
@@ -79,7 +104,7 @@ def describe_run(folder: Path, config: RunConfig, recipe: Recipe, made: dict[str
     check_output(folder)
     if (folder / MANIFEST).is_file():
         first = saved_manifest(folder)
-        made = first | {"resumed": [*first.get("resumed", []), made]}
+        made = first | {"resumed": [*first["resumed"], made]}
     write_text(folder / MANIFEST, json.dumps(made, indent=2) + "\n")
     save_config(folder, config)
     # Last: a folder with a recipe can be resumed.
@@ -119,7 +144,8 @@ def save_weights(folder: Path, state: dict[str, Tensor]) -> None:
 
 def load_config(path: str | Path) -> RunConfig:
     """Read a run folder's ``config.json``; an ``InputError`` where it is missing or not one of ours."""
-    return _load(path, CONFIG, RunConfig)
+    file = _file(path, CONFIG)
+    return validated(RunConfig, read_json(file), file)
 
 
 def save_config(folder: Path, config: RunConfig) -> None:
@@ -129,7 +155,10 @@ def save_config(folder: Path, config: RunConfig) -> None:
 
 def saved_recipe(folder: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """The resolved recipe of a run folder, with ``overrides``; errors as in :func:`~recipe.read_recipe`."""
-    return read_recipe(_file(folder, RECIPE), overrides)
+    path = _file(folder, RECIPE)
+    if missing := Recipe.model_fields.keys() - (read_yaml(path) or {}):
+        raise InputError(f"{path} is damaged: it lacks {', '.join(sorted(missing))}; a run's recipe names every field")
+    return read_recipe(path, overrides)
 
 
 def data_options(folder: str | Path, data: str) -> DataRecipe:
@@ -139,19 +168,8 @@ def data_options(folder: str | Path, data: str) -> DataRecipe:
 
 def saved_manifest(folder: str | Path) -> dict[str, Any]:
     """How a run was made: ``seed``, ``commit``, ..., and under ``resumed`` the same for each continuation."""
-    return _load(folder, MANIFEST, _Manifest).model_dump()
-
-
-class _Manifest(BaseModel, extra="allow"):
-    seed: int
-
-
-def _load(folder: str | Path, name: str, model: type[BaseModel]) -> Any:
-    path = _file(folder, name)
-    try:
-        return model.model_validate_json(path.read_bytes())
-    except ValidationError as error:
-        raise InputError(f"{path} is damaged or from another program ({' '.join(str(error).split())})") from None
+    path = _file(folder, MANIFEST)
+    return validated(RunManifest, read_json(path), path).model_dump()
 
 
 def _file(folder: str | Path, name: str) -> Path:
@@ -176,22 +194,20 @@ def write_csv(folder: Path, history: Sequence[Row]) -> None:
     write_text(folder / CSV, text.getvalue())
 
 
-class _EpochResult(BaseModel):
-    epoch: int = Field(ge=1, le=10**9)
-    test_top1: float = Field(ge=0, le=100)
-    seconds: float = Field(ge=0, le=1e12)
-
-
 def read_csv(folder: str | Path) -> list[Row]:
     """``epoch``, ``test_top1`` and ``seconds`` of every row of ``metrics.csv``; nothing where there is no such file."""
     path = Path(folder) / CSV
     if not path.is_file():
         return []
-    lines = read_text(path).splitlines()
     try:
-        return [_EpochResult.model_validate(row).model_dump() for row in csv.DictReader(lines)]
-    except (csv.Error, ValidationError) as error:
-        raise InputError(f"{path} is damaged ({short(error)})") from None
+        with path.open(encoding="utf-8") as file:
+            columns = ("epoch", "test_top1", "seconds")
+            rows = [{name: float(row[name]) for name in columns} for row in csv.DictReader(file)]
+    except (ValueError, KeyError, TypeError, csv.Error) as error:
+        raise InputError(f"{path} is damaged ({type(error).__name__}: {short(error)})") from None
+    if not all(math.isfinite(value) for row in rows for value in row.values()):
+        raise InputError(f"{path} is damaged: it holds a value that is not finite")
+    return rows
 
 
 def unfinished(folder: str | Path) -> str | None:
@@ -266,7 +282,10 @@ def _read_checkpoint(path: Path) -> dict[str, Any] | str:
         return "is truncated or was not written by recipes/train.py"
     if given != expected:
         return "does not match its checksum"
-    state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    try:
+        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except Exception:  # torch raises a dozen types, some with advice to load it unsafely
+        return "holds more than tensors and plain values"
     if state.get("format") != FORMAT:
         raise InputError(
             f"{path} has checkpoint format {state.get('format')}, this version of edge_sk reads {FORMAT}; "

@@ -4,31 +4,39 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from operator import methodcaller
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
 from PIL import Image
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 from torchvision import transforms
 from torchvision.transforms import InterpolationMode
 
 from edge_sk.errors import InputError
-from edge_sk.training.recipe import AugmentRecipe, DataRecipe
+from edge_sk.training.recipe import AugmentRecipe, CropPct, DataRecipe
 
 Transform = Callable[[Image.Image], Tensor]
+Side = Annotated[int, Field(ge=8, le=8192)]
 
 
 class Preprocessing(BaseModel):
     """How a network wants its images; the fields are named as in ``default_cfg`` and ``config.json``."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
 
-    input_size: tuple[int, int, int]  # (C, H, W)
+    input_size: tuple[Literal[1, 3], Side, Side]  # (C, H, W)
     mean: tuple[float, ...]  # per channel, of inputs in [0, 1]
-    std: tuple[float, ...]
-    interpolation: str
-    crop_pct: float
+    std: tuple[Annotated[float, Field(gt=0)], ...]
+    interpolation: Literal["nearest", "bilinear", "bicubic", "box", "hamming", "lanczos"]
+    crop_pct: CropPct
+
+    @model_validator(mode="after")
+    def _channels(self) -> Preprocessing:
+        for name in ("mean", "std"):
+            if len(values := getattr(self, name)) != self.input_size[0]:
+                raise ValueError(f"{name} has {len(values)} values for {self.input_size[0]} channels")
+        return self
 
     @classmethod
     def of(cls, cfg: Mapping[str, Any], data: DataRecipe) -> Preprocessing:

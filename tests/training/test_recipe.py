@@ -6,7 +6,8 @@ import pytest
 from pydantic import ValidationError
 
 from edge_sk.errors import InputError
-from edge_sk.training.recipe import Recipe, make_recipe, parse_yaml, recipe_to_yaml
+from edge_sk.reading import parse_yaml
+from edge_sk.training.recipe import Recipe, make_recipe, recipe_to_yaml
 from recipes.experiments.comparison import recipe_differences
 from recipes.planning import load_recipe
 
@@ -100,7 +101,7 @@ def test_a_recipe_file_may_be_given_by_path(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="optim"):
         load_recipe(str(path))
     path.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(InputError, match="not a text file"):
+    with pytest.raises(InputError, match="not text in UTF-8"):
         load_recipe(str(path))
 
 

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from edge_sk.errors import InputError
-from edge_sk.export import parity
 from edge_sk.export.executorch import delegation, executorch
 from edge_sk.export.executorch.quantize import CALIBRATION_IMAGES, computed_in_float, quantize
 from edge_sk.export.network import Network
@@ -78,7 +77,6 @@ def to_pte(
         raise InputError(f"{backend} has no {precision} here; {known}")
     folder = Path(output)
     check_output(folder)
-    parity.check_count(images)
     if backend == "xnnpack" or bundle:
         network.check_images(images, calibration=precision == "int8")
     executorch("exir")

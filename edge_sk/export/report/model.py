@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from edge_sk.export.network import UNTRAINED
-from edge_sk.export.record import Count, Format, Manifest, Part, Precision, Record, Size
+from edge_sk.export.record import Count, Format, Part, Precision, Record, Size
 from edge_sk.files import write_text
 from edge_sk.reading import read_json, validated
 
@@ -48,7 +48,7 @@ class Report(Part):
     records: list[Record]
     costs: list[NetworkCost] = Field(default_factory=list)
     failures: list[Failure] = Field(default_factory=list)
-    manifest: Manifest = Field(description="edge_sk.manifest.manifest() of the report itself")
+    manifest: dict[str, Any] = Field(description="edge_sk.manifest.manifest() of the report itself")
 
 
 def network_title(item: Record | NetworkCost | Failure) -> str:
@@ -75,10 +75,5 @@ def write_report(path: str | os.PathLike[str], report: Report) -> None:
 
 
 def read_report(path: str | os.PathLike[str]) -> Report:
-    """Read and validate a ``report.json``.
-
-    Raises:
-        InputError: No such file, not JSON, or not a report; the first wrong field is named.
-    """
-    content = read_json(path, missing=MISSING.format(path))
-    return validated(Report, content, f"report {path}")
+    """Read a ``report.json``; an ``InputError`` names the file and what is wrong with it."""
+    return validated(Report, read_json(path, missing=MISSING.format(path)), f"report {path}")
