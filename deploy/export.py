@@ -80,9 +80,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         else networks.from_arch(args.arch, data=args.data)
     )
     # Before minutes of lowering: a place for the files, and the images that prove them.
-    check_output(Path(args.output))
     if args.backend == "xnnpack" or args.bundle or "mlpackage" in args.formats:
         network.check_images(args.images, calibration=("pte", "int8") in wanted)
+    check_output(Path(args.output))
     command = ["deploy/export.py", *(sys.argv[1:] if argv is None else argv)]
     failures: list[InputError] = []
     for file_format, precision in wanted:

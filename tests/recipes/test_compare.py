@@ -186,6 +186,8 @@ def test_garbage_weights_are_trained_again(compared: Path, tmp_path: Path, capsy
     ("name", "content"),
     [
         ("manifest.json", "{}"),
+        ("manifest.json", '{"seed": 3, "resumed": 3}'),
+        ("manifest.json", '{"seed": 3, "resumed": [3]}'),
         ("config.json", "[]"),
         ("recipe.yaml", "["),
         ("metrics.csv", "epoch,test_top1,seconds\nnan,90,1\n"),
@@ -274,7 +276,7 @@ def test_seeds_of_one_training_are_told_from_others(compared: Path, tmp_path: Pa
     assert independent_seeds([again]) == [4]
     (again / "recipe.yaml").write_text((run / "recipe.yaml").read_text())
     (again / "manifest.json").write_text("{")
-    with pytest.raises(InputError, match=r"manifest.json is damaged"):
+    with pytest.raises(InputError, match=r"manifest.json is not JSON"):
         independent_seeds([again])
     (again / "metrics.csv").write_text("epoch,step\n1,3\n")
     with pytest.raises(InputError, match=r"metrics.csv is damaged \(KeyError: 'test_top1'\)"):

@@ -76,9 +76,9 @@ def to_mlpackage(
     if precision not in PRECISIONS:
         raise InputError(f"mlpackage has no {precision} here; it has {', '.join(PRECISIONS)}")
     target = oldest_system(target)
+    network.check_images(images)
     folder = Path(output)
     check_output(folder)
-    network.check_images(images)
     coremltools()
     path = artifact_path(folder, f"{network.stem}_coreml_{precision}", ".mlpackage")
     labels = class_labels(network) if softmax else None
@@ -156,11 +156,8 @@ def _convert(
     graph: torch.export.ExportedProgram, network: Network, precision: Precision, target: str, labels: list[str] | None
 ) -> Any:
     ct = coremltools()
-    channels = network.input_size[0]
-    layouts = {3: ct.colorlayout.RGB, 1: ct.colorlayout.GRAYSCALE}
-    if channels not in layouts:
-        raise InputError(f"{network.arch} takes {channels} channels; a Core ML image has 3 (RGB) or 1 (grayscale)")
-    image = ct.ImageType(name=INPUT, shape=(1, *network.input_size), scale=1 / 255, color_layout=layouts[channels])
+    layout = ct.colorlayout.RGB if network.input_size[0] == 3 else ct.colorlayout.GRAYSCALE
+    image = ct.ImageType(name=INPUT, shape=(1, *network.input_size), scale=1 / 255, color_layout=layout)
     outputs = (
         {"classifier_config": ct.ClassifierConfig(labels, predicted_feature_name=LABEL)}
         if labels is not None

@@ -75,10 +75,10 @@ def to_pte(
     if precision not in BACKENDS.get(backend, ()):
         known = "; ".join(f"{name} has {', '.join(precisions)}" for name, precisions in BACKENDS.items())
         raise InputError(f"{backend} has no {precision} here; {known}")
-    folder = Path(output)
-    check_output(folder)
     if backend == "xnnpack" or bundle:
         network.check_images(images, calibration=precision == "int8")
+    folder = Path(output)
+    check_output(folder)
     executorch("exir")
     path = artifact_path(folder, f"{network.stem}_{backend}_{precision}", ".pte")
     started = time.perf_counter()
