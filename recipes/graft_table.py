@@ -151,12 +151,12 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
         "",
         "Made by `python recipes/graft_table.py --write`; the record is `recipes/results/graft_table.json`.",
         "",
-        "- sites: convolutions replaced, of all depthwise and grouped ones larger than 1x1; what is left has its "
-        "reason below the table",
+        "- sites: convolutions replaced, of all depthwise and grouped ones larger than 1x1; the others have their "
+        "reasons below the table",
         "- difference: largest change of any output value relative to the largest output value, on noise and "
         "photographs; weights are random, batch-normalisation statistics near those of real activations;"
-        " *own rounding*: the ungrafted network when every input value moves by one float32 rounding; *k, k+2*: dense "
-        'branches, the default of `init="preserve"`; *k, 3x3 dilated*: the paper\'s cheap pair',
+        " *own rounding*: the ungrafted network when every input value moves by one float32 rounding; *k, k+2*: two "
+        "dense branches; *k, 3x3 dilated*: the default branches",
         "- cost: parameters and MACs added; latency was not measured",
         "- not tried here: training, the deploy form and the export of the grafted networks",
         "",
@@ -176,7 +176,7 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
     header = ["network", "found by", "sites", "difference: k, k+2", "k, 3x3 dilated", "own rounding"]
     header += ["params: k, k+2", "MACs", "params: k, 3x3 dilated", "MACs"]
     lines.append(markdown_table(header, table))
-    lines += ["", "## Left as they were", ""]
+    lines += ["", "## Not replaced", ""]
     lines += [f"- {reason}: {', '.join(names)}" for reason, names in sorted(reasons.items())]
     lines += ["", "## Nothing to graft", ""]
     lines += [f"- {one['arch']}: {one['refused']}" for one in rows if "refused" in one]

@@ -42,10 +42,11 @@ class Weights:
         unused = () if model.default_cfg["num_classes"] else _heads(model)
         return {name: value for name, value in self.state.items() if not name.startswith(unused)}
 
-    def load(self, model: Any, *, new_classes: bool = True) -> None:
+    def load(self, model: Any, *, network: str = "this network", new_classes: bool = True) -> None:
         """Load the tensors into a network, and the image fields into its ``default_cfg``.
 
-        A classifier of another number of classes keeps its fresh weights if there may be ``new_classes``.
+        A classifier of another number of classes keeps its fresh weights if there may be ``new_classes``; messages say
+        ``network``.
 
         Raises:
             InputError: Names or shapes differ anywhere else.
@@ -62,8 +63,8 @@ class Weights:
             if name not in fresh
         ]
         if wrong:
-            more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-            raise InputError(f"the weights of {self.source} do not fit: {', '.join(wrong[:3])}{more}")
+            more = f"; and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+            raise InputError(f"{self.source} does not hold the weights of {network}: {', '.join(wrong[:3])}{more}")
         if fresh:
             _logger.info("%s has another number of classes: %s start fresh", self.source, ", ".join(fresh))
         if "mean" not in self.images:

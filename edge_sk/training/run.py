@@ -128,7 +128,7 @@ def load_run(path: str | Path) -> LoadedRun:
     if not file.is_file():
         raise InputError(f"{path} has no {WEIGHTS} yet: finish the run with recipes/train.py --resume")
     model = create_model(config.arch, num_classes=config.num_classes, in_chans=config.in_chans, **config.options)
-    _weights.read(file).load(model, new_classes=False)
+    _weights.read(file).load(model, network=config.arch, new_classes=False)
     return LoadedRun(model.eval(), config)
 
 

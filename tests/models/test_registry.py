@@ -317,13 +317,13 @@ def test_bad_weights(tmp_path: Path) -> None:
     other_shape = tmp_path / "other.safetensors"
     save_file(edge_sk.create_model("shufflenetv2_1.0").state_dict(), other_shape)
     for source, message in (
-        (foreign, r"do not fit: conv1.0.weight is missing there and .*, conv.weight is \(3,\) there and missing here$"),
+        (foreign, r"of this network: conv1.0.weight is missing there and .*; and \d+ more$"),
         (truncated, "is not a whole safetensors file"),
         (damaged, "cannot be read as weights"),
         (module, "cannot be read as weights"),
         (numbers, "holds no state dict"),
         (tmp_path / "missing.pth", "no weights at .*missing.pth; give a run folder"),
-        (other_shape, "do not fit: .* is .* there and"),
+        (other_shape, "of this network: .* is .* there and"),
         ("timm:no_such_model", "timm has no model 'no_such_model'"),
         ("torchvision:no_such_model", "torchvision has no classification model 'no_such_model'"),
         ("torchvision:mobilenet_v2.NOPE", "has no weights 'NOPE'; it has IMAGENET1K_V1"),
