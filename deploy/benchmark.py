@@ -13,11 +13,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field
+
 from edge_sk.errors import InputError, script
 from edge_sk.export.executorch import latency
-from edge_sk.export.record import Latency, record_of, record_path, write_record
+from edge_sk.export.record import Latency, OperatorTime, record_of, record_path, write_record
 from edge_sk.export.report.latencies import noise_ms
-from edge_sk.files import file_digest, write_text
+from edge_sk.files import check_output, file_digest, write_text
+from edge_sk.reading import parse_json, read_text, validated
 
 
 def parser() -> argparse.ArgumentParser:
@@ -35,6 +38,14 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
+class Row(Latency):
+    """A line of ``--output``: a measurement, and the file that it is of."""
+
+    file: str
+    sha256: str
+    operators: list[OperatorTime] = Field(default_factory=list)
+
+
 @script
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print, and add the measurement to the record beside each file."""
@@ -46,6 +57,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise InputError(f"--threads {min(args.threads)} is not a number of threads; give at least 1")
     if args.resume and not args.output:
         raise InputError("--resume continues an --output file; name it")
+    if args.output:
+        if args.output.is_dir():
+            raise InputError(f"--output {args.output} is a folder; name a file")
+        check_output(args.output.parent)
     files = list(_files(args.files))
     rows = _read(args.output) if args.resume and args.output.exists() else []
     digests = {file: _digest(file) for file in files}
@@ -90,14 +105,9 @@ def _digest(file: Path) -> str:
 
 def _read(path: Path) -> list[dict[str, Any]]:
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
-            row = None
-        if not isinstance(row, dict) or not {"sha256", "threads", "file"} <= row.keys():
-            raise InputError(f"line {number} of {path} is not a measurement; move the file away or drop --resume")
-        rows.append(row)
+    for number, line in enumerate(read_text(path).splitlines(), 1):
+        origin = f"line {number} of {path} is not a measurement; move the file away or drop --resume"
+        rows.append(validated(Row, parse_json(line, origin), origin).model_dump(exclude_unset=True))
     return rows
 
 

@@ -20,11 +20,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from edge_sk.errors import InputError, script  # isort: skip (before torch: Ctrl-C)
 import torch
+from pydantic import BaseModel, Field, RootModel
 from torch import nn
 
 import edge_sk
-from edge_sk.errors import InputError, script
 from edge_sk.export import to_pte
 from edge_sk.export.executorch import delegation, executorch, latency
 from edge_sk.export.network import from_arch
@@ -32,6 +33,7 @@ from edge_sk.export.record import Precision
 from edge_sk.export.stderr import capture_stderr
 from edge_sk.files import artifact_path, atomic_write, check_output, write_text
 from edge_sk.manifest import manifest
+from edge_sk.reading import read_json, validated
 from recipes.markdown_tables import markdown_table
 from recipes.textbook import textbook
 
@@ -61,6 +63,22 @@ EXPORT_CLAIMS: tuple[tuple[str, str, float | None], ...] = (
     ("sk_shufflenetv2_1.0_xnnpack_fp32", "untouched-sk_shufflenetv2_1.0", 0.5),
 )
 EXPORT_ROUNDS = 3
+
+
+class MadeFile(BaseModel, extra="forbid"):
+    """What an exported file is made of."""
+
+    delegates: int
+    left: dict[str, int]
+    export_seconds: float = Field(gt=1e-9, lt=1e9)
+    round_export_seconds: list[float] = []
+    size_bytes: int
+    in_float: list[str] = []
+    rewrites: list[str] = []
+
+
+class MadeFiles(RootModel[dict[str, MadeFile]]):
+    """``made.json`` in ``--work``: every exported file by its name without the suffix."""
 
 
 def lower_ordinarily(make: Callable[[], nn.Module], path: Path) -> dict[str, Any]:
@@ -159,7 +177,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     check_output(args.output.parent)
     facts = args.work / "made.json"
     if args.reuse and facts.exists():
-        made = json.loads(facts.read_text(encoding="utf-8"))
+        made = validated(MadeFiles, read_json(facts), facts).model_dump(exclude_unset=True)
+        if made.keys() != exports(args.work).keys():
+            raise InputError(f"{facts} is of other files than are measured today; run without --reuse")
     else:
         made = export_all(args.work)
         write_text(facts, json.dumps(made))

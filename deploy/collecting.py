@@ -25,15 +25,14 @@ from edge_sk.export.record import (
     Record,
     Trace,
     newest,
-    read_json,
     read_record,
     record_of,
-    validated,
     write_record,
 )
 from edge_sk.export.report.model import MISSING, Failure, NetworkCost, Report, identity
 from edge_sk.manifest import manifest
 from edge_sk.profiling import profile
+from edge_sk.reading import read_json, validated
 
 TRACE_THREADS = 1
 
@@ -212,10 +211,9 @@ def read_records(paths: Sequence[str | os.PathLike[str]]) -> list[Record]:
         for file in files:
             content = read_json(file, missing=MISSING.format(file))
             if isinstance(content, dict) and "records" in content:
-                records += validated(Report, content, file, "report").records
+                records += validated(Report, content, f"report {file}").records
             else:
-                what = "record; give files that deploy/export.py or deploy/report.py wrote"
-                records.append(validated(Record, content, file, what))
+                records.append(validated(Record, content, f"record {file}"))
     return records
 
 

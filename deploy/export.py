@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from edge_sk.errors import InputError, script
 from edge_sk.export import network as networks
@@ -17,6 +18,7 @@ from edge_sk.export.coreml import mlpackage
 from edge_sk.export.executorch.pte import BACKENDS
 from edge_sk.export.record import Record
 from edge_sk.export.stderr import show_stderr
+from edge_sk.files import check_output
 
 FORMATS = ("pte", "mlpackage")
 PRECISIONS = ("fp32", "fp16", "int8", "palette6")
@@ -71,11 +73,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     except InputError as error:
         raise InputError(f"--images {args.images}: {error}") from None
     wanted = artifacts(args.formats, args.precisions, args.backend)
+    mlpackage.oldest_system(args.target)
     network = (
         networks.from_run(args.checkpoint, data=args.data, unfinished=args.unfinished)
-        if args.checkpoint
+        if args.checkpoint is not None
         else networks.from_arch(args.arch, data=args.data)
     )
+    # Before minutes of lowering: a place for the files, and the images that prove them.
+    if args.backend == "xnnpack" or args.bundle or "mlpackage" in args.formats:
+        network.check_images(args.images, calibration=("pte", "int8") in wanted)
+    check_output(Path(args.output))
     command = ["deploy/export.py", *(sys.argv[1:] if argv is None else argv)]
     failures: list[InputError] = []
     for file_format, precision in wanted:

@@ -10,7 +10,7 @@ import sys
 import types
 import typing
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel
 
@@ -73,6 +73,8 @@ def _type_text(annotation: Any) -> str:
         return " or ".join(f"`{value!r}`" if isinstance(value, str) else str(value) for value in parts)
     if origin in (types.UnionType, typing.Union):
         return " or ".join(map(_type_text, parts))
+    if origin is Annotated:
+        return _type_text(parts[0])
     if origin in (list, dict):
         return f"{origin.__name__} of {_type_text(parts[-1])}"
     if annotation is type(None):

@@ -62,10 +62,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     old = reports.read_report(args.against) if args.against else None
     elsewhere = read_records(args.records)
     chosen = _networks(args)
+    check_output(args.output)
     for network in chosen:
         if network.training is not None:
             print(f"warning: the training of {network.weights} is {network.training}", file=sys.stderr)
-    check_output(args.output)
+        network.check_images(None, calibration="pte" in args.formats)
     report = _collect(chosen, args, command) if chosen else Report(records=[], manifest=manifest(command))
     report.records = join([*report.records, *elsewhere])
     if not report.records:
@@ -99,10 +100,8 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _networks(args: argparse.Namespace) -> list[networks.Network]:
-    # The last part of the path names the run, so "." must be resolved.
     chosen = [
-        networks.from_run(Path(run).resolve(), data=args.data, unfinished=args.unfinished)
-        for run in dict.fromkeys(args.checkpoint)
+        networks.from_run(run, data=args.data, unfinished=args.unfinished) for run in dict.fromkeys(args.checkpoint)
     ]
     chosen += [networks.from_arch(arch, data=args.data) for arch in dict.fromkeys(args.arch)]
     if args.input_size is None:

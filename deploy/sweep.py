@@ -16,10 +16,10 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
+from edge_sk.errors import script  # isort: skip (before torch: Ctrl-C)
 import torch
 
 from deploy import sweeping
-from edge_sk.errors import script
 from edge_sk.export import parity, prepare
 from edge_sk.export.executorch import pte
 from edge_sk.export.network import Network

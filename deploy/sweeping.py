@@ -9,13 +9,15 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from edge_sk.errors import InputError  # isort: skip (before torch: Ctrl-C)
 import torch
+from pydantic import BaseModel
 
 import edge_sk
-from edge_sk.errors import InputError
 from edge_sk.export.network import Network, from_arch, with_statistics
 from edge_sk.files import artifact_path, write_text
 from edge_sk.manifest import manifest
+from edge_sk.reading import read_json, short, validated
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -77,6 +79,12 @@ def command_line(stem: str, prog: str, description: str | None) -> argparse.Argu
     return p
 
 
+class Sweep(BaseModel, extra="allow"):
+    """The record of a sweep: a row for each network, and facts that hold for all rows."""
+
+    networks: dict[str, dict[str, Any]]
+
+
 def sweep(
     jobs: Mapping[str, Callable[[], dict[str, Any]]],
     args: argparse.Namespace,
@@ -95,11 +103,17 @@ def sweep(
     data = artifact_path(args.output, stem, ".json")
     rows: dict[str, Any] = {}
     if data.exists() and (args.resume or args.pattern != "*"):
-        old = json.loads(data.read_text(encoding="utf-8"))
+        old = validated(Sweep, read_json(data), data)
         for name, value in facts.items():
-            if old[name] != value:
-                raise InputError(f"{data} is of {old[name]}, not {value}; give another --output")
-        rows = old["networks"]
+            if (found := getattr(old, name, None)) != value:
+                raise InputError(f"{data} is of {short(found)}, not {value}; give another --output")
+        rows = old.networks
+        try:
+            table({"networks": rows, **facts, "manifest": manifest(command)})
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise InputError(
+                f"{data} has a damaged row ({type(error).__name__}: {short(error)}); give another --output"
+            ) from None
     for key, job in jobs.items():
         if args.resume and key in rows and "error" not in rows[key]:
             continue

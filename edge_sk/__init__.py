@@ -1,7 +1,7 @@
 """Selective-kernel networks for phones: build, graft, train, measure, export."""
 
+from edge_sk.errors import InputError  # isort: skip (before torch: Ctrl-C)
 from edge_sk import grafting
-from edge_sk.errors import InputError
 from edge_sk.grafting import graft
 from edge_sk.manifest import __version__ as __version__
 from edge_sk.models import create_model, list_models

@@ -5,11 +5,18 @@ from __future__ import annotations
 import errno
 import functools
 import numbers
+import signal
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, ParamSpec
 
 Arguments = ParamSpec("Arguments")
+
+# Ctrl-C ends a script that still imports torch at once; from its `main` on it is an exception again.
+_is_script = Path(sys.argv[0]).absolute().parent.name in ("recipes", "deploy", "mac")
+if _is_script and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 class InputError(ValueError):
@@ -69,10 +76,19 @@ def script(main: Callable[Arguments, int]) -> Callable[Arguments, int]:
 
     @functools.wraps(main)
     def wrapper(*args: Arguments.args, **kwargs: Arguments.kwargs) -> int:
+        if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        given: Any = next(iter(args), None)
         try:
+            # A disk takes a name that is not UTF-8, but our JSON cannot hold it.
+            " ".join(sys.argv[1:] if given is None else given).encode()
             return main(*args, **kwargs)
         except InputError as error:
             print(f"error: {error}", file=sys.stderr)
+            return 2
+        except UnicodeEncodeError as error:
+            part = ascii(error.object[max(0, error.start - 40) : error.end + 40])
+            print(f"error: {part} cannot be written as {error.encoding}: rename it", file=sys.stderr)
             return 2
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)

@@ -68,7 +68,7 @@ def check_output(folder: Path) -> None:
         probe.unlink()
     except OSError as error:
         remedy = "give a folder that you may write to"
-        raise InputError(f"cannot write into --output {folder}: {error.strerror}; {remedy}") from error
+        raise InputError(f"cannot write into {folder}: {error.strerror}; {remedy}") from error
 
 
 def _sync_folder(folder: Path) -> None:

@@ -56,6 +56,8 @@ def parse_json(text: str, origin: str) -> Any:
     """
     try:
         value = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_unique)
+        if "\\ud" in text.lower():  # an escape may be half a character, which nothing can print or write
+            json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise InputError(f"{origin} is not JSON: {short(error)}") from None
     return _shallow(value, origin)

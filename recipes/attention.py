@@ -15,12 +15,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from edge_sk.errors import InputError, script
-from edge_sk.files import write_text
+from edge_sk.files import check_output, write_text
 
 # How much the middle of the picture is enlarged, as in the paper.
 ENLARGEMENTS = [1.0, 1.5, 2.0]
 # Size of the digit, as a fraction of the canvas.
 OBJECT_SCALES = [0.25, 0.5, 1.0]
+# Images enlarged more than this do not fit into memory.
+MOST_ENLARGED = 10.0
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -53,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from edge_sk.attention import attention_against_scale
     from edge_sk.manifest import manifest
-    from edge_sk.training.data import eval_batches
+    from edge_sk.training.data import MOST_WORKERS, eval_batches, open_split
     from edge_sk.training.distributed import pick_device
     from edge_sk.training.run import data_options, load_run
     from recipes.experiments.attention_figure import plot
@@ -71,17 +73,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     scales = args.scales or (OBJECT_SCALES if drawn else ENLARGEMENTS)
     if scales != sorted(set(scales)) or len(scales) < 2 or not all(map(math.isfinite, scales)):
         raise InputError(f"--scales {' '.join(f'{scale:g}' for scale in scales)}: give two or more, ascending")
-    if not drawn and scales[0] < 1:
-        raise InputError(f"--scales {scales[0]:g}: the middle of an image can only be enlarged, by 1.0 or more")
+    for scale in scales:
+        if not drawn and not 1 <= scale <= MOST_ENLARGED:
+            raise InputError(
+                f"--scales {scale:g}: the middle of an image can only be enlarged, by 1.0 to {MOST_ENLARGED}"
+            )
     # One image of one network has no interval.
     least_images = 1 if len(args.checkpoint) > 1 else 2
-    for name, value, least in (
-        ("--limit", args.limit, least_images),
-        ("--batch-size", args.batch_size, 1),
-        ("--workers", args.workers, 0),
+    for name, value, least, most in (
+        ("--limit", args.limit, least_images, math.inf),
+        ("--batch-size", args.batch_size, 1, math.inf),
+        ("--workers", args.workers, 0, MOST_WORKERS),
     ):
-        if value is not None and value < least:
-            raise InputError(f"{name} {value} must be at least {least}")
+        if value is not None and not least <= value <= most:
+            limits = f"at least {least}" if most == math.inf else f"from {least} to {most}"
+            raise InputError(f"{name} {value} must be {limits}")
+    # Before the work: whether there are images, and a place for what comes of them.
+    open_split(data, "test", data_options(args.checkpoint[0], data), expected_classes=config.classes)
+    output = Path(args.output)
+    check_output(output)
+    if args.record:
+        check_output(Path(args.record).parent)
     runs = []
     for folder, run in zip(args.checkpoint, loaded, strict=True):
         mean, std = (
@@ -117,7 +129,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         "trained_at": sorted(set().union(*map(trained_at, args.checkpoint))),
     } | summarize(runs, config.classes)
     summary |= manifest(None if argv is None else ["recipes/attention.py", *argv])
-    output = Path(args.output)
     text = json.dumps(summary, separators=(",", ":")) + "\n"
     for path in filter(None, (output / "attention.json", args.record)):
         write_text(path, text)

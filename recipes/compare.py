@@ -137,6 +137,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     import edge_sk
     from edge_sk.manifest import manifest
     from edge_sk.profiling import profile
+    from edge_sk.training.data import MOST_WORKERS
     from edge_sk.training.distributed import pick_device
     from edge_sk.training.run import load_config
     from recipes.experiments.comparison import Finished, compare, markdown, plot, read_finished, run_folder, trained_at
@@ -146,8 +147,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if len(set(values)) != len(values):
             raise InputError(f"{name} {' '.join(map(str, values))} names one twice")
     for name, value, least in (("--jobs", args.jobs, 1), ("--workers", args.workers, 0)):
-        if value is not None and value < least:
-            raise InputError(f"{name} {value} must be at least {least}")
+        if value is not None and not least <= value <= MOST_WORKERS:
+            raise InputError(f"{name} {value} must be from {least} to {MOST_WORKERS}")
     pick_device(args.device)
     if args.recipe is None:
         names = sorted({recipe_name(arch, args.data) for arch in args.arch})
@@ -178,6 +179,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"{'to train' if run in missing else 'finished'}  {run.folder}")
         return 0
     check_output(output)
+    if args.record:
+        check_output(Path(args.record).parent)
     train_all(missing, args)
     results: dict[str, dict[int, Finished]] = {arch: {} for arch in args.arch}
     for run in runs:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -74,8 +75,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     data = args.data or config.data
     epochs = unfinished(args.checkpoint)
     with join_world(args.device) as world:
-        opened = open_split(data, "test", options, expected_classes=config.classes)
         shard = make_shard(data, world, args.workers)
+        opened = open_split(data, "test", options, expected_classes=config.classes)
         transform = evaluation_transform(preprocessing.input_size, preprocessing.crop_pct, preprocessing.interpolation)
         batches = ordered_batches(opened, transform, shard, batch_size=options.eval_batch_size)
         normalizer = Normalizer(config, world.device)
@@ -85,6 +86,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if len(metrics.unreadable) > options.max_unreadable:
             raise InputError(
                 f"{len(metrics.unreadable)} images cannot be read, data.max_unreadable allows {options.max_unreadable}"
+            )
+        if not math.isfinite(metrics.loss):
+            raise InputError(
+                f"the loss is {metrics.loss}: the network's outputs are not finite; its weights or config.json are "
+                "damaged"
             )
         if not world.is_main:
             return 0
@@ -104,7 +110,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "arch": config.arch,
             "data": data,
         }
-        print(json.dumps(result))
+        print(json.dumps(result, allow_nan=False))
     else:
         size = " x ".join(map(str, preprocessing.input_size[1:]))
         print(

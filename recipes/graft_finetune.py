@@ -19,10 +19,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from edge_sk.errors import script  # isort: skip (before torch: Ctrl-C)
 import torch
 
 import edge_sk
-from edge_sk.errors import script
 from edge_sk.files import write_text
 from edge_sk.manifest import manifest
 

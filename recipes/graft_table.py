@@ -16,12 +16,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from edge_sk.errors import InputError, script  # isort: skip (before torch: Ctrl-C)
 import torch
 from torch import nn
 
 import edge_sk
 from edge_sk import running
-from edge_sk.errors import InputError, script
 from edge_sk.files import write_text
 from edge_sk.manifest import manifest
 from recipes.markdown_tables import markdown_table

@@ -20,12 +20,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from edge_sk.errors import script  # isort: skip (before torch: Ctrl-C)
 import torch
 from torch import Tensor, nn
 
 import edge_sk
 from edge_sk import InputError, SelectiveKernel
-from edge_sk.errors import script
 from edge_sk.files import write_text
 from edge_sk.manifest import manifest
 from recipes.textbook import textbook

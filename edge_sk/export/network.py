@@ -114,6 +114,20 @@ class Network:
         options = DataRecipe(**self.data_options)
         return eval_batches(config, data=self.data_set(), split=split, limit=limit, options=options)
 
+    def check_images(self, images: int | None, *, calibration: bool = False) -> None:
+        """Read as many test images as a proof needs, and a training image for ``calibration``, before minutes of work.
+
+        An ``InputError`` where they are missing, too few or unreadable, or ``images`` is too small a number.
+        """
+        parity.check_count(images)
+        found = sum(len(labels) for _, labels in self.images(split="test", limit=parity.MIN_IMAGES))
+        if found < parity.MIN_IMAGES:
+            raise InputError(
+                f"{self.data_set()} has {found} test images; a proof needs at least {parity.MIN_IMAGES} (--data, data=)"
+            )
+        if calibration:
+            next(self.images(split="train", limit=1))
+
     def test_images(self, images: int | None) -> Iterator[tuple[Tensor, Tensor]]:
         """The test images that an exported file is proven on, and their labels.
 

@@ -5,19 +5,19 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
-import json
 import math
 import os
 import statistics
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from edge_sk.errors import InputError
 from edge_sk.export.parity import Parity, Threshold
 from edge_sk.files import file_digest, write_text
+from edge_sk.reading import read_json, validated
 
 CORE_ML = "Core ML on macOS"
 """The first words of ``parity.runtime`` where Core ML itself computed the outputs."""
@@ -25,29 +25,38 @@ CORE_ML = "Core ML on macOS"
 Format = Literal["pte", "mlpackage"]
 Precision = Literal["fp32", "fp16", "int8", "palette6"]
 
+# Bounds keep pages free of divisions by zero and of infinities. No network comes near the upper ones.
+Count = Annotated[int, Field(ge=0, le=10**15)]
+Positive = Annotated[int, Field(ge=1, le=10**15)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Number = Annotated[float, Field(ge=-1e15, le=1e15)]
+Amount = Annotated[float, Field(ge=0, le=1e15)]
+Milliseconds = Annotated[float, Field(ge=1e-9, le=1e15)]
+Size = Annotated[list[Positive], Field(min_length=4, max_length=4)]
+
 
 class Part(BaseModel):
     """A part of a record or report: an unknown field, a NaN or an infinity is an error."""
 
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, strict=True)
 
 
 class InputContract(Part):
     """What the application must feed: everything else (normalisation) is inside the file."""
 
-    shape: list[int] = Field(description="(N, C, H, W)")
+    shape: Size = Field(description="(N, C, H, W)")
     layout: str = Field(default="NCHW, RGB, float in [0, 1]", description="Order, colour and range of the values")
-    mean: list[float] = Field(description="Subtracted inside the file, per channel, of values in [0, 1]")
-    std: list[float] = Field(description="Divided by inside the file, per channel")
+    mean: list[Number] = Field(description="Subtracted inside the file, per channel, of values in [0, 1]")
+    std: list[Annotated[float, Field(gt=0, le=1e15)]] = Field(description="Divided by inside the file, per channel")
     interpolation: str = Field(description="Resampling that the parity images were resized with")
-    crop_pct: float = Field(description="Share of the resized image that the centre crop keeps")
+    crop_pct: float = Field(gt=0, le=1, description="Share of the resized image that the centre crop keeps")
 
 
 class Leftover(Part):
     """Operators of one kind that the backend did not take."""
 
     operator: str
-    count: int
+    count: Positive
     why: str
     remedy: str
 
@@ -55,8 +64,8 @@ class Leftover(Part):
 class Delegation(Part):
     """How much of the graph one backend runs."""
 
-    delegates: int
-    operators_delegated: int
+    delegates: Count
+    operators_delegated: Count
     left: list[Leftover]
     in_float: list[str] = Field(
         default_factory=list,
@@ -73,13 +82,13 @@ class MLProgram(Part):
     """The Core ML program in the package, as read back from the file."""
 
     target: str = Field(description="Oldest system, by coremltools' name; iOS16 stands for macOS 13 as well")
-    specification_version: int
-    operators: dict[str, int] = Field(description="How often each operator runs; stored constants not counted")
-    max_rank: int = Field(description="Most axes of any value; Core ML allows 5")
-    largest_half: float | None = Field(
+    specification_version: Count
+    operators: dict[str, Count] = Field(description="How often each operator runs; stored constants not counted")
+    max_rank: Count = Field(description="Most axes of any value; Core ML allows 5")
+    largest_half: Amount | None = Field(
         description="Largest magnitude on the parity images of a value in half precision, which ends at 65504"
     )
-    compute_units: dict[str, dict[str, int]] | None = Field(
+    compute_units: dict[str, dict[str, Count]] | None = Field(
         default=None,
         description="Per device: operators by the unit that Core ML plans for them (a count is no share of time)",
     )
@@ -88,11 +97,11 @@ class MLProgram(Part):
 class ParityEvidence(Part):
     """The exported file against the eager model, on images."""
 
-    max_abs: float | None
-    relative: float | None
-    sqnr_db: float | None
-    top1_agreement: float
-    images: int
+    max_abs: Amount | None
+    relative: Amount | None
+    sqnr_db: Number | None
+    top1_agreement: Share
+    images: Positive
     data: str = Field(description="Which images")
     runtime: str = Field(description="What executed the file")
     arithmetic: str | None = Field(
@@ -100,9 +109,9 @@ class ParityEvidence(Part):
         description="What the host computed in: fp32, int8, 'int8, in part fp32', fp16 (sums too) or 'fp32, stored as "
         "fp16'; null: unknown",
     )
-    threshold_relative: float | None
-    threshold_sqnr_db: float
-    threshold_top1_agreement: float | None
+    threshold_relative: Amount | None
+    threshold_sqnr_db: Number
+    threshold_top1_agreement: Share | None
 
     @classmethod
     def of(
@@ -118,29 +127,29 @@ class ParityEvidence(Part):
 class Accuracy(Part):
     """Top-1 accuracy of the file and of the model it came from, on the same images."""
 
-    top1: float = Field(ge=0, le=1)
-    eager_top1: float = Field(ge=0, le=1)
-    images: int
+    top1: Share
+    eager_top1: Share
+    images: Positive
     data: str
 
 
 class Latency(Part):
     """One measurement of the file's speed."""
 
-    threads: int = Field(description="0 where the system decides (Core ML)")
-    p50_ms: float
-    p90_ms: float
-    min_ms: float
-    mean_ms: float
-    round_p50_ms: list[float] = Field(
+    threads: Count = Field(description="0 where the system decides (Core ML)")
+    p50_ms: Milliseconds
+    p90_ms: Milliseconds
+    min_ms: Milliseconds
+    mean_ms: Milliseconds
+    round_p50_ms: list[Milliseconds] = Field(
         default_factory=list, description="Median of each round: how far they lie apart is the noise of p50_ms"
     )
-    runs: int = Field(description="Timed forwards, over all rounds")
-    rounds: int = Field(description="Fresh processes, interleaved with those of the other files")
-    load_ms: float = Field(
+    runs: Positive = Field(description="Timed forwards, over all rounds")
+    rounds: Positive = Field(description="Fresh processes, interleaved with those of the other files")
+    load_ms: Amount = Field(
         description="Median over rounds: load the program and its method, the runtime running already"
     )
-    peak_memory_mb: float | None = Field(
+    peak_memory_mb: Amount | None = Field(
         description="How much the resident memory of a process grows at most while it loads and runs the file"
     )
     where: str = Field(description="'host latency' and the CPU, or the device's name")
@@ -168,15 +177,15 @@ class OperatorTime(Part):
 
     name: str = Field(description="The backend's or the portable kernel's name")
     kind: str = Field(description="convolution, elementwise, pooling, data movement, or outside the delegate")
-    calls: int = Field(description="In one forward")
-    p50_ms: float = Field(description="Sum over its calls of the median time")
-    share: float = Field(description="Of the sum over all operators")
+    calls: Positive = Field(description="In one forward")
+    p50_ms: Amount = Field(description="Sum over its calls of the median time")
+    share: Share = Field(description="Of the sum over all operators")
 
 
 class Trace(Part):
     """Where the time of a forward goes; tracing itself takes time, so the sum is not the latency."""
 
-    threads: int
+    threads: Count
     operators: list[OperatorTime] = Field(description="Slowest first")
     where: str = Field(description="As in a latency")
     runtime: str
@@ -184,7 +193,6 @@ class Trace(Part):
 
 
 Measurement = TypeVar("Measurement", Latency, Trace)
-Kind = TypeVar("Kind", bound=Part)
 
 
 class Record(Part):
@@ -192,7 +200,7 @@ class Record(Part):
 
     schema_version: Literal[1] = 1
     arch: str
-    file: str
+    file: str = Field(pattern=r"^[^/\\\x00]+$")
     format: Format
     backend: str
     precision: Precision
@@ -200,19 +208,19 @@ class Record(Part):
     training: str | None = Field(
         None, description="That the training of a run was not finished, or is not known to be; null where it was"
     )
-    num_classes: int
+    num_classes: Positive
     labels: list[str] | None
     softmax: bool
     input: InputContract
-    params: int
-    macs: int = Field(description="Multiply-accumulates of convolutions and linear layers, batch norm folded")
-    activations: int
-    size_bytes: int
+    params: Positive
+    macs: Positive = Field(description="Multiply-accumulates of convolutions and linear layers, batch norm folded")
+    activations: Count
+    size_bytes: Positive
     sha256: str | None = Field(
         None, description="Of the file; of a package, which is a folder, that of its files (edge_sk.files.file_digest)"
     )
     rewrites: list[str] = Field(default_factory=list, description="Steps of reparameterize that applied")
-    export_seconds: float | None = None
+    export_seconds: Amount | None = None
     delegation: Delegation | None = Field(None, description="None where the format has no delegates")
     program: MLProgram | None = Field(None, description="Of an mlpackage")
     parity: ParityEvidence | None = None
@@ -224,6 +232,15 @@ class Record(Part):
         description="edge_sk.manifest.manifest(): command, versions, commit, host, date; from deploy/report.py also "
         "made_from, a digest of the network, the code and the packages"
     )
+
+    @model_validator(mode="after")
+    def _lengths_fit(self) -> Record:
+        channels, given = self.input.shape[1], [len(self.input.mean), len(self.input.std)]
+        if not {*given} <= {1, channels}:
+            raise ValueError(f"input.mean and input.std have {given} values for {channels} channels")
+        if self.labels is not None and len(self.labels) != self.num_classes:
+            raise ValueError(f"labels has {len(self.labels)} names for {self.num_classes} classes")
+        return self
 
     def to_json(self) -> str:
         """The text of the file."""
@@ -283,40 +300,6 @@ def record_of(artifact: str | os.PathLike[str]) -> Record:
 
 
 def read_record(path: str | os.PathLike[str]) -> Record:
-    """Read and validate a record.
-
-    Raises:
-        InputError: No such file, not JSON, or not a record; the first wrong field is named.
-    """
+    """Read a record; an ``InputError`` names the file and what is wrong with it."""
     content = read_json(path, missing=f"no record at {path}; deploy/export.py writes one beside each file")
-    return validated(Record, content, path, "record")
-
-
-def read_json(path: str | os.PathLike[str], *, missing: str) -> Any:
-    """The content of a record or report, not validated.
-
-    Raises:
-        InputError: No such file (``missing`` is what to say then), a folder, or not JSON.
-    """
-    try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(missing) from None
-    except IsADirectoryError:
-        raise InputError(f"{path} is a folder; give the report.json or a record in it") from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise InputError(f"{path} is not JSON, so it is not a record: {error}") from error
-
-
-def validated(kind: type[Kind], content: Any, path: str | os.PathLike[str], what: str) -> Kind:
-    """The content of a file as a model.
-
-    Raises:
-        InputError: It is not a valid one; the first wrong field and ``what`` it should be are named.
-    """
-    try:
-        return kind.model_validate(content)
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"])) or "the file"
-        raise InputError(f"{path}: {place}: {first['msg']}; it is not a valid {what}") from error
+    return validated(Record, content, f"record {path}")

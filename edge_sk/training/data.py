@@ -34,6 +34,7 @@ from edge_sk.training.streaming import Stream, Tars, open_tars
 from edge_sk.training.transforms import Transform, evaluation_transform
 
 Key = tuple[int, int]  # epoch and index, which seed the augmentation of an image
+MOST_WORKERS = 256
 
 
 class Batch(NamedTuple):
@@ -98,6 +99,8 @@ def make_shard(data: str, world: World, workers: int | None = None) -> Shard:
     """The part of ``data`` that this process reads; by default with a worker per core up to 8, embedded data with 0."""
     if workers is None:
         workers = 0 if is_embedded(data) else min(8, max(1, (os.cpu_count() or 1) // world.size))
+    if not 0 <= workers <= MOST_WORKERS:
+        raise InputError(f"--workers {workers} must be from 0 to {MOST_WORKERS} processes")
     return Shard(world.rank, world.size, workers, pin_memory=world.device.type == "cuda")
 
 

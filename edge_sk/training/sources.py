@@ -86,6 +86,8 @@ def open_images(data: str, split: Split, options: DataRecipe) -> Images:
             images, labels = drawn.images, drawn.labels
         return Images([(Image.fromarray(image), label) for image, label in zip(images, labels, strict=True)], CLASSES)
     kind, slash, name = data.partition("/")
+    if slash and not name and kind in ("torch", "hfds"):
+        raise InputError(f"--data {data} has no name behind {kind}/; allowed: {SPECS}")
     if slash and kind == "torch":
         return _torchvision(name, split, options)
     if slash and kind == "hfds":

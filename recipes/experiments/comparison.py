@@ -12,7 +12,7 @@ from typing import Any
 from edge_sk.errors import InputError
 from edge_sk.files import atomic_write
 from edge_sk.training.recipe import FREE, Recipe, settings
-from edge_sk.training.run import CONFIG, MANIFEST, RECIPE, WEIGHTS, load_config, read_csv, saved_manifest, saved_recipe
+from edge_sk.training.run import CONFIG, MANIFEST, RECIPE, load_config, load_run, read_csv, saved_manifest, saved_recipe
 from recipes.experiments.confidence import mean_interval
 from recipes.markdown_tables import markdown_table
 from recipes.planning import file_name
@@ -54,6 +54,7 @@ def read_finished(folder: Path, recipe: Recipe, *, arch: str, data: str) -> Fini
     if not all((folder / name).is_file() for name in (RECIPE, CONFIG, MANIFEST)):
         return None
     config = load_config(folder)
+    trained_at(folder)  # the manifest, which the comparison needs when all runs are finished
     differences = recipe_differences(saved_recipe(folder), recipe)
     for name, saved, wanted in (("architecture", config.arch, arch), ("data", config.data, data)):
         if saved != wanted:
@@ -64,9 +65,13 @@ def read_finished(folder: Path, recipe: Recipe, *, arch: str, data: str) -> Fini
 
 
 def _result(folder: Path, recipe: Recipe) -> Finished | None:
-    rows = read_csv(folder) if (folder / WEIGHTS).is_file() else []
+    rows = read_csv(folder)
     if not rows or rows[-1]["epoch"] < recipe.schedule.epochs:
         return None
+    try:
+        load_run(folder)
+    except InputError:
+        return None  # train.py --resume writes the weights of its checkpoint again
     return Finished(rows[-1]["test_top1"], rows[-1]["seconds"])
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 import yaml
 
 from edge_sk.errors import InputError
+from edge_sk.reading import read_json, short
 from recipes.experiments.comparison import run_folder
 
 DATA = "scaled_digits"  # the data set and its recipe
@@ -132,14 +132,14 @@ def _read(path: Path, item: Comparison | Attention) -> Record:
     if not item.repeatable:
         again = "it cannot be made again: restore it with git"
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = read_json(path)
         found = record | {"networks": [network["arch"] for network in record.get("networks", [])]}
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise InputError(f"{path} is damaged ({type(error).__name__}: {error}); {again}") from None
+        raise InputError(f"{path} is damaged ({type(error).__name__}: {short(error)}); {again}") from None
     parts = {"commit"} | ({"units", "by_map"} if isinstance(item, Attention) else set())
     if missing := sorted(parts - record.keys()):
         raise InputError(f"{path} is damaged (it has no {', '.join(missing)}); {again}")
     for name, value in item.expected.items():
         if found.get(name) != value:
-            raise InputError(f"{path} has {name} {found.get(name)}, not {value}; {again}")
+            raise InputError(f"{path} has {name} {short(found.get(name))}, not {value}; {again}")
     return record

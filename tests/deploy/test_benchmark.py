@@ -115,7 +115,7 @@ def test_bad_input(arguments: list[str], message: str, folder: Path, capsys: pyt
     import re
 
     (folder / "empty").mkdir()
-    good = {"sha256": "x", "threads": 1, "file": "x.pte"}
+    good = {"sha256": "x", "file": "x.pte"} | _measurement(1, p50=1.0).model_dump()
     (folder / "bad.jsonl").write_text(f"{json.dumps(good)}\n{{\n")
     (folder / "some.mlpackage").mkdir()
     for name in ("cut.pte", "cut/a.pte"):

@@ -85,7 +85,7 @@ def test_the_documents_show_the_committed_record() -> None:
         (["--runs", "-1"], "--runs -1 measures nothing"),
         (["--threads", "1", "0"], "--threads 0 is not a number of threads"),
         (["--output", "FOLDER"], "is a folder; name a .json file"),
-        (["--work", "/proc/claims"], "cannot write into --output /proc/claims"),
+        (["--work", "/proc/claims"], "cannot write into /proc/claims"),
     ],
 )
 def test_bad_input_is_refused_before_the_work(

@@ -162,8 +162,8 @@ def test_records_are_read_from_files_folders_and_reports(report: Report, tmp_pat
     [
         (None, "there is no file .*; give a record or a report.json"),
         ("{", "is not JSON"),
-        ("{}", "arch: Field required; it is not a valid record"),
-        ('{"records": [], "surprise": 1}', "manifest: Field required; it is not a valid report"),
+        ("{}", "record .*x.json: arch: Field required"),
+        ('{"records": [], "surprise": 1}', "report .*x.json: manifest: Field required"),
     ],
 )
 def test_bad_records_are_named(tmp_path: Path, content: str | None, message: str) -> None:

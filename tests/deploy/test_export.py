@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from deploy.export import artifacts, main, parser
 from edge_sk.errors import InputError
@@ -62,7 +64,7 @@ def test_one_failure_does_not_stop_the_others(
     [
         (["--arch", "sk_shufflenetv2_1", "--output", "OUT"], r"did you mean .*sk_shufflenetv2_1\.0"),
         (["--checkpoint", "nowhere", "--output", "OUT"], "--checkpoint nowhere does not exist"),
-        (["--arch", "sk_shufflenetv2_0.5", "--output", "OUT/file"], "cannot write into --output .*file"),
+        (["--arch", "sk_shufflenetv2_0.5", "--output", "OUT/file"], "cannot write into .*file"),
         (["--arch", "sk_shufflenetv2_0.5", "--output", "OUT", "--data", "nothing"], "nothing"),
         (["--arch", "unknown", "--output", "OUT/new", "--images", "0"], r"--images 0: .*at least 64"),
         (["--arch", "unknown", "--output", "OUT/new", "--images", "-1"], r"--images -1: .*at least 64"),
@@ -86,6 +88,46 @@ def test_bad_input(arguments: list[str], message: str, tmp_path: Path, capsys: p
     assert len(captured.err.splitlines()) == 1
     assert re.search(message, captured.err)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--data", "nowhere"], "--data nowhere does not exist"),
+        (["--data", "DATA/few"], "DATA/few has 2 test images; a proof needs at least 64"),
+        (["--data", "DATA/torn"], "cannot read .*0.png"),
+        (["--data", "DATA/no_train", "--precisions", "int8"], "has no folder 'train'"),
+        (["--data", "hfds/"], "--data hfds/ has no name behind hfds/"),
+        (["--formats", "pte", "mlpackage", "--target", "iOS1"], "unknown Core ML target 'iOS1'"),
+        (["--output", "/proc/out"], "cannot write into /proc/out"),
+        (["--output", "DATA/gr\udcfcn"], r"gr\\udcfcn' cannot be written as utf-8"),
+    ],
+)
+def test_what_a_proof_needs_is_missed_before_anything_is_lowered(
+    more: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import re
+
+    monkeypatch.setattr(pte, "lower", lambda *_, **__: pytest.fail("lowered"))
+    for name, count in (("few", 1), ("torn", 40), ("no_train", 40)):
+        for split in ("train", "val"):
+            for label in "ab":
+                folder = tmp_path / name / split / label
+                folder.mkdir(parents=True)
+                for number in range(count):
+                    Image.new("RGB", (8, 8)).save(folder / f"{number}.png")
+    (tmp_path / "torn" / "val" / "a" / "0.png").write_bytes(b"\x89PNG")
+    shutil.rmtree(tmp_path / "no_train" / "train")
+    arguments = ["--arch", "shufflenetv2_0.5", "--output", str(tmp_path / "out"), *more]
+    assert main([argument.replace("DATA", str(tmp_path)) for argument in arguments]) == 2
+    captured = capsys.readouterr()
+    assert len(captured.err.splitlines()) == 1
+    assert re.search(message.replace("DATA", str(tmp_path)), captured.err)
+
+
+def test_an_empty_checkpoint_is_no_arch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--checkpoint", "", "--output", str(tmp_path)]) == 2
+    assert "is not a run folder" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -129,9 +129,9 @@ def test_nan_is_none() -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "is not a record"),
-        (b"\xff\xfe\x00", "is not a record"),
-        ("[]", "is not a valid record"),
+        ("{", r"x.json is not JSON"),
+        (b"\xff\xfe\x00", "x.json is not text in UTF-8"),
+        ("[]", r"record .*x.json: .*dictionary"),
         ('{"arch": 3}', r"arch: .*string"),
     ],
 )

@@ -96,12 +96,17 @@ def test_an_image_folder_is_enlarged_in_the_middle(
         (["--scales", "2", "1"], "--scales 2 1: give two or more, ascending"),
         (["--scales", "1", "inf"], "--scales 1 inf: give two or more, ascending"),
         (["--scales", "1", "nan"], "--scales 1 nan: give two or more, ascending"),
-        (["--scales", "0.5", "1"], "the middle of an image can only be enlarged, by 1.0 or more"),
+        (["--scales", "0.5", "1"], "the middle of an image can only be enlarged, by 1.0 to 10.0"),
+        (["--scales", "1", "1e308"], "--scales 1e+308: the middle of an image can only be enlarged, by 1.0 to 10.0"),
         (["--data", "scaled_digits", "--scales", "0.5", "2"], "the scale must be from 0.25 to 1.0"),
         (["--data", "scaled_digits@0.5"], "the scale is what is varied; give --data scaled_digits, and --scales"),
         (["--device", "gpu"], "unknown device 'gpu'"),
         (["--device", "cuda:99"], "asks for GPU 99"),
-        (["--workers", "-1"], "--workers -1 must be at least 0"),
+        (["--workers", "-1"], "--workers -1 must be from 0 to 256"),
+        (["--workers", "999999999999"], "--workers 999999999999 must be from 0 to 256"),
+        (["--output", "/proc/out"], "cannot write into /proc/out"),
+        (["--record", "/proc/out/x.json"], "cannot write into /proc/out"),
+        (["--checkpoint", ""], "is not a run folder"),
         (["--limit", "1"], "--limit 1 must be at least 2"),
         (["--batch-size", "0"], "--batch-size 0 must be at least 1"),
     ],
@@ -109,7 +114,7 @@ def test_an_image_folder_is_enlarged_in_the_middle(
 def test_bad_input_is_one_line(
     run: Path, more: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["--checkpoint", str(run), *more, "--output", str(tmp_path / "out")]) == 2
+    assert main(["--checkpoint", str(run), "--output", str(tmp_path / "out"), *more]) == 2
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1

@@ -170,6 +170,49 @@ def test_an_interrupted_run_is_resumed(compared: Path, tmp_path: Path, capsys: p
     assert "--resume" not in fresh
 
 
+def test_garbage_weights_are_trained_again(compared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "copy"
+    shutil.copytree(compared, output)
+    folder = output / "runs" / "shufflenetv2_0.5-seed3"
+    whole = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(whole[:1000])
+    assert main(arguments(output, "--dry-run")) == 0
+    assert capsys.readouterr().out.splitlines()[0] == f"to train  {folder}"
+    assert main(arguments(output)) == 0
+    assert (folder / "model.safetensors").read_bytes() == whole
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("manifest.json", "{}"),
+        ("manifest.json", '{"seed": 3, "resumed": 3}'),
+        ("manifest.json", '{"seed": 3, "resumed": [3]}'),
+        ("config.json", "[]"),
+        ("recipe.yaml", "["),
+        ("metrics.csv", "epoch,test_top1,seconds\nnan,90,1\n"),
+        ("metrics.csv", "epoch,test_top1,seconds\n1e400,90,1\n"),
+        ("metrics.csv", "epoch,test_top1,seconds\n1,inf,1\n"),
+        ("metrics.csv", f"epoch,test_top1,seconds\n1,{'9' * 200_000},1\n"),
+        ("metrics.csv", "epoch,test_top1,seconds\n1,90,1,,\n1\n"),
+    ],
+)
+def test_a_damaged_file_of_a_run_is_found_before_any_training(
+    name: str, content: str, compared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch
+) -> None:
+    output = tmp_path / "copy"
+    shutil.copytree(compared, output)
+    (output / "runs" / "shufflenetv2_0.5-seed3" / name).write_text(content)
+    monkeypatch.setattr("recipes.compare.train_all", lambda *_: pytest.fail("trained"))
+    for more in ([], ["--dry-run"]):
+        assert main(arguments(output, *more)) == 2
+        said = capsys.readouterr()
+        assert said.out == ""
+        assert name in said.err
+        assert said.err.count("\n") == 1
+        assert len(said.err) < 700
+
+
 def test_a_run_of_another_recipe_is_not_mixed_in(compared: Path) -> None:
     recipe = load_recipe("digits", [*QUICK, "optim.lr=0.2"])
     folder = compared / "runs" / "shufflenetv2_0.5-seed3"
@@ -233,7 +276,7 @@ def test_seeds_of_one_training_are_told_from_others(compared: Path, tmp_path: Pa
     assert independent_seeds([again]) == [4]
     (again / "recipe.yaml").write_text((run / "recipe.yaml").read_text())
     (again / "manifest.json").write_text("{")
-    with pytest.raises(InputError, match=r"manifest.json is damaged"):
+    with pytest.raises(InputError, match=r"manifest.json is not JSON"):
         independent_seeds([again])
     (again / "metrics.csv").write_text("epoch,step\n1,3\n")
     with pytest.raises(InputError, match=r"metrics.csv is damaged \(KeyError: 'test_top1'\)"):
@@ -253,11 +296,12 @@ def test_a_run_that_fails_is_named_with_its_log(tmp_path: Path, capsys: pytest.C
     ("more", "message"),
     [
         (["--arch", "shufflenetv2_0.5", "--device", "gpu"], "unknown device 'gpu'"),
-        (["--arch", "shufflenetv2_0.5", "--workers", "-1"], "--workers -1 must be at least 0"),
+        (["--arch", "shufflenetv2_0.5", "--workers", "-1"], "--workers -1 must be from 0 to 256"),
+        (["--arch", "shufflenetv2_0.5", "--workers", "999999999999"], "--workers 999999999999 must be from 0 to 256"),
         (["--arch", "shufflenetv2_0.5", "sk_shufflenetv2_0.6"], "unknown model 'sk_shufflenetv2_0.6'"),
         (["--arch", "shufflenetv2_0.5", "shufflenetv2_0.5"], "names one twice"),
         (["--arch", "shufflenetv2_0.5", "--seeds", "1", "1"], "--seeds 1 1 names one twice"),
-        (["--arch", "shufflenetv2_0.5", "--jobs", "0"], "--jobs 0 must be at least 1"),
+        (["--arch", "shufflenetv2_0.5", "--jobs", "0"], "--jobs 0 must be from 1 to 256"),
         (["--arch", "shufflenetv2_0.5", "--set", "optim.speed=1"], "unknown key optim.speed"),
         (
             ["--arch", "shufflenetv2_0.5", "sknet50", "--data", "images"],

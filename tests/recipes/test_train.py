@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import re
 import shlex
 import shutil
@@ -19,6 +20,7 @@ from safetensors.torch import load_file
 from deploy.export import main as export
 from edge_sk.training import loop
 from edge_sk.training.digits import digits
+from edge_sk.training.evaluation import Metrics
 from edge_sk.training.run import load_run, unfinished
 from recipes.evaluate import main as evaluate
 from recipes.train import main as train
@@ -286,6 +288,33 @@ def failure(args: list[str], capsys: pytest.CaptureFixture[str], *, code: int = 
     return lines[0]
 
 
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--workers", "999999999999"], "--workers 999999999999 must be from 0 to 256"),
+        (["--workers", "-1"], "--workers -1 must be from 0 to 256"),
+        (["--data", "hfds/"], "--data hfds/ has no name behind hfds/"),
+        (["--data", "torch/"], "--data torch/ has no name behind torch/"),
+    ],
+)
+def test_what_no_run_can_be_made_of(
+    more: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert message in failure([*quick(tmp_path / "run"), *more], capsys)
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_evaluation_that_is_not_finite_is_no_result(
+    uninterrupted: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = Metrics(10.0, 50.0, math.nan, 360)
+    monkeypatch.setattr("edge_sk.training.evaluation.evaluate", lambda *_: broken)
+    assert evaluate(["--checkpoint", str(uninterrupted), "--json"]) == 2
+    said = capsys.readouterr()
+    assert (said.out, said.err.count("\n")) == ("", 1)
+    assert "the loss is nan: the network's outputs are not finite" in said.err
+
+
 def test_unknown_names_suggest_the_nearest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = tmp_path / "run"
     assert "sk_shufflenetv2_1.0" in failure(["--arch", "sk_shuflenetv2_1.0", "--output", str(run)], capsys)
@@ -400,7 +429,7 @@ def test_an_existing_run_is_not_overwritten(
     (tmp_path / "notes.txt").write_text("mine")
     assert "exists already: it is not empty" in failure(quick(tmp_path), capsys)
     assert "notes.txt is a file" in failure(quick(tmp_path / "notes.txt"), capsys)
-    assert "cannot write into --output /proc/run" in failure(quick(Path("/proc/run")), capsys)
+    assert "cannot write into /proc/run" in failure(quick(Path("/proc/run")), capsys)
     assert "nothing to resume: " in failure(quick(tmp_path / "none", "--resume"), capsys)
 
 

@@ -17,7 +17,6 @@ import numpy as np
 import torch
 
 from edge_sk.errors import InputError
-from edge_sk.export import parity
 from edge_sk.export.coreml import coremltools
 from edge_sk.export.coreml.check import check_interface, check_operators, check_outputs
 from edge_sk.export.coreml.mil import MilProgram
@@ -28,6 +27,7 @@ from edge_sk.export.stderr import capture_stderr
 from edge_sk.export.write import atomic_folder, make_record, new_record
 from edge_sk.files import artifact_path, check_output, file_digest
 from edge_sk.manifest import __version__, manifest
+from edge_sk.reading import read_json
 from edge_sk.running import first_line
 
 PRECISIONS: tuple[Precision, ...] = ("fp16", "fp32", "int8", "palette6")
@@ -75,12 +75,11 @@ def to_mlpackage(
     """
     if precision not in PRECISIONS:
         raise InputError(f"mlpackage has no {precision} here; it has {', '.join(PRECISIONS)}")
-    target = _target(target)
-    parity.check_count(images)
-    network.data_set()
-    coremltools()
+    target = oldest_system(target)
+    network.check_images(images)
     folder = Path(output)
     check_output(folder)
+    coremltools()
     path = artifact_path(folder, f"{network.stem}_coreml_{precision}", ".mlpackage")
     labels = class_labels(network) if softmax else None
     started = time.perf_counter()
@@ -125,7 +124,7 @@ def to_mlpackage(
     return record
 
 
-def _target(name: str) -> str:
+def oldest_system(name: str) -> str:
     """The oldest system, as coremltools calls it, that may be written ``iOS17``, ``ios17`` or ``17``."""
     for target in TARGETS:
         if name.lower() in (target.lower(), target.removeprefix("iOS")):
@@ -157,11 +156,8 @@ def _convert(
     graph: torch.export.ExportedProgram, network: Network, precision: Precision, target: str, labels: list[str] | None
 ) -> Any:
     ct = coremltools()
-    channels = network.input_size[0]
-    layouts = {3: ct.colorlayout.RGB, 1: ct.colorlayout.GRAYSCALE}
-    if channels not in layouts:
-        raise InputError(f"{network.arch} takes {channels} channels; a Core ML image has 3 (RGB) or 1 (grayscale)")
-    image = ct.ImageType(name=INPUT, shape=(1, *network.input_size), scale=1 / 255, color_layout=layouts[channels])
+    layout = ct.colorlayout.RGB if network.input_size[0] == 3 else ct.colorlayout.GRAYSCALE
+    image = ct.ImageType(name=INPUT, shape=(1, *network.input_size), scale=1 / 255, color_layout=layout)
     outputs = (
         {"classifier_config": ct.ClassifierConfig(labels, predicted_feature_name=LABEL)}
         if labels is not None
@@ -278,7 +274,7 @@ def _make_repeatable(package: Path) -> None:
     the manifest. The new identifiers are made from what they identify.
     """
     listing = package / "Manifest.json"
-    content = json.loads(listing.read_text(encoding="utf-8"))
+    content = read_json(listing)
     root, entries = content["rootModelIdentifier"], content["itemInfoEntries"]
     model_file = package / "Data" / entries[root]["path"]
     spec = coremltools().proto.Model_pb2.Model.FromString(model_file.read_bytes())

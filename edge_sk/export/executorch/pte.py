@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from edge_sk.errors import InputError
-from edge_sk.export import parity
 from edge_sk.export.executorch import delegation, executorch
 from edge_sk.export.executorch.quantize import CALIBRATION_IMAGES, computed_in_float, quantize
 from edge_sk.export.network import Network
@@ -73,14 +72,14 @@ def to_pte(
             :data:`edge_sk.export.parity.THRESHOLDS`, the model cannot be exported, or ExecuTorch is not installed.
             No file is left behind, and older ones stay as they were.
     """
-    if precision not in BACKENDS[backend]:
-        raise InputError(f"{backend} has no {precision} here; it has {', '.join(BACKENDS[backend])}")
-    parity.check_count(images)
-    if backend == "xnnpack":
-        network.data_set()
-    executorch("exir")
+    if precision not in BACKENDS.get(backend, ()):
+        known = "; ".join(f"{name} has {', '.join(precisions)}" for name, precisions in BACKENDS.items())
+        raise InputError(f"{backend} has no {precision} here; {known}")
+    if backend == "xnnpack" or bundle:
+        network.check_images(images, calibration=precision == "int8")
     folder = Path(output)
     check_output(folder)
+    executorch("exir")
     path = artifact_path(folder, f"{network.stem}_{backend}_{precision}", ".pte")
     started = time.perf_counter()
     lowered = lower(network, precision=precision, backend=backend, softmax=softmax)

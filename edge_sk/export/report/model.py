@@ -8,8 +8,9 @@ from typing import Any, Literal
 from pydantic import Field
 
 from edge_sk.export.network import UNTRAINED
-from edge_sk.export.record import Format, Part, Precision, Record, read_json, validated
+from edge_sk.export.record import Count, Format, Part, Precision, Record, Size
 from edge_sk.files import write_text
+from edge_sk.reading import read_json, validated
 
 MISSING = "there is no file {}; give a record or a report.json"
 
@@ -19,14 +20,14 @@ class NetworkCost(Part):
 
     arch: str
     weights: str = Field(description="As in a record")
-    input_size: list[int] = Field(description="(N, C, H, W)")
-    params: int
-    macs: int = Field(description="Multiply-accumulates of convolutions and linear layers, batch norm folded")
-    gate_macs: int = Field(description="Those of them inside channel attention")
-    activations: int = Field(description="Elements that convolutions and linear layers write")
-    elementwise: int = Field(description="Elements that all other operators go over")
-    largest_feature_map: int = Field(description="Elements of the largest tensor")
-    unsupported: dict[str, int] = Field(default_factory=dict, description="Operators that were not counted")
+    input_size: Size = Field(description="(N, C, H, W)")
+    params: Count
+    macs: Count = Field(description="Multiply-accumulates of convolutions and linear layers, batch norm folded")
+    gate_macs: Count = Field(description="Those of them inside channel attention")
+    activations: Count = Field(description="Elements that convolutions and linear layers write")
+    elementwise: Count = Field(description="Elements that all other operators go over")
+    largest_feature_map: Count = Field(description="Elements of the largest tensor")
+    unsupported: dict[str, Count] = Field(default_factory=dict, description="Operators that were not counted")
 
 
 class Failure(Part):
@@ -74,10 +75,5 @@ def write_report(path: str | os.PathLike[str], report: Report) -> None:
 
 
 def read_report(path: str | os.PathLike[str]) -> Report:
-    """Read and validate a ``report.json``.
-
-    Raises:
-        InputError: No such file, not JSON, or not a report; the first wrong field is named.
-    """
-    content = read_json(path, missing=MISSING.format(path))
-    return validated(Report, content, path, "report; deploy/report.py writes report.json")
+    """Read a ``report.json``; an ``InputError`` names the file and what is wrong with it."""
+    return validated(Report, read_json(path, missing=MISSING.format(path)), f"report {path}")

@@ -53,7 +53,7 @@ class Bessel(nn.Module):
 
 def test_five_channels_are_no_image(lived_in, tmp_path):
     network = make_network(tiny(lived_in, channels=5), input_size=(5, SIZE, SIZE), mean=(0.5,) * 5, std=(0.2,) * 5)
-    with pytest.raises(InputError, match="takes 5 channels; a Core ML image has 3"):
+    with pytest.raises(InputError, match="images have 1 or 3 channels, the network wants 5"):
         to_mlpackage(network, tmp_path)
 
 
@@ -65,5 +65,5 @@ def test_without_coremltools_the_extra_is_named(lived_in, tmp_path, monkeypatch)
 
 def test_an_unwritable_output_is_said_before_the_work(lived_in, tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(InputError, match="cannot write into --output"):
+    with pytest.raises(InputError, match=r"cannot write into .*file"):
         to_mlpackage(make_network(tiny(lived_in)), tmp_path / "file")
