@@ -17,6 +17,8 @@ class BAM(nn.Module):
     the spatial branch's two 3x3 convolutions.
     """
 
+    is_gate = True  # counted apart by edge_sk.profiling
+
     def __init__(self, channels: int, *, reduction: int = 16, dilation: int = 4) -> None:
         super().__init__()
         width = max(channels // reduction, 1)

@@ -145,6 +145,8 @@ class Gate(nn.Module):
         - Output: attention, ``(N, M, C, 1, 1)``, summing to 1 over ``M``
     """
 
+    is_gate = True  # counted apart by edge_sk.profiling
+
     def __init__(self, channels: int, branches: int, width: int, act_layer: Activation = nn.ReLU) -> None:
         super().__init__()
         self.channels = channels

@@ -46,7 +46,8 @@ def graft(
         min_width: ``L``.
         select: ``False``: sum the branches instead of selecting.
         act: Activation in every branch, as in the paper's networks, for instance ``"relu"``; ``None``: linear branches.
-            With one, ``"preserve"`` starts near the network, not exactly as it.
+            With ReLU or a leaky one, ``"preserve"`` starts near the network; with another it can start far from it, see
+            the report.
         input_size: ``(C, H, W)``, ``(N, C, H, W)`` or the side of a square image, to measure at; ``None``: that of
             ``images``, of the model's ``default_cfg``, or 3x224x224.
         images: A batch of real images as the network takes them, to measure on; ``None``: two photographs.

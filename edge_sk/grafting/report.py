@@ -17,7 +17,7 @@ class Replaced:
     Args:
         conv: The convolution that was replaced, in short.
         kernels: The branches, for instance ``3+5``.
-        exact: Whether the unit started as the site's function.
+        exact: Whether the unit starts as the site's function by construction; others may, see ``difference``.
         difference: Largest change of the site's output, relative to its largest value, the same input given: on noise.
         difference_real: The same on real images.
     """
@@ -75,7 +75,7 @@ class Report:
 
     @property
     def exact(self) -> bool:
-        """Whether every unit started as its site's function."""
+        """Whether every unit starts as its site's function by construction."""
         return all(site.exact for site in self.replaced)
 
     def to_dict(self) -> dict[str, Any]:
@@ -90,7 +90,7 @@ class Report:
         rows = [("site", "was", "kernels", "stage", "output", "difference")]
         for site in self.replaced:
             resolution = "x".join(map(str, site.resolution or ()))
-            kept = "" if site.exact else " (not kept)"
+            kept = "" if site.exact else " (not guaranteed)"
             difference = f"{max(site.difference, site.difference_real):.1e}{kept}"
             rows.append((site.name, site.conv, site.kernels, str(site.stage), resolution, difference))
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

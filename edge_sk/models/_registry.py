@@ -109,6 +109,27 @@ def find(name: str) -> Entry:
     raise InputError(f"unknown model {name!r}{hint} (timm:NAME and torchvision:NAME are accepted too)")
 
 
+# What the networks of version 0.1 are called today: its units had an activation in every branch, and MobileNet had them
+# at every site. Those of MobileNetV3 and V4 and of other libraries have no name: their activations differed by site.
+_OF_0_1 = {"sk_shufflenetv2_*": "act=relu", "sk_mobilenetv[12]_*": "sk_units=all,act=relu6"}
+
+
+def todays_name(name: str, version: str) -> str:
+    """Today's name of a network that was trained by a version of edge_sk.
+
+    Raises:
+        InputError: Today's library cannot build it.
+    """
+    base, _, options = name.partition("@")
+    grafted = base.startswith(PREFIXES) and "kernels=" in options
+    if not version.startswith("0.1.") or not (grafted or base.startswith(("sk_shufflenet", "sk_mobilenet"))):
+        return name
+    for pattern, added in _OF_0_1.items():
+        if fnmatch.fnmatch(base, pattern):
+            return f"{base}@{','.join(filter(None, [added, options]))}"
+    raise InputError(f"{name} was trained by edge_sk {version}, which built it differently: use that version for it")
+
+
 def default_recipe(name: str) -> str:
     """Stem of the recipe for a name: ``light``, ``large`` or ``cifar``.
 

@@ -27,12 +27,6 @@ WIDTHS = {
 STAGE_REPEATS = (4, 8, 4)
 
 
-def channel_shuffle(x: Tensor, groups: int) -> Tensor:
-    """Interleave the channels of ``groups`` equal parts, ``(N, C, H, W)`` to the same shape."""
-    n, c, h, w = x.shape
-    return x.view(n, groups, c // groups, h, w).transpose(1, 2).reshape(n, c, h, w)
-
-
 class InvertedResidual(nn.Module):
     """The unit of the paper's Fig. 3 (c), and with stride 2 of Fig. 3 (d).
 
@@ -67,7 +61,7 @@ class InvertedResidual(nn.Module):
             first, second = x.chunk(2, dim=1)
         else:
             first, second = self.branch1(x), x
-        return channel_shuffle(self.attn(torch.cat((first, self.branch2(second)), dim=1)), 2)
+        return torch.channel_shuffle(self.attn(torch.cat((first, self.branch2(second)), dim=1)), 2)
 
 
 class ShuffleNetV2(StagedClassifier):

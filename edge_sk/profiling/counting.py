@@ -18,10 +18,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from edge_sk.profiling.cost import FeatureMap
 
-# Channel attention: class names by module. A module that nobody has imported has no instances.
+# Other libraries' channel attention: class names by module. A module that nobody has imported has no instances. Our own
+# classes have the attribute ``is_gate``.
 GATES = {
-    "edge_sk.selective_kernel": ("Gate",),
-    "edge_sk.gates": ("BAM",),
     "timm.layers.cbam": ("CbamModule", "LightCbamModule"),
     "timm.layers.eca": ("EcaModule",),
     "timm.layers.selective_kernel": ("SelectiveKernelAttn",),
@@ -66,7 +65,9 @@ class OperatorCounter(TorchDispatchMode):
         super().__init__()
         gates = tuple(getattr(sys.modules[path], kind) for path in GATES.keys() & sys.modules for kind in GATES[path])
         self._names = {module: name for name, module in model.named_modules()}
-        self._gates = {name for module, name in self._names.items() if isinstance(module, gates)}
+        self._gates = {
+            name for module, name in self._names.items() if isinstance(module, gates) or hasattr(module, "is_gate")
+        }
         self._running = [""]  # names of the modules whose forward runs, the innermost last
         self._convolution_macs = fvcore().jit_handles.conv_flop_count
         self.costs = defaultdict[str, Counter[str]](lambda: Counter(macs=0, gate_macs=0, activations=0, elementwise=0))

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
+import torch
 from torch import fx, nn
 from torch.fx.passes.shape_prop import ShapeProp, TensorMetadata
 
@@ -36,9 +37,9 @@ def carry_attributes(source: nn.Module, target: nn.Module) -> None:
 
 
 def shuffle_functions() -> tuple[Any, ...]:
-    """The functions that interleave channel groups, ``f(x, groups)``, in the libraries that are loaded."""
-    names = ("edge_sk.models.shufflenetv2", "torchvision.models.shufflenetv2")
-    return tuple(sys.modules[name].channel_shuffle for name in names if name in sys.modules)
+    """The functions that interleave channel groups, ``f(x, groups)``: torch's, and torchvision's where it is loaded."""
+    torchvision = sys.modules.get("torchvision.models.shufflenetv2")
+    return (torch.channel_shuffle, *([torchvision.channel_shuffle] if torchvision else []))
 
 
 class Tracer(tracing.Tracer):

@@ -67,7 +67,7 @@ class _Router:
     def _shuffle_groups(self, node: fx.Node) -> int:
         module = called_module(self.graph, node)
         groups = module.groups if isinstance(module, nn.ChannelShuffle) and not hooks(module) else None
-        if calls(node, (*shuffle_functions(), torch.channel_shuffle)):
+        if calls(node, shuffle_functions()):
             groups = argument(node, 1, "groups")
         return groups if isinstance(groups, int) else 0
 

@@ -199,7 +199,11 @@ class Trainer:
         loss_of_step = torch.zeros((), device=self.world.device)
         for part in range(parts):
             began = time.perf_counter()
-            batch = next(batches)
+            batch = next(batches, None)
+            if batch is None:
+                raise InputError(
+                    f"the training data ended at step {self.state.step}: too many images in a row are damaged"
+                )
             self.state.epoch_waited += time.perf_counter() - began
             self._note_unreadable(batch.unreadable)
             # Dropout, drop path and mixup: a function of the step, so that nothing needs to be saved.

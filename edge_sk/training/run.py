@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from edge_sk.errors import InputError
 from edge_sk.files import atomic_write, check_output, write_text
 from edge_sk.models import _weights, create_model
+from edge_sk.models._registry import todays_name
 from edge_sk.reading import read_json, read_yaml, short, validated
 from edge_sk.training.recipe import Count, DataRecipe, Recipe, read_recipe, recipe_to_yaml
 from edge_sk.training.sources import is_embedded
@@ -33,7 +34,7 @@ MANIFEST = "manifest.json"  # the command, the versions, the host
 CHECKPOINT = "checkpoint.pt"  # where to resume
 PREVIOUS = "checkpoint.previous.pt"
 DAMAGED = "checkpoint.damaged.pt"
-FORMAT = 1  # of checkpoints
+FORMAT = 2  # of checkpoints; 1 is version 0.1's, whose sk_ networks are others
 DIGITS = 64  # of a SHA-256 in hexadecimal
 CSV = "metrics.csv"  # a row per epoch
 COLUMNS = (
@@ -140,7 +141,8 @@ def save_weights(folder: Path, state: dict[str, Tensor]) -> None:
 def load_config(path: str | Path) -> RunConfig:
     """Read a run folder's ``config.json``; an ``InputError`` where it is missing or not one of ours."""
     file = _file(path, CONFIG)
-    return validated(RunConfig, read_json(file), file)
+    config = validated(RunConfig, read_json(file), file)
+    return config.model_copy(update={"arch": todays_name(config.arch, config.edge_sk_version)})
 
 
 def save_config(folder: Path, config: RunConfig) -> None:

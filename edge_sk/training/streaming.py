@@ -104,7 +104,7 @@ class Stream(IterableDataset[Sample]):
         skipped = len(range(worker, self.skip_batches, workers)) * self.batch_size
         problems, position = list[str](), 0
         for name, files in self._samples(self.shard.rank * workers + worker, self.shard.size * workers, problems):
-            if len(problems) > MAX_DAMAGED:
+            if self.seed is not None and len(problems) > MAX_DAMAGED:
                 break
             try:
                 image, label = self._decode(files)

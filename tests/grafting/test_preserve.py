@@ -12,7 +12,6 @@ from torch.nn import functional as F
 
 import edge_sk
 from edge_sk import Kernel, running
-from edge_sk.grafting import preserve
 from tests.grafting.networks import Handmade, LivedIn, answering, block, units
 
 
@@ -206,10 +205,10 @@ def test_what_follows_stays_in_its_place(lived_in: LivedIn, digits: Tensor) -> N
                 torch.testing.assert_close(grafted(digits[:2]), model(digits[:2]), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize(("act", "bound"), [("relu", 1e-4), ("leaky_relu", 1e-4), ("relu6", 0.6), ("hard_swish", 0.6)])
+@pytest.mark.parametrize("act", ["relu", "leaky_relu", "relu6", "hard_swish"])
 @pytest.mark.parametrize("select", [True, False])
-def test_activation_in_branches_starts_near_and_trains(
-    act: str, bound: float, select: bool, digits: Tensor, lived_in: LivedIn
+def test_activation_in_branches_trains_and_relu_starts_near(
+    act: str, select: bool, digits: Tensor, lived_in: LivedIn
 ) -> None:
     from timm.layers.create_act import get_act_layer
 
@@ -218,12 +217,12 @@ def test_activation_in_branches_starts_near_and_trains(
     model = lived_in(block(nn.BatchNorm2d(8), layer()))
     grafted, report = edge_sk.graft(model, kernels="3+3d2", select=select, act=act, input_size=16)
     assert not report.exact
-    assert "not kept" in str(report)
+    assert "not guaranteed" in str(report)
     assert all(hasattr(branch, "act") for branch in units(grafted)[0].branches)
     with torch.no_grad():
-        # A host's activation stays behind: applied twice, but for ReLU, it is another function.
-        if act in ("relu", "relu6"):
-            assert running.difference([model(digits[:8])], [grafted(digits[:8])]) < bound
+        change = running.difference([model(digits[:8])], [grafted(digits[:8])])
+    # The host's activation stays behind the unit. Only ReLU is the same when it is applied twice.
+    assert change < 1e-4 if act == "relu" else change > 1e-4
     moved: set[str] = set()
     optimizer = torch.optim.SGD(grafted.parameters(), lr=0.1)
     for _ in range(4):
@@ -235,7 +234,6 @@ def test_activation_in_branches_starts_near_and_trains(
 
 
 def test_silent_branches_survive_half_precision() -> None:
-    assert torch.finfo(torch.float16).smallest_normal / 2**10 < preserve.FADED
     model = block().half().eval()
     unit = units(edge_sk.graft(model, kernels="3+3d2", act="relu", input_size=16)[0])[0]
     scale = unit.branches[1].get_submodule("bn").weight

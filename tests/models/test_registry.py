@@ -16,6 +16,7 @@ from torch import nn
 import edge_sk
 from edge_sk import InputError, SelectiveKernel
 from edge_sk.models import default_recipe
+from edge_sk.models._registry import todays_name
 
 LivedIn = Callable[[nn.Module], nn.Module]
 # One of each construction, small; the slow sweep takes the other names.
@@ -377,3 +378,28 @@ def test_bad_weights(tmp_path: Path) -> None:
 def test_bad_names_and_options(name: str, options: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=message):
         edge_sk.create_model(name, **options)
+
+
+@pytest.mark.parametrize(
+    ("name", "version", "today"),
+    [
+        ("sk_shufflenetv2_1.0", "0.1.0", "sk_shufflenetv2_1.0@act=relu"),
+        ("sk_shufflenetv2_0.5@kernels=3+5", "0.1.3", "sk_shufflenetv2_0.5@act=relu,kernels=3+5"),
+        ("sk_mobilenetv2_1.0", "0.1.0", "sk_mobilenetv2_1.0@sk_units=all,act=relu6"),
+        ("sk_shufflenetv2_1.0", "0.2.0", "sk_shufflenetv2_1.0"),
+        ("shufflenetv2_1.0", "0.1.0", "shufflenetv2_1.0"),
+        ("sknet29", "0.1.0", "sknet29"),
+        ("timm:resnet18", "0.1.0", "timm:resnet18"),
+    ],
+)
+def test_networks_of_version_0_1_have_names_of_today(name: str, version: str, today: str) -> None:
+    assert todays_name(name, version) == today
+    edge_sk.create_model(today)
+
+
+@pytest.mark.parametrize(
+    "name", ["sk_mobilenetv3_small_1.0", "sk_mobilenetv4_conv_small", "timm:lcnet_050@kernels=3+5"]
+)
+def test_networks_of_version_0_1_that_cannot_be_built_are_refused(name: str) -> None:
+    with pytest.raises(InputError, match=r"was trained by edge_sk 0\.1\.0, .*: use that version"):
+        todays_name(name, "0.1.0")

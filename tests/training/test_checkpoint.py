@@ -113,7 +113,7 @@ def test_another_format_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(run, "FORMAT", 99)
     save(tmp_path, 1)
     monkeypatch.undo()
-    with pytest.raises(InputError, match="has checkpoint format 99, this version of edge_sk reads 1"):
+    with pytest.raises(InputError, match="has checkpoint format 99, this version of edge_sk reads 2"):
         load_checkpoint(tmp_path)
 
 
