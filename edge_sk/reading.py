@@ -84,6 +84,11 @@ def parse_yaml(text: str, origin: str) -> Any:
     return _shallow(value, origin)
 
 
+def to_yaml(value: Any) -> str:
+    """A value as YAML text that :func:`parse_yaml` reads back."""
+    return yaml.dump(value, Dumper=_Dumper, sort_keys=False)
+
+
 def validated(kind: type[Model], values: Any, origin: str | os.PathLike[str]) -> Model:
     """``values`` as a pydantic model.
 
@@ -146,9 +151,14 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+class _Dumper(yaml.SafeDumper):
+    """Quotes the text that :class:`_Loader` would take for a number."""
+
+
 # PyYAML follows YAML 1.1 and reads 4e-5, which has no dot, as a string.
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$"),
-    list("-+.0123456789"),
-)
+for _kind in (_Loader, _Dumper):
+    _kind.add_implicit_resolver(
+        "tag:yaml.org,2002:float",
+        re.compile(r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$"),
+        list("-+.0123456789"),
+    )

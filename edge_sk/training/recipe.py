@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from edge_sk.errors import InputError
-from edge_sk.reading import explained, parse_yaml, read_yaml, short
+from edge_sk.reading import explained, parse_yaml, read_yaml, short, to_yaml
 
 # Upper limits are far above what makes sense: they keep a slip of the keyboard from taking all memory or time.
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -218,7 +217,7 @@ def settings(recipe: Recipe) -> dict[str, Any]:
 
 def recipe_to_yaml(recipe: Recipe) -> str:
     """The resolved recipe: every field, in the order of the sections above."""
-    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
+    return to_yaml(recipe.model_dump(mode="json"))
 
 
 def _explain(problem: dict[str, Any], where: str) -> str:
