@@ -146,7 +146,9 @@ def _operate(
         sites, contradicted = finding.confirm(model, images, sites)
     chosen = [site for site in sites if where is None or where(site)]
     name = getattr(where, "__name__", None) or repr(where)
-    others = [Skipped(site.name, describe(site.conv), f"where={name}") for site in sites if site not in chosen]
+    others = [
+        Skipped(site.name, describe(site.conv), f"not chosen by where={name}") for site in sites if site not in chosen
+    ]
     skipped += contradicted + others
     if not chosen:
         raise InputError(_nothing(model, skipped))

@@ -13,7 +13,7 @@ from edge_sk import running
 from edge_sk.errors import InputError, shown, whole_number
 from edge_sk.grafting.measure import TOLERANCE
 from edge_sk.models._entry import Entry, Graft
-from edge_sk.models._registry import PREFIXES, find, parse_name
+from edge_sk.models._registry import PREFIXES, did_you_mean, find, parse_name
 
 _logger = logging.getLogger(__name__)
 
@@ -80,8 +80,10 @@ def create_model(
         known = entry.options + (Graft.OPTIONS if graft else ())
         unknown = [key for key in (*options, *units) if key not in known]
         if unknown:
+            known = (*known, "num_classes", "in_chans")
             hint = "" if graft else " (it has no selective kernels)"
-            raise InputError(f"{name} has no option {shown(unknown[0])}{hint}; it has {', '.join(known)}")
+            near = did_you_mean(unknown[0], known)
+            raise InputError(f"{name} has no option {shown(unknown[0])}{hint}; it has {', '.join(known)}{near}")
         model = _build_plain(entry, options, num_classes, in_chans)
     size = model.default_cfg["input_size"]
     weights = None

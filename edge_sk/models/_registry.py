@@ -105,7 +105,11 @@ def find(name: str) -> Entry:
     """
     if name in entries():
         return entries()[name]
+    import timm
+
     hint = did_you_mean(name, entries()) or "; edge_sk.list_models() lists the names"
+    if timm.is_model(name):
+        hint = f"; did you mean timm:{name}?"
     raise InputError(f"unknown model {name!r}{hint} (timm:NAME and torchvision:NAME are accepted too)")
 
 

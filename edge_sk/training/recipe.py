@@ -189,7 +189,9 @@ def make_recipe(values: dict[str, Any], overrides: Sequence[str] = (), *, origin
         key, equals, text = override.partition("=")
         section, dot, field = key.strip().partition(".")
         if not (equals and dot and field):
-            raise InputError(f"--set {short(repr(override))} is not section.key=value, for example optim.lr=0.1")
+            near = [name for name in settings(Recipe()) if name.endswith(f".{key.strip()}")]
+            hint = f"did you mean {near[0]}=...?" if near else "for example optim.lr=0.1"
+            raise InputError(f"--set {short(repr(override))} is not section.key=value; {hint}")
         overridden.add(key.strip())
         # Validation reports a section that is not a mapping.
         if isinstance(merged.setdefault(section, {}), dict):

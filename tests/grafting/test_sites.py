@@ -148,7 +148,7 @@ def test_where(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def chosen(where: Any) -> list[str]:
         _, report = edge_sk.graft(model, where=where, input_size=64)
-        assert {item.reason for item in report.left} <= {f"where={measure_name(where)}"}
+        assert {item.reason for item in report.left} <= {f"not chosen by where={measure_name(where)}"}
         return [site.name for site in report.replaced]
 
     def measure_name(where: Any) -> str:
