@@ -174,7 +174,7 @@ def test_each_is_refused_in_one_line(call: Callable[[], Any], message: str) -> N
 ODD: list[Any] = [np.array([3, 5]), torch.tensor(3), torch.tensor([3, 5]), object(), 10**5000, b"x"]
 
 
-@pytest.mark.parametrize("value", ODD, ids=shown)
+@pytest.mark.parametrize("value", ODD, ids=lambda value: type(value).__name__)
 def test_values_that_have_no_truth_or_no_text(value: Any) -> None:
     for option in (*Graft.OPTIONS, "num_classes", "in_chans", "init_from", "drop_rate"):
         with torch.device("meta"):
