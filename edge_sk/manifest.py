@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+__version__ = "0.2.0"
 PACKAGES = ("torch", "torchvision", "timm", "executorch", "torchao", "coremltools", "fvcore", "numpy")
 
 
@@ -34,9 +35,6 @@ def _version(package: str) -> str | None:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-__version__ = _version("edge-sk") or "unknown"  # a source tree that is not installed
 
 
 def _commit() -> str | None:

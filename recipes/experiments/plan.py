@@ -135,7 +135,8 @@ def _read(path: Path, item: Comparison | Attention) -> Record:
         record = read_json(path)
         found = record | {"networks": [network["arch"] for network in record.get("networks", [])]}
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise InputError(f"{path} is damaged ({type(error).__name__}: {short(error)}); {again}") from None
+        reason = str(error).removeprefix(f"{path} ")
+        raise InputError(f"{path} is damaged ({type(error).__name__}: {short(reason, 100)}); {again}") from None
     parts = {"commit"} | ({"units", "by_map"} if isinstance(item, Attention) else set())
     if missing := sorted(parts - record.keys()):
         raise InputError(f"{path} is damaged (it has no {', '.join(missing)}); {again}")
