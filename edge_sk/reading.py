@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from edge_sk.errors import InputError, short
+from edge_sk.errors import InputError, short, shown
 
 # The largest file that we write, a report of a hundred networks, has 2 MB.
 LARGEST = 64 << 20
@@ -107,7 +107,7 @@ def explained(problem: dict[str, Any]) -> str:
     """One of pydantic's errors as ``field: what is wrong (got value)``."""
     place = short(".".join(map(str, problem["loc"])))
     message = short(problem["msg"].removeprefix("Value error, "))
-    given = "" if problem["type"] in ("missing", "value_error") else f" (got {short(repr(problem['input']), 60)})"
+    given = "" if problem["type"] in ("missing", "value_error") else f" (got {shown(problem['input'])})"
     return f"{place}: {message}{given}" if place else f"{message}{given}"
 
 

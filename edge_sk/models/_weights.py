@@ -17,6 +17,7 @@ from torch import Tensor
 
 from edge_sk.errors import InputError, short
 from edge_sk.files import atomic_write
+from edge_sk.models._registry import todays_name
 from edge_sk.reading import read_json, validated
 
 _logger = logging.getLogger(__name__)
@@ -133,6 +134,10 @@ def _from_config(path: Path) -> dict[str, Any]:
         return {}
     try:
         config = read_json(path)
+        if isinstance(config, dict) and isinstance(config.get("arch"), str):
+            name, today = config["arch"], todays_name(config["arch"], str(config.get("edge_sk_version")))
+            if name != today:
+                _logger.warning("%s: version 0.1 trained these weights as %s, today %s", path.parent, name, today)
         return image_fields(config.get("pretrained_cfg", config) if isinstance(config, dict) else config)
     except InputError as error:
         raise InputError(

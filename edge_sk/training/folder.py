@@ -8,40 +8,36 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO
 
-from edge_sk.errors import InputError
-from edge_sk.reading import short
+from edge_sk.errors import InputError, short
 from edge_sk.training.image_files import EXTENSIONS
 
 _logger = logging.getLogger(__name__)
 
 
-class Found(NamedTuple):
-    """The images under a folder."""
-
-    files: list[tuple[str, str]]  # (path relative to the folder, class), in order
-    classes: list[str]
-    unread: dict[str, int]  # files by extension that no decoder is asked for
-
-
-def find_images(root: Path) -> Found:
+def find_images(root: Path) -> tuple[list[tuple[str, str]], dict[str, int]]:
     """Walk ``root``; an image's class is the name of the folder that holds it, as in timm.
 
-    Links are followed, once each. Hidden files, and what is no regular file, such as a pipe, are passed over.
+    Links are followed, but not back into a folder that they lie in. Hidden files and folders, and what is no regular
+    file, such as a pipe, are passed over.
+
+    Returns:
+        Path relative to the root and class of every image, in order; files by extension that are not read as images.
 
     Raises:
         InputError: A name that is not UTF-8: metrics, reports and labels could not hold it.
     """
     files: list[tuple[str, str]] = []
     unread: collections.Counter[str] = collections.Counter()
-    seen = set()
+    above: dict[str, frozenset[str]] = {}  # the real paths of a folder and of those that it lies in
     for folder, subfolders, names in os.walk(root, followlinks=True, onerror=_stop):
-        status = os.stat(folder)
-        if (identity := (status.st_dev, status.st_ino)) in seen:
+        real, parents = os.path.realpath(folder), above.get(os.path.dirname(folder), frozenset())
+        above[folder] = parents | {real}
+        if real in parents:
             subfolders.clear()
             continue
-        seen.add(identity)
+        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
         for name in names:
             path = os.path.join(folder, name)
             extension = os.path.splitext(name)[1].lower()
@@ -56,8 +52,7 @@ def find_images(root: Path) -> Found:
             except UnicodeEncodeError:
                 raise InputError(f"{short(path)} has a name that is not UTF-8: rename it") from None
             files.append((inside, os.path.basename(os.path.dirname(inside))))
-    files.sort(key=lambda entry: _natural(entry[0]))
-    return Found(files, sorted({label for _, label in files}, key=_natural), dict(unread.most_common()))
+    return sorted(files, key=lambda entry: _natural(entry[0])), dict(unread.most_common())
 
 
 def _stop(error: OSError) -> None:
@@ -97,19 +92,20 @@ def label_files(root: Path, classes: list[str] | None = None) -> tuple[Files, li
     Raises:
         InputError: No images, images beside the classes' folders, or a class that is not in ``classes``.
     """
-    found = find_images(root)
-    others = ", ".join(f"{count} {extension}" for extension, count in list(found.unread.items())[:5])
+    found, unread = find_images(root)
+    others = ", ".join(f"{count} {extension}" for extension, count in list(unread.items())[:5])
     known = " ".join(sorted(EXTENSIONS))
-    if not found.files:
+    if not found:
         raise InputError(
             f"{root} has no images in class folders: expected {root}/CLASS/IMAGE.jpg, or {known}"
             + (f"; it holds {others}" if others else "")
         )
     if others:
         _logger.warning("%s: these files are not read: %s; images are %s", root, others, known)
-    if "" in found.classes:
+    names = sorted({name for _, name in found}, key=_natural)
+    if "" in names:
         raise InputError(f"{root} holds images outside class folders: expected {root}/CLASS/IMAGE.jpg")
-    if strangers := sorted(set(found.classes) - set(classes or found.classes)):
+    if strangers := sorted(set(names) - set(classes or names)):
         raise InputError(f"{root} has classes that the training images have not: {short(', '.join(strangers))}")
-    labels = {name: label for label, name in enumerate(classes or found.classes)}
-    return Files(root, [(path, labels[name]) for path, name in found.files]), list(labels)
+    labels = {name: label for label, name in enumerate(classes or names)}
+    return Files(root, [(path, labels[name]) for path, name in found]), list(labels)

@@ -59,6 +59,15 @@ def test_a_pipe_is_no_image_and_a_loop_of_links_ends(tmp_path: Path) -> None:
     assert len(label_files(tmp_path)[0]) == 1
 
 
+def test_a_link_to_another_class_is_read_and_a_hidden_folder_is_not(tmp_path: Path) -> None:
+    draw(tmp_path / "class" / "1.png")
+    draw(tmp_path / ".ipynb_checkpoints" / "1.png")
+    (tmp_path / "twin").symlink_to(tmp_path / "class")
+    files, classes = label_files(tmp_path)
+    assert classes == ["class", "twin"]
+    assert [label for _, label in files.samples] == [0, 1]
+
+
 def test_names_are_utf_8(tmp_path: Path) -> None:
     draw(tmp_path / "class" / "²1.png")
     assert len(label_files(tmp_path)[0]) == 1

@@ -14,7 +14,7 @@ from edge_sk import InputError
 from edge_sk.export.network import from_arch, from_run
 from edge_sk.training.distributed import join_world
 from edge_sk.training.plan import build_model, start
-from edge_sk.training.run import PREVIOUS, load_config, load_run
+from edge_sk.training.run import PREVIOUS, RunConfig, load_config, load_run, save_config, save_weights
 from recipes.planning import make_plan, run_name
 
 ARCH = "sk_shufflenetv2_0.5"
@@ -76,3 +76,19 @@ def test_a_runs_name_tells_data_sets_apart() -> None:
     assert (
         run_name("sknet29", "scaled_digits", "scaled_digits@0.5", 0) == "sknet29-scaled_digits-scaled_digits@0.5-seed0"
     )
+
+
+def test_weights_of_version_0_1_say_what_they_were(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A run of 0.1 is read under today's name; its weights in another network are named."""
+    save_weights(tmp_path, edge_sk.create_model(f"{ARCH}@act=relu", num_classes=10).state_dict())
+    config = RunConfig(
+        arch=ARCH, num_classes=10, classes=None, in_chans=3, input_size=(3, 40, 40), mean=(0.5,) * 3,
+        std=(0.5,) * 3, interpolation="bilinear", crop_pct=1.0, recipe="digits", data="digits", edge_sk_version="0.1.0",
+    )  # fmt: skip
+    save_config(tmp_path, config)
+    run = load_run(tmp_path)
+    assert run.config.arch == "sk_shufflenetv2_0.5@act=relu"
+    assert any(hasattr(module, "act") for name, module in run.model.named_modules() if name.endswith("branches.0"))
+    caplog.clear()
+    edge_sk.create_model(ARCH, num_classes=10, init_from=tmp_path)
+    assert f"version 0.1 trained these weights as {ARCH}, today {ARCH}@act=relu" in caplog.text
