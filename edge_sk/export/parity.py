@@ -47,8 +47,9 @@ UNTRAINED: dict[tuple[str, str], Threshold] = {
     # once, without a record: deploy/results/NOTES.md).
     ("pte", "fp16"): Threshold(relative=None, sqnr_db=15.0, top1_agreement=None),
     ("pte", "int8"): SANITY,
-    # Of all networks the lowest is at 32.6 dB, the largest difference 0.8 % (deploy/results/coreml.md).
-    ("mlpackage", "fp16"): Threshold(relative=1e-2, sqnr_db=30.0, top1_agreement=0.98),
+    # Of all networks the lowest is at 32.6 dB, the largest difference 1.2 %: EfficientNet-B0 with selective kernels,
+    # whose package in fp32 is at 107 dB and 4e-6, so that all of it is rounding (deploy/results/coreml.md).
+    ("mlpackage", "fp16"): Threshold(relative=2e-2, sqnr_db=30.0, top1_agreement=0.98),
     ("mlpackage", "int8"): SANITY,
     ("mlpackage", "palette6"): SANITY,
 }

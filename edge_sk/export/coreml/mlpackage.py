@@ -85,8 +85,7 @@ def to_mlpackage(
     started = time.perf_counter()
     rewritten, rewrites = prepare(network, softmax=softmax)
     with export_errors(network.arch):
-        # coremltools knows the ATEN dialect; torch.export gives the training dialect since torch 2.9.
-        graph = drop_aliases(torch.export.export(rewritten, (network.example(),)).run_decompositions({}))
+        graph = drop_aliases(_aten(torch.export.export(rewritten, (network.example(),))))
     model = _convert(graph, network, precision, target, labels)
     _describe(model, network, precision, labels)
     seconds = time.perf_counter() - started
@@ -152,6 +151,12 @@ def class_labels(network: Network) -> list[str]:
     return list(labels)
 
 
+def _aten(graph: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
+    """A graph in the ATEN dialect, which coremltools knows, without the one common operator that it lacks there."""
+    shuffle = torch.ops.aten.channel_shuffle.default
+    return graph.run_decompositions({shuffle: torch.export.default_decompositions()[shuffle]})
+
+
 def _convert(
     graph: torch.export.ExportedProgram, network: Network, precision: Precision, target: str, labels: list[str] | None
 ) -> Any:
@@ -208,7 +213,7 @@ def _culprit(graph: torch.export.ExportedProgram, network: Network, error: Excep
     if not targets:
         return "an operator"
     # The rewritten network is a traced graph, which no longer has the network's modules.
-    original = torch.export.export(network.model, (network.example(),)).run_decompositions({})
+    original = _aten(torch.export.export(network.model, (network.example(),)))
     for node in original.graph.nodes:
         stack = list((node.meta.get("nn_module_stack") or {}).values())
         if node.target == targets[0] and stack:

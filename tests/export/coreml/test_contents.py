@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
+from timm.layers import SqueezeExcite
 from torch import nn
 
 from edge_sk.export import to_mlpackage
@@ -100,6 +101,14 @@ def test_half_and_eight_bits_pass_and_are_smaller(lived_in, tmp_path):
 def test_palettes_are_offered_with_their_trouble_named(lived_in, tmp_path):
     record = to_mlpackage(make_network(tiny(lived_in)), tmp_path, precision="palette6")
     assert mlpackage.PALETTE_TROUBLE in record.notes
+
+
+def test_a_shuffle_that_stays_is_converted(lived_in, tmp_path):
+    """SE between concatenation and shuffle keeps the rewrite from absorbing it; coremltools knows no such operator."""
+    network = make_network(tiny(lived_in, SqueezeExcite(16), nn.ChannelShuffle(2)))
+    record = to_mlpackage(network, tmp_path, precision="fp32")
+    assert record.program is not None
+    assert record.program.operators["transpose"] == 1
 
 
 @pytest.mark.parametrize(("said", "target", "version"), [("17", "iOS17", 8), ("ios18", "iOS18", 9)])
