@@ -78,8 +78,9 @@ def train_all(runs: Sequence[Run], args: argparse.Namespace) -> None:
     Raises:
         InputError: Some failed; the message names their logs. The others are finished.
     """
-    threads = str(max(1, (os.cpu_count() or 1) // args.jobs))
-    environment = {"OMP_NUM_THREADS": threads} | os.environ
+    # A run that is alone chooses its threads itself.
+    threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // args.jobs))} if args.jobs > 1 else {}
+    environment = threads | os.environ
     waiting, failed = list(runs), []
     working: dict[Run, tuple[subprocess.Popen[bytes], float]] = {}
     began, done = time.monotonic(), 0

@@ -9,10 +9,6 @@ import os
 import sys
 from collections.abc import Sequence
 
-# Before torch is loaded. Threads that wait spin by default: on cores shared with other programs a step then takes ten
-# times as long as with threads that sleep.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
 from edge_sk.errors import InputError, script
 
 # Fields of the recipe's data section that decide nothing in a test.

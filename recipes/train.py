@@ -11,10 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-# Before torch is loaded. Threads that wait spin by default: on cores shared with other programs a step then takes ten
-# times as long as with threads that sleep.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
 from edge_sk.errors import script
 
 if TYPE_CHECKING:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import math
 import signal
@@ -28,9 +29,11 @@ from edge_sk.training.optimization import make_optimizer, make_scheduler
 from edge_sk.training.randomness import seed_everything
 from edge_sk.training.recipe import Recipe
 from edge_sk.training.run import Row, RunConfig, load_checkpoint, save_checkpoint, save_weights, write_csv
+from edge_sk.training.threads import Threads, fixed
 from edge_sk.training.transforms import Normalizer
 
 STEPS_BETWEEN_CHECKS = 10  # on a GPU, where reading a loss waits for the steps; on a CPU every step is checked
+TRIAL_IMAGES = 64  # at most, of a step that is timed to choose the number of threads
 SLOW_LOADER = 0.3  # warn where more of the time than this is spent waiting for data
 
 
@@ -50,6 +53,7 @@ class State:
     step: int = 0
     history: list[Row] = field(default_factory=list)  # a row per epoch
     unreadable: list[str] = field(default_factory=list)  # images
+    threads: int | None = None  # of the CPU; None: nothing chose them
     seconds: float = 0.0  # training time of the finished epochs
     # Of the epoch under way:
     loss_sum: float = 0.0
@@ -111,6 +115,9 @@ class Trainer:
         self.scheduler = make_scheduler(self.optimizer, recipe.schedule, steps_per_epoch=feed.steps_per_epoch)
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=runtime.precision == "fp16")
         self.ema = ModelEmaV3(model, decay=ema.decay, use_warmup=ema.warmup) if ema.enabled else None
+        self._threads: Threads | None = None
+        self._input_size = config.input_size
+        self._trial_images = min(TRIAL_IMAGES, recipe.data.batch_size // recipe.data.accumulation)
         self.normalizer = Normalizer(config, world.device, channels_last=runtime.channels_last)
         smoothing = recipe.loss.label_smoothing
         self.mixup = None
@@ -161,6 +168,9 @@ class Trainer:
         epochs, per_epoch, is_main = self.recipe.schedule.epochs, self.feed.steps_per_epoch, self.world.is_main
         self._report = report if report and is_main else Report()
         stopped = None
+        if self.world.device.type == "cpu" and self.world.size == 1 and not (fixed() or self.recipe.runtime.compile):
+            self._threads = Threads(self._trial(self._input_size), self.state.threads)
+            self.state.threads = self._threads.count
         with stop_signals() as self._signals:
             while stopped is None:
                 if self.state.step // per_epoch > len(self.state.history):
@@ -183,13 +193,36 @@ class Trainer:
         batches = self.feed.training(epoch, first)
         losses, stopped = list[Tensor](), None
         for step in range(first + 1, per_epoch + 1):
+            began, waited = time.perf_counter(), self.state.epoch_waited
             losses.append(self._train_step(batches))
+            self._after_step(time.perf_counter() - began - (self.state.epoch_waited - waited))
             if step == per_epoch or self.state.step % every == 0:
                 stopped = self._check(losses)
                 losses.clear()
             if stopped is not None:
                 break
         return stopped
+
+    def _after_step(self, seconds: float) -> None:
+        share = self._trial_images / self.recipe.data.batch_size
+        if self._threads is not None and self._threads.after_step(share * seconds):
+            self.state.threads = self._threads.count
+            self._report.say(
+                f"step {self.state.step}: computing with {self._threads.count} threads now, which is fastest beside what else "
+                "this machine does"
+            )
+
+    def _trial(self, input_size: Sequence[int]) -> Callable[[], None]:
+        """A step of a copy of the network on at most ``TRIAL_IMAGES`` images, to be timed."""
+        model, generator = copy.deepcopy(self.model), torch.Generator().manual_seed(0)
+        images = torch.randint(256, (self._trial_images, *input_size), generator=generator, dtype=torch.uint8)
+
+        def step() -> None:
+            with autocast(self.world.device, self.recipe.runtime.precision):
+                logits = model(self.normalizer(images))
+            logits.float().logsumexp(1).sum().backward()
+
+        return step
 
     def _train_step(self, batches: Iterator[Batch]) -> Tensor:
         """One optimizer step over ``accumulation`` parts; returns its loss."""
@@ -283,7 +316,7 @@ class Trainer:
                 f"warning: {wait:.0%} of the training time went into waiting for the loader; "
                 "raise --workers, or store smaller images"
             )
-        self.state = State(state.step, [*state.history, row], state.unreadable, row["seconds"])
+        self.state = State(state.step, [*state.history, row], state.unreadable, state.threads, row["seconds"])
         # run() writes the last epoch's row, after the weights: with it the run counts as finished.
         if self.world.is_main and row["epoch"] < self.recipe.schedule.epochs:
             write_csv(self.folder, self.state.history)

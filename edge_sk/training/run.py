@@ -171,7 +171,8 @@ def saved_manifest(folder: str | Path) -> dict[str, Any]:
 
 def _file(folder: str | Path, name: str) -> Path:
     """A file that every run folder has; an ``InputError`` where it has not."""
-    path, remedy = Path(folder) / name, "give the folder that recipes/train.py wrote"
+    folder = Path(folder)
+    path, remedy = folder / name, "give the folder that recipes/train.py wrote"
     if not path.parent.is_dir():
         problem = "is not a folder" if path.parent.exists() else "does not exist"
         raise InputError(f"--checkpoint {folder} {problem}: {remedy}")

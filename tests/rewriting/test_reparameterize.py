@@ -113,6 +113,12 @@ class _Input(nn.Module):
             1,
             {"batch_norm"},
         ),
+        (
+            batchnorm.convolve_batch_norm,
+            nn.Sequential(nn.ReLU(), nn.BatchNorm2d(8), nn.ReLU(), nn.BatchNorm2d(8, affine=False)),
+            2,
+            {"batch_norm"},
+        ),
         (batchnorm.remove_identities, _Norms(), 2, {"dropout"}),
         (normalize.fold_input_scale, _Input(), 1, set()),
     ],
@@ -139,6 +145,7 @@ def test_step_is_exact(
 def test_every_step_is_tested_here() -> None:
     tested = {slices.use_slices, pooling.keep_pooled_dims, pooling.pad_before_average, scalars.use_float_constants}
     tested |= {scalars.expand_hard_sigmoid, batchnorm.fold_batch_norm, batchnorm.remove_identities}
+    tested |= {batchnorm.convolve_batch_norm}
     tested |= {normalize.fold_input_scale, shuffle.absorb_shuffles, pooling.pool_instead_of_reducing}
     assert set(STEPS) == tested | {batchnorm.split_norm_act}
 
