@@ -2,10 +2,10 @@
 
     python recipes/thread_policy.py --output recipes/results/thread_policy.json
 
-``measured`` is what train.py does (edge_sk/training/threads.py), ``one`` is OMP_NUM_THREADS=1, and ``sleeping`` is what
-version 0.1 did: as many threads as cores, which sleep while they wait (OMP_WAIT_POLICY=PASSIVE). The policies take turns
-over the seeds. ``shared``: another process keeps one core busy. Seconds are of the whole command, by the clock; cores are
-its processor time over that. Run it on a quiet machine.
+``measured`` is what train.py does (edge_sk/training/threads.py), ``one`` is OMP_NUM_THREADS=1, and ``sleeping`` is
+what version 0.1 did: as many threads as cores, which sleep while they wait (OMP_WAIT_POLICY=PASSIVE). The policies
+take turns over the seeds. ``shared``: another process keeps one core busy. Seconds are of the whole command, by the
+clock; cores are its processor time over that. Run it on a quiet machine.
 """
 
 from __future__ import annotations

@@ -157,7 +157,7 @@ def test_ci_runs_what_the_readme_promises() -> None:
     script = (ROOT / ".ci" / "run").read_text(encoding="utf-8").replace("\\\n", " ")
     (tests,) = re.findall(r"^pip .+ && (.*pytest.*)$", TEXT, re.MULTILINE)
     assert tests in script.splitlines()
-    (paths,) = re.findall(r"^pytest -m slow (.+)$", script, re.MULTILINE)
+    (paths,) = re.findall(r"^OMP_NUM_THREADS=1 pytest .+ -m slow (.+)$", script, re.MULTILINE)
     promised = "tests/test_readme.py tests/recipes tests/test_public_api.py tests/deploy/test_same_answers.py"
     assert {*promised.split(), "tests/deploy/test_claims.py"} <= set(paths.split())
 

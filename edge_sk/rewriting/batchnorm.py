@@ -55,7 +55,7 @@ def convolve_batch_norm(graph: fx.GraphModule) -> int:
     for node, norm in list(_norms(graph, Layers(graph))):
         identity = nn.Conv2d(norm.num_features, norm.num_features, 1, groups=norm.num_features, bias=False)
         nn.init.ones_(identity.weight)
-        graph.set_submodule(str(node.target), folded(identity.to(norm.running_var), norm))
+        graph.set_submodule(str(node.target), folded(identity.to(norm.running_var).eval(), norm))
         count += 1
     return count
 

@@ -208,8 +208,8 @@ class Trainer:
         if self._threads is not None and self._threads.after_step(share * seconds):
             self.state.threads = self._threads.count
             self._report.say(
-                f"step {self.state.step}: computing with {self._threads.count} threads now, which is fastest beside what else "
-                "this machine does"
+                f"step {self.state.step}: computing with {self._threads.count} threads now, the fastest beside "
+                "what else this machine does"
             )
 
     def _trial(self, input_size: Sequence[int]) -> Callable[[], None]:

@@ -26,8 +26,8 @@ class Threads:
     """Keeps torch at the number of threads with which ``work`` is fastest.
 
     Threads wait for each other after every operator. Where another program takes one of two cores, two threads need
-    three to four times as long as on a quiet machine, and one thread no longer than before; ``recipes/thread_policy.py``
-    measures it. Results differ by rounding between numbers of threads: a resumed run begins with ``count``, its own.
+    three to four times as long as on a quiet machine, and one thread no longer than before
+    (``recipes/thread_policy.py``). Numbers of threads differ in their rounding: a resumed run begins with its own.
 
     Args:
         work: Something like a training step, without an effect; it is run a few times for every number of threads.
