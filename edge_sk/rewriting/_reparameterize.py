@@ -26,7 +26,6 @@ STEPS: tuple[Callable[[fx.GraphModule], int], ...] = (
     batchnorm.remove_identities,
     batchnorm.split_norm_act,
     batchnorm.fold_batch_norm,
-    batchnorm.convolve_batch_norm,
     normalize.fold_input_scale,
     shuffle.absorb_shuffles,
     slices.use_slices,

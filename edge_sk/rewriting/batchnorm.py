@@ -1,9 +1,6 @@
-"""Fold batch normalisation into the convolution before it, or make it a convolution."""
+"""Fold batch normalisation into the convolution before it."""
 
 from __future__ import annotations
-
-from collections.abc import Iterator
-from typing import Any
 
 from torch import fx, nn
 from torch.nn import functional as F
@@ -36,36 +33,17 @@ def fold_batch_norm(graph: fx.GraphModule) -> int:
     """Fold every batch norm whose input is a convolution that nothing else reads."""
     layers = Layers(graph)
     count = 0
-    for node, norm in _norms(graph, layers):
-        source: Any = node.args[0]
+    for node in graph.graph.find_nodes(op="call_module"):
+        norm = layers.own(node, nn.BatchNorm2d)
+        if norm is None or norm.running_mean is None or norm.training:
+            continue
+        source = node.args[0]
         conv = layers.own(source, nn.Conv2d)
         if conv is not None and len(source.users) == 1:
             graph.set_submodule(str(source.target), folded(conv, norm))
             replace_node(node, source)
             count += 1
     return count
-
-
-def convolve_batch_norm(graph: fx.GraphModule) -> int:
-    """Make a depthwise 1x1 convolution of every other batch norm.
-
-    XNNPACK's partitioner takes such a norm apart and may leave constants of it outside the delegate.
-    """
-    count = 0
-    for node, norm in list(_norms(graph, Layers(graph))):
-        identity = nn.Conv2d(norm.num_features, norm.num_features, 1, groups=norm.num_features, bias=False)
-        nn.init.ones_(identity.weight)
-        graph.set_submodule(str(node.target), folded(identity.to(norm.running_var).eval(), norm))
-        count += 1
-    return count
-
-
-def _norms(graph: fx.GraphModule, layers: Layers) -> Iterator[tuple[fx.Node, nn.BatchNorm2d]]:
-    """Batch norms that compute with stored statistics, and where they are called."""
-    for node in graph.graph.find_nodes(op="call_module"):
-        norm = layers.own(node, nn.BatchNorm2d)
-        if norm is not None and norm.running_mean is not None and not norm.training:
-            yield node, norm
 
 
 _DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)

@@ -12,6 +12,7 @@ from edge_sk.rewriting.graph import argument, called_module, calls, known, repla
 from edge_sk.tracing import hooks
 
 _BINARY = (operator.add, operator.sub, operator.mul, operator.truediv, torch.add, torch.sub, torch.mul, torch.div)
+_BINARY += (operator.iadd, operator.isub, operator.imul, operator.itruediv)
 _BINARY_METHODS = ("add", "sub", "mul", "div", "add_", "sub_", "mul_", "div_")
 
 
