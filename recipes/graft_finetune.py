@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import statistics
 import sys
 from collections.abc import Sequence
@@ -25,6 +24,7 @@ import torch
 import edge_sk
 from edge_sk.files import write_text
 from edge_sk.manifest import manifest
+from recipes.runs import train
 
 RECIPES = Path(__file__).resolve().parent
 RECORD = RECIPES / "results" / "graft_finetune.json"
@@ -35,34 +35,6 @@ ARMS = {
     "preserve, k and 3x3 dilated": f"{ARCH}@kernels=3+3d2",
     "random, k and 3x3 dilated": f"{ARCH}@kernels=3+3d2,init=random",
 }
-
-
-def train(arch: str, folder: Path, seed: int, overrides: Sequence[str]) -> float:
-    """Train into a run folder, unless it holds a finished run; top-1 in per cent."""
-    from edge_sk.training.distributed import join_world
-    from edge_sk.training.plan import start
-    from edge_sk.training.run import RECIPE, can_resume
-    from recipes.planning import make_plan
-    from recipes.progress import progress
-
-    resume = can_resume(folder)
-    if not resume and (folder / RECIPE).is_file():
-        # Stopped before its first checkpoint: what would be resumed has no weights, not even those it started from.
-        shutil.rmtree(folder)
-    plan = make_plan(
-        arch,
-        recipe="digits",
-        output=str(folder),
-        overrides=overrides,
-        seed=seed,
-        resume=resume,
-    )
-    with join_world("cpu") as world:
-        trainer = start(plan, world)
-        with progress(trainer) as report:
-            if trainer.run(report) is not None:
-                raise KeyboardInterrupt  # the run took the signal, and has saved its state
-    return trainer.state.history[-1]["test_top1"]
 
 
 @torch.no_grad()
@@ -86,7 +58,7 @@ def one_seed(seed: int, output: Path, epochs: int) -> dict[str, Any]:
     from edge_sk.training.randomness import seed_everything
 
     start = output / f"start-seed{seed}"
-    trained = train(ARCH, start, seed, [f"schedule.epochs={epochs}"])
+    trained = train(ARCH, start, seed, [f"schedule.epochs={epochs}"])["val_top1"]
     row: dict[str, Any] = {"seed": seed, "trained": trained, "arms": {}}
     fine = [f"checkpoint.init_from={start}", "optim.lr=0.02", "schedule.warmup_epochs=0", f"schedule.epochs={epochs}"]
     scores: dict[str, torch.Tensor] = {}
@@ -101,7 +73,7 @@ def one_seed(seed: int, output: Path, epochs: int) -> dict[str, Any]:
                 (scores[arm] - scores["ungrafted"]).abs().max() / scores["ungrafted"].abs().max()
             ),
             "params": sum(parameter.numel() for parameter in model.parameters()),
-            "after": train(arch, output / f"{name}-seed{seed}", seed, fine),
+            "after": train(arch, output / f"{name}-seed{seed}", seed, fine)["val_top1"],
         }
     return row
 

@@ -1,9 +1,11 @@
-"""What a training run reports: a line per epoch and a bar on stderr, TensorBoard, Weights & Biases."""
+"""What a training run reports: on stderr a bar, or lines where it is no terminal; TensorBoard, Weights & Biases."""
 
 from __future__ import annotations
 
 import contextlib
+import datetime
 import sys
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -44,23 +46,32 @@ class _Progress(Report):
         self._bar = Progress(console=self._console, disable=not self._console.is_terminal, transient=True)
         stack.enter_context(self._bar)
         self._epochs, self._per_epoch = trainer.recipe.schedule.epochs, trainer.feed.steps_per_epoch
-        self._task = self._bar.add_task("", total=self._epochs * self._per_epoch)
+        self._steps = self._epochs * self._per_epoch
+        self._task = self._bar.add_task("", total=self._steps)
+        self._every, self._shown_at = log.every_seconds, time.monotonic()
 
     def step(self, state: State, *, lr: float) -> None:
-        """Move the bar."""
-        epoch = min(state.step // self._per_epoch + 1, self._epochs)
+        """Move the bar; where there is none, print a line if it is time."""
+        epoch = (state.step - 1) // self._per_epoch + 1
         rate, wait = state.rates
         loss = state.loss_sum / state.loss_steps
         text = f"epoch {epoch}/{self._epochs}  loss {loss:.3f}  lr {lr:.2g}  {rate:.0f} images/s  data wait {wait:.0%}"
         self._bar.update(self._task, completed=state.step, description=text)
+        if self._bar.disable and time.monotonic() - self._shown_at >= self._every:
+            self._shown_at = time.monotonic()
+            left = (state.seconds + state.epoch_seconds) / state.step * (self._steps - state.step)
+            time_left = datetime.timedelta(seconds=round(left))
+            self.say(f"step {state.step:,}/{self._steps:,}  {text}  training time left {time_left}")
 
     def epoch(self, row: Row) -> None:
         """Print a line, and send the row to where the recipe asks for it."""
         width = len(str(self._epochs))
+        result = "not evaluated"
+        if "val_loss" in row:
+            result = f"val loss {row['val_loss']:.3f}  top-1 {row['val_top1']:5.2f} %"
         self.say(
-            f"epoch {row['epoch']:{width}}/{self._epochs}  train loss {row['train_loss']:.3f}  "
-            f"test loss {row['test_loss']:.3f}  top-1 {row['test_top1']:5.2f} %  lr {row['lr']:.2g}  "
-            f"{row['images_per_second']:.0f} images/s  data wait {row['data_wait']:.0%}"
+            f"epoch {row['epoch']:{width}}/{self._epochs}  train loss {row['train_loss']:.3f}  {result}  "
+            f"lr {row['lr']:.2g}  {row['images_per_second']:.0f} images/s  data wait {row['data_wait']:.0%}"
         )
         values = {name: value for name, value in row.items() if name not in ("epoch", "step")}
         if self._board is not None:

@@ -30,7 +30,9 @@ KNOWN = {
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
-        description=__doc__, epilog="Everything else is a field of the recipe: --dry-run lists them."
+        description=__doc__,
+        epilog=f"Recipes: {', '.join(sorted(path.stem for path in RECIPES.glob('*.yaml')))}. Everything else is a "
+        "field of the recipe: recipes/README.md explains them all, --dry-run prints those of a run.",
     )
     parser.add_argument("--arch", required=True, help="a name of the zoo, timm:NAME or torchvision:NAME")
     parser.add_argument("--recipe", help="a recipe beside this script or a .yaml file (default: by data and arch)")
@@ -38,7 +40,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--data", help="digits, scaled_digits, FOLDER (train/, val/), torch/NAME, hfds/NAME, wds/FOLDER"
     )
     parser.add_argument("--output", metavar="DIR", help="run folder (default: runs/ARCH-RECIPE-DATA-seedN)")
-    parser.add_argument("--set", metavar="K=V", nargs="+", action="extend", default=[], help="recipe fields")
+    parser.add_argument(
+        "--set", metavar="K=V", nargs="+", action="extend", default=[], help="recipe fields, as optim.lr=0.1"
+    )
     parser.add_argument("--seed", type=int, help="(default: 0)")
     parser.add_argument("--device", help="cpu, cuda, cuda:N or mps (default: the best there is)")
     parser.add_argument("--resume", action="store_true", help="continue the run in the run folder")
@@ -71,6 +75,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     with join_world(args.device) as world:
         trainer = start(plan, world, workers=args.workers, argv=None if argv is None else ["recipes/train.py", *argv])
+        if world.is_main and trainer.finished:
+            print(f"{plan.folder} is finished: all {len(trainer.state.history)} epochs were trained before")
         with progress(trainer) as report:
             stopped = trainer.run(report)
         if not world.is_main:
@@ -84,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"  python {_script('recipes/train.py')} {resume}")
         return 128 + stopped
     last = trainer.state.history[-1]
-    print(f"\ntop-1 {last['test_top1']:.2f} % on {last['test_images']:,} test images. Run folder: {plan.folder}")
+    print(f"\ntop-1 {last['val_top1']:.2f} % on {last['val_images']:,} validation images. Run folder: {plan.folder}")
     print("Next:")
     print(f"  python {_script('recipes/evaluate.py')} --checkpoint {folder}")
     exports = shlex.quote(os.path.join("exports", plan.folder.name))

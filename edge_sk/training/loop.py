@@ -17,6 +17,8 @@ from typing import Any
 
 import torch
 from timm.data import Mixup
+from timm.data.random_erasing import RandomErasing
+from timm.loss import BinaryCrossEntropy
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -27,8 +29,19 @@ from edge_sk.training.distributed import World
 from edge_sk.training.evaluation import autocast, evaluate
 from edge_sk.training.optimization import make_optimizer, make_scheduler
 from edge_sk.training.randomness import seed_everything
-from edge_sk.training.recipe import Recipe
-from edge_sk.training.run import Row, RunConfig, load_checkpoint, save_checkpoint, save_weights, write_csv
+from edge_sk.training.recipe import REMEDIES, Recipe, settings
+from edge_sk.training.run import (
+    BEST,
+    Row,
+    RunConfig,
+    load_checkpoint,
+    note_divergence,
+    save_checkpoint,
+    save_weights,
+    saved_manifest,
+    todays_row,
+    write_csv,
+)
 from edge_sk.training.threads import Threads, fixed
 from edge_sk.training.transforms import Normalizer
 
@@ -76,10 +89,10 @@ class Report:
         """Called after every few steps."""
 
     def epoch(self, row: Row) -> None:
-        """Called after an epoch was trained and evaluated."""
+        """Called after an epoch was trained and, where it is its turn, evaluated."""
 
     def say(self, message: str) -> None:
-        """Called with a warning."""
+        """Called with a warning or a note."""
 
 
 class Trainer:
@@ -87,7 +100,8 @@ class Trainer:
 
     All randomness is a function of seed, epoch, step and sample (``randomness.py``): the tensors and the ``State`` of
     any step are enough to continue exactly. The model comes on the CPU; it is moved and trained in place. A checkpoint
-    is resumed only if its ``identity`` (seed, architecture, recipe, ...) is this one.
+    is resumed only if its ``identity`` (seed, architecture, recipe, ...) is this one. A ``teacher``, on the CPU too,
+    has the model's classes, and says in its ``pretrained_cfg`` how its images are normalised.
     """
 
     def __init__(
@@ -100,6 +114,7 @@ class Trainer:
         config: RunConfig,
         world: World,
         identity: dict[str, Any],
+        teacher: nn.Module | None = None,
     ) -> None:
         self.recipe, self.feed, self.folder, self.world, self.identity = recipe, feed, folder, world, identity
         self.title = f"{config.arch} {config.recipe} seed {identity['seed']}"
@@ -125,40 +140,70 @@ class Trainer:
             # Mixup smooths the targets.
             self.mixup = Mixup(augment.mixup, augment.cutmix, label_smoothing=smoothing, num_classes=config.num_classes)
             smoothing = 0.0
-        self._criterion = nn.CrossEntropyLoss(label_smoothing=smoothing)
-        self._forward: nn.Module = model
+        self._erase: Any = nn.Identity()
+        if augment.erasing:
+            self._erase = RandomErasing(augment.erasing, mode="pixel", device=str(world.device))
+        self._criterion: nn.Module = nn.CrossEntropyLoss(label_smoothing=smoothing)
+        if recipe.loss.name == "bce":
+            self._criterion = BinaryCrossEntropy(smoothing, recipe.loss.bce_threshold)
+        self._forward: nn.Module = torch.compile(model) if runtime.compile else model  # type: ignore[assignment]
         if world.size > 1:
             ids = [world.device.index] if world.device.type == "cuda" else None
-            self._forward = DistributedDataParallel(model, device_ids=ids)
-        if runtime.compile:
-            self._forward = torch.compile(self._forward)  # type: ignore[assignment]
+            self._forward = DistributedDataParallel(self._forward, device_ids=ids)
+        self._distill = None
+        if teacher is not None:
+            from timm.task import DistillationTeacher, LogitDistillationTask
+
+            self._distill = LogitDistillationTask(
+                self._forward,
+                DistillationTeacher(teacher.to(world.device), device=world.device),
+                self._criterion,
+                task_loss_weight=1 - recipe.distill.weight,
+                temperature=recipe.distill.temperature,
+                device=world.device,
+                verbose=False,
+            )
         self._parts: dict[str, Any] = {"model": model, "optimizer": self.optimizer, "scaler": self.scaler}
         self._parts |= {"ema": self.ema.module} if self.ema else {}
         # The network whose accuracy counts.
         self.evaluated_model: nn.Module = self._parts.get("ema", model)
+        self._chance = math.log(config.num_classes)  # the loss of a guess
         self.state = State()
         self._saved: tuple[int, int] | None = None  # step and epochs of the newest checkpoint
         self._saved_at = time.monotonic()
 
-    def resume(self) -> str | None:
-        """Continue from the folder's newest whole checkpoint, if there is one; returns a warning if one was damaged.
+    def resume(self) -> list[str]:
+        """Continue from the folder's newest whole checkpoint, if there is one; returns what is special about that.
 
-        An ``InputError`` where it is of another architecture, recipe, data set or seed, or none is whole.
+        A run that diverged behind the checkpoint may have other ``REMEDIES``. An ``InputError`` where the checkpoint is
+        of another architecture, recipe, data set or seed, or none is whole.
         """
-        saved, warning = load_checkpoint(self.folder) or (None, None)
+        saved, damaged = load_checkpoint(self.folder) or (None, None)
         if saved is None:
-            return None
+            return []
+        notes = [f"warning: {damaged}; continuing from the one before it"] if damaged else []
+        trained = settings(Recipe()) | saved["identity"]  # what an older version had no field for was as by default
         for key, value in self.identity.items():
-            if (trained := saved["identity"].get(key)) != value:
+            if trained.get(key) == value:
+                continue
+            diverged = saved_manifest(self.folder)["diverged"] if key in REMEDIES else []
+            if not diverged or saved["step"] >= diverged[-1]["step"]:
                 raise InputError(
-                    f"{self.folder} was trained with {key} {trained!r}, not {value!r}; "
+                    f"{self.folder} was trained with {key} {trained.get(key)!r}, not {value!r}; "
                     "resume with the same, or start a new run with another --output"
                 )
+            notes.append(f"{key} is {value} in place of {trained.get(key)} from step {saved['step']} on")
         for name, part in self._parts.items():
             part.load_state_dict(saved[name])
         self.state = State(**{field.name: saved[field.name] for field in dataclasses.fields(State)})
+        self.state.history = [todays_row(row) for row in self.state.history]
         self._saved = self._position()
-        return warning
+        return notes
+
+    @property
+    def finished(self) -> bool:
+        """Whether every epoch is trained and recorded."""
+        return len(self.state.history) >= self.recipe.schedule.epochs
 
     def run(self, report: Report | None = None) -> int | None:
         """Train to the end, or to a stop signal, which is returned; the run folder can then be evaluated and resumed.
@@ -258,11 +303,13 @@ class Trainer:
         return loss_of_step
 
     def _loss(self, batch: Batch) -> Tensor:
-        images = self.normalizer(batch.images)
+        images = self._erase(self.normalizer(batch.images))
         target = batch.labels.to(self.world.device, non_blocking=True)
         if self.mixup is not None:
             images, target = self.mixup(images, target)
         with autocast(self.world.device, self.recipe.runtime.precision):
+            if self._distill is not None:
+                return self._distill(images, target)["loss"]
             logits = self._forward(images)
         return self._criterion(logits.float(), target)
 
@@ -277,7 +324,7 @@ class Trainer:
             self.state.loss_sum += loss
             self.state.loss_steps += 1
         self.state.epoch_seconds = time.perf_counter() - self._epoch_began
-        self._report.step(self.state, lr=self.optimizer.param_groups[0]["lr"])
+        self._report.step(self.state, lr=self._lr)
         minutes = (time.monotonic() - self._saved_at) / 60
         if self.world.is_main and minutes >= self.recipe.checkpoint.every_minutes:
             self._save()
@@ -285,7 +332,40 @@ class Trainer:
         return (self._signals or [signal.SIGTERM])[0] if signalled else None
 
     def _end_epoch(self) -> None:
-        """Evaluate and record the epoch that just ended."""
+        """Record the epoch that just ended, evaluated if it is its turn."""
+        epoch, epochs = self.state.step // self.feed.steps_per_epoch, self.recipe.schedule.epochs
+        state, (rate, wait) = self.state, self.state.rates
+        row: Row = {
+            "epoch": epoch,
+            "step": state.step,
+            "lr": self._lr,
+            "train_loss": state.loss_sum / max(1, state.loss_steps),
+            "images_per_second": rate,
+            "data_wait": wait,
+            "seconds": state.seconds + state.epoch_seconds,
+        }
+        if epoch % self.recipe.checkpoint.evaluate_every == 0 or epoch == epochs:
+            row |= self._evaluate()
+        if wait > SLOW_LOADER and all(earlier["data_wait"] <= SLOW_LOADER for earlier in state.history):
+            self._report.say(
+                f"warning: {wait:.0%} of the training time went into waiting for the loader; "
+                "raise --workers, or store smaller images"
+            )
+        self.state = State(state.step, [*state.history, row], state.unreadable, state.threads, row["seconds"])
+        # run() writes the last epoch's row, after the weights: with it the run counts as finished.
+        if self.world.is_main and epoch < epochs:
+            write_csv(self.folder, self.state.history)
+        self._report.epoch(row)
+        if row.get("val_loss", 0) > self._chance and not any(
+            earlier.get("val_loss", 0) > self._chance for earlier in state.history
+        ):
+            self._report.say(
+                "note: this validation loss is above a guess's. In the first epochs that is usual: the weights change "
+                "faster than the batch norms' running statistics, which the validation uses, can follow"
+            )
+
+    def _evaluate(self) -> Row:
+        """The columns of the validation; weights that are better than all before are written."""
         for module in filter(None, (self.model, self.ema)):
             self.world.broadcast_buffers(module)
 
@@ -297,30 +377,15 @@ class Trainer:
         precision, model = self.recipe.runtime.precision, self.evaluated_model
         metrics = evaluate(model, self.feed.test, self.normalizer, self.world, precision, save_before_a_kill)
         self._note_unreadable(metrics.unreadable)
-        state, (rate, wait) = self.state, self.state.rates
-        row: Row = {
-            "epoch": state.step // self.feed.steps_per_epoch,
-            "step": state.step,
-            "lr": self.optimizer.param_groups[0]["lr"],
-            "train_loss": state.loss_sum / max(1, state.loss_steps),
-            "test_loss": metrics.loss,
-            "test_top1": metrics.top1,
-            "test_top5": metrics.top5,
-            "test_images": metrics.images,
-            "images_per_second": rate,
-            "data_wait": wait,
-            "seconds": state.seconds + state.epoch_seconds,
+        best = max((row["val_top1"] for row in self.state.history if "val_top1" in row), default=-1.0)
+        if self.world.is_main and metrics.top1 > best and math.isfinite(metrics.loss):
+            save_weights(self.folder, model.state_dict(), BEST)
+        return {
+            "val_loss": metrics.loss,
+            "val_top1": metrics.top1,
+            "val_top5": metrics.top5,
+            "val_images": metrics.images,
         }
-        if wait > SLOW_LOADER and all(earlier["data_wait"] <= SLOW_LOADER for earlier in state.history):
-            self._report.say(
-                f"warning: {wait:.0%} of the training time went into waiting for the loader; "
-                "raise --workers, or store smaller images"
-            )
-        self.state = State(state.step, [*state.history, row], state.unreadable, state.threads, row["seconds"])
-        # run() writes the last epoch's row, after the weights: with it the run counts as finished.
-        if self.world.is_main and row["epoch"] < self.recipe.schedule.epochs:
-            write_csv(self.folder, self.state.history)
-        self._report.epoch(row)
 
     def _note_unreadable(self, names: Sequence[str]) -> None:
         state, limit = self.state, self.recipe.data.max_unreadable
@@ -344,6 +409,11 @@ class Trainer:
         save_checkpoint(self.folder, {"identity": self.identity, **tensors, **vars(self.state)})
         self._saved, self._saved_at = self._position(), time.monotonic()
 
+    @property
+    def _lr(self) -> float:
+        """That of the recipe and its schedule; with ``layer_decay`` the last layers' alone."""
+        return max(group["lr"] for group in self.optimizer.param_groups)
+
     def _position(self) -> tuple[int, int]:
         return self.state.step, len(self.state.history)
 
@@ -352,9 +422,11 @@ class Trainer:
         if self._saved is not None:
             kept = f"the checkpoint of step {self._saved[0]} in {self.folder} is good"
         epoch = (self.state.step - 1) // self.feed.steps_per_epoch + 1
+        if self.world.is_main:
+            note_divergence(self.folder, self.state.step, problem)
         return InputError(
-            f"{problem} (epoch {epoch}): stopped; {kept}. Lower optim.lr, or set optim.clip_grad_norm or "
-            "schedule.warmup_epochs"
+            f"{problem} (epoch {epoch}): stopped; {kept}. Continue with --resume and a lower optim.lr, or with "
+            "optim.clip_grad_norm or schedule.warmup_epochs (--set optim.lr=...)"
         )
 
 

@@ -22,10 +22,12 @@ def make_optimizer(model: nn.Module, recipe: OptimRecipe) -> torch.optim.Optimiz
         raise InputError(f"optim.nesterov goes with optim.name=sgd, not {recipe.name}")
     if name == "sgd" and not recipe.nesterov:
         name = "momentum"  # timm's "sgd" is Nesterov's
+    given: dict[str, Any] = {"betas": recipe.betas, "eps": recipe.eps}
+    given = {key: value for key, value in given.items() if value is not None}
     decay: dict[str, Any] = {"weight_decay": recipe.weight_decay, "filter_bias_and_bn": not recipe.decay_norm_and_bias}
 
-    def make(model: nn.Module) -> torch.optim.Optimizer:
-        return create_optimizer_v2(model, opt=name, lr=recipe.lr, momentum=recipe.momentum, **decay)
+    def make(model: nn.Module, **layers: Any) -> torch.optim.Optimizer:
+        return create_optimizer_v2(model, opt=name, lr=recipe.lr, momentum=recipe.momentum, **decay, **given, **layers)
 
     try:
         # Some, adahessian for example, are made without complaint and fail in their first step.
@@ -33,11 +35,15 @@ def make_optimizer(model: nn.Module, recipe: OptimRecipe) -> torch.optim.Optimiz
         optimizer = make(probe)
         probe(torch.ones(1, 2)).sum().backward()
         optimizer.step()
-        return make(model)
+        optimizer = make(model, layer_decay=recipe.layer_decay)
     except Exception as error:  # timm's optimizers are by many authors
         raise InputError(
             f"optim.name={short(repr(recipe.name))} cannot be used ({short(error)}); try sgd, adamw or rmsproptf"
         ) from None
+    for field, value in given.items():
+        if optimizer.param_groups[0].get(field) != value:  # timm drops what an optimizer has not
+            raise InputError(f"optim.name={recipe.name} does not take optim.{field}={value}: set it to null")
+    return optimizer
 
 
 def make_scheduler(optimizer: torch.optim.Optimizer, recipe: ScheduleRecipe, *, steps_per_epoch: int) -> Scheduler:

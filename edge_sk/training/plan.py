@@ -7,18 +7,32 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from edge_sk.errors import InputError
 from edge_sk.manifest import __version__, manifest
-from edge_sk.models import create_model
+from edge_sk.models import _weights, create_model
+from edge_sk.models._libraries import pretrained
+from edge_sk.models._registry import PREFIXES
 from edge_sk.models._weights import image_fields
+from edge_sk.reading import short
+from edge_sk.running import evaluating
 from edge_sk.training import data
 from edge_sk.training.distributed import World
 from edge_sk.training.loop import Feed, Trainer
 from edge_sk.training.randomness import seed_everything
-from edge_sk.training.recipe import FREE, Recipe, settings
-from edge_sk.training.run import RunConfig, can_resume, check_new, describe_run, load_config
+from edge_sk.training.recipe import FREE, DistillRecipe, Recipe, settings
+from edge_sk.training.run import (
+    CONFIG,
+    RECIPE,
+    RunConfig,
+    can_resume,
+    check_new,
+    describe_run,
+    load_config,
+    unfinished,
+)
 from edge_sk.training.transforms import Preprocessing, evaluation_transform, training_transform
 
 
@@ -86,12 +100,19 @@ def start(plan: Plan, world: World, *, workers: int | None = None, argv: Sequenc
         "images per batch norm (batch_size / processes / accumulation)": part
         * (world.size if recipe.runtime.sync_bn else 1),
     } | {key: value for key, value in settings(recipe).items() if key not in FREE}
-    trainer = Trainer(model, recipe, feed, folder=plan.folder, config=config, world=world, identity=identity)
-    warning = trainer.resume() if plan.resume else None
+    teacher = load_teacher(recipe.distill, num_classes, train.classes, images.input_size)
+    trainer = Trainer(
+        model, recipe, feed, folder=plan.folder, config=config, world=world, identity=identity, teacher=teacher
+    )
+    notes = trainer.resume() if plan.resume else []
     if world.is_main:
-        if warning:
-            print(f"warning: {warning}; continuing from the one before it")
-        describe_run(plan.folder, config, recipe, manifest(argv, seed=plan.seed))
+        for note in notes:
+            print(note)
+        # Of a finished run only the files of its result are written again.
+        if not trainer.finished or not (plan.folder / RECIPE).is_file():
+            describe_run(
+                plan.folder, config, recipe, manifest(argv, seed=plan.seed) | ({"notes": notes} if notes else {})
+            )
     return trainer
 
 
@@ -106,7 +127,47 @@ def build_model(plan: Plan, num_classes: int) -> tuple[nn.Module, Preprocessing]
     resumed = plan.resume and can_resume(plan.folder)
     given = plan.recipe.checkpoint.init_from
     model = create_model(plan.arch, num_classes=num_classes, init_from=None if resumed else given)
-    cfg: dict[str, Any] = dict(model.default_cfg)  # type: ignore[arg-type]
+    cfg: dict[str, Any] = model.default_cfg  # type: ignore[assignment]
     if resumed and given is not None:
-        cfg |= image_fields(load_config(plan.folder).model_dump())
+        cfg.update(image_fields(load_config(plan.folder).model_dump()))
     return model, Preprocessing.of(cfg, plan.recipe.data)
+
+
+def load_teacher(
+    recipe: DistillRecipe, num_classes: int, classes: list[str] | None, input_size: tuple[int, int, int]
+) -> nn.Module | None:
+    """The network that a run learns from, on the CPU; its ``pretrained_cfg`` says how it wants its images.
+
+    An ``InputError`` where its weights are missing, of another network or another number of classes, or of a training
+    that is not finished, or it cannot take images of the student's size.
+    """
+    source, arch, options = recipe.teacher, recipe.arch, dict[str, Any]()
+    if source is None:
+        return None
+    weights = (pretrained if source.startswith(PREFIXES) else _weights.read)(source)
+    if arch is None and source.startswith(PREFIXES):
+        arch = source.partition(".")[0]
+    elif arch is None:
+        is_run = Path(source).is_dir()
+        folder = Path(source) if is_run else Path(source).parent
+        if not (folder / CONFIG).is_file():
+            raise InputError(f"distill.teacher={source} does not say which network it holds: set distill.arch")
+        config = load_config(folder)
+        arch, options = config.arch, config.options
+        if is_run and (epochs := unfinished(folder)):
+            raise InputError(
+                f"the training of distill.teacher={source} is not finished ({epochs}): finish it with --resume"
+            )
+        if classes and config.classes and classes != config.classes:
+            raise InputError(f"distill.teacher={source} was trained on other classes than this run's data has")
+    model = create_model(arch, num_classes=num_classes, **options)
+    weights.load(model, network=arch, new_classes=False)
+    try:
+        with evaluating(model):
+            model(torch.zeros(1, *input_size))
+    except Exception as error:  # networks of other libraries raise what they like
+        raise InputError(
+            f"distill.teacher={source} cannot take the student's images, {input_size} ({short(error)}); "
+            "set data.input_size"
+        ) from None
+    return model

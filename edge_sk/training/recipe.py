@@ -17,6 +17,7 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1, le=10**6)]
 CropPct = Annotated[float, Field(ge=0.1, le=1)]
 Alpha = Annotated[float, Field(ge=0, le=100)]
+Beta = Annotated[float, Field(ge=0, lt=1)]
 # YAML has lists only; the fields are tuples so that a frozen recipe is frozen to the bottom.
 Range = Annotated[tuple[float, float], Field(strict=False)]
 
@@ -38,8 +39,8 @@ class DataRecipe(_Section):
     max_unreadable: Annotated[int, Field(ge=0, le=10**9)] = 10  # images that may be skipped before the run stops
     root: str = "data"  # folder that torch/... and hfds/... data sets are kept in
     download: bool = True  # fetch a torch/... data set that is not there
-    train_split: str | None = None  # hfds: a split; wds: a split of _info.json or "train-{0000..0009}.tar|10000"
-    val_split: str | None = None
+    train_split: str | None = None  # hfds: a split; wds: one of _info.json or "a-{00..09}.tar|IMAGES"; null: "train"
+    val_split: str | None = None  # the same; null: "validation"
     image_key: str | None = None  # hfds: column (image); wds: extensions (jpg;png;webp)
     label_key: str | None = None  # hfds: column (label); wds: field of the json file (null: the .cls file)
 
@@ -55,14 +56,15 @@ class AugmentRecipe(_Section):
     scale: Range = (0.08, 1.0)  # resized: area, as a fraction of the image
     ratio: Range = (3 / 4, 4 / 3)  # resized: width / height
     padding: Annotated[int, Field(ge=0, le=1024)] = 4  # padded: pixels on each side
-    hflip: Fraction = 0.5
+    hflip: Fraction = 0.5  # chance of a horizontal flip
     rotation: Annotated[float, Field(ge=0, le=360)] = 0.0  # degrees, either way
     translate: Fraction = 0.0  # of the side, either way
-    zoom: Range = (1.0, 1.0)
+    zoom: Range = (1.0, 1.0)  # factor that the content is enlarged by
     color_jitter: Annotated[float, Field(ge=0, le=10)] = 0.0  # strength of brightness, contrast and saturation
     auto_augment: str | None = None  # timm's names, for example rand-m9-mstd0.5
-    mixup: Alpha = 0.0  # alpha
-    cutmix: Alpha = 0.0  # alpha
+    erasing: Fraction = 0.0  # chance that a rectangle of 2 to 33 % of the image becomes noise (timm's, per pixel)
+    mixup: Alpha = 0.0  # alpha; 0: none
+    cutmix: Alpha = 0.0  # alpha; 0: none. With mixup, a batch gets either
 
     @model_validator(mode="after")
     def _ranges(self) -> AugmentRecipe:
@@ -79,25 +81,28 @@ class AugmentRecipe(_Section):
 
 
 class OptimRecipe(_Section):
-    """The optimizer; ``name`` is one of timm's, for example ``sgd``, ``adamw``, ``rmsproptf``."""
+    """The optimizer, for example ``sgd``, ``adamw``, ``rmsproptf``."""
 
-    name: str = "sgd"
+    name: str = "sgd"  # one of timm's
     lr: Annotated[float, Field(gt=0, le=1000)] = 0.1  # at the recipe's batch size; never rescaled
-    momentum: Fraction = 0.9
-    nesterov: bool = False
-    weight_decay: Annotated[float, Field(ge=0, le=1000)] = 1e-4
-    decay_norm_and_bias: bool = False
-    clip_grad_norm: Annotated[float, Field(ge=1e-6, le=1e6)] | None = None
+    momentum: Fraction = 0.9  # of optimizers that have it
+    betas: Annotated[tuple[Beta, ...], Field(strict=False)] | None = None  # of Adam and its kin; null: timm's
+    eps: Annotated[float, Field(gt=0, le=1)] | None = None  # added to a divisor; null: timm's
+    nesterov: bool = False  # sgd: with Nesterov's momentum
+    weight_decay: Annotated[float, Field(ge=0, le=1000)] = 1e-4  # as the optimizer has it: L2, or decoupled (adamw)
+    decay_norm_and_bias: bool = False  # weight decay also on what has one dimension
+    layer_decay: Annotated[float, Field(gt=0, le=1)] | None = None  # lr of a layer (timm's groups) / lr of the next one
+    clip_grad_norm: Annotated[float, Field(ge=1e-6, le=1e6)] | None = None  # largest norm of all gradients; null: any
 
 
 class ScheduleRecipe(_Section):
     """Learning rate against time, set anew at every step."""
 
-    name: Literal["linear", "cosine", "step", "constant"] = "cosine"
-    epochs: Count = 100
-    warmup_epochs: Annotated[float, Field(ge=0)] = 0.0  # linear from 0, counted inside ``epochs``
+    name: Literal["linear", "cosine", "step", "constant"] = "cosine"  # how lr falls behind the warm-up
+    epochs: Count = 100  # passes over the training images
+    warmup_epochs: Annotated[float, Field(ge=0)] = 0.0  # linear from 0, counted inside epochs
     milestones: Annotated[tuple[int, ...], Field(strict=False)] = ()  # step: epochs at which lr is multiplied by gamma
-    gamma: Fraction = 0.1
+    gamma: Fraction = 0.1  # see milestones
 
     @model_validator(mode="after")
     def _milestones(self) -> ScheduleRecipe:
@@ -111,17 +116,34 @@ class ScheduleRecipe(_Section):
 
 
 class LossRecipe(_Section):
-    """Cross-entropy."""
+    """What is minimised; the validation loss is always cross-entropy without smoothing."""
 
-    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    name: Literal["cross_entropy", "bce"] = "cross_entropy"  # bce: binary cross-entropy, every class on its own
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0  # part of a target spread over all classes
+    bce_threshold: Fraction | None = None  # bce: targets above it are 1, the others 0; null: as they are
+
+    @model_validator(mode="after")
+    def _threshold(self) -> LossRecipe:
+        if self.bce_threshold is not None and self.name != "bce":
+            raise ValueError("bce_threshold goes with name=bce")
+        return self
+
+
+class DistillRecipe(_Section):
+    """Distillation: a trained network's outputs are targets beside the labels (Hinton et al. 2015; timm's task)."""
+
+    teacher: str | None = None  # timm:NAME.TAG, torchvision:NAME.WEIGHTS, a run folder or a file of weights; null: none
+    arch: str | None = None  # the teacher's, where a file has no run's config.json beside it
+    weight: Fraction = 0.5  # of the teacher's part of the loss; the labels' part has the rest
+    temperature: Annotated[float, Field(ge=0.1, le=100)] = 1.0  # both networks' logits are divided by it
 
 
 class EmaRecipe(_Section):
     """Moving average of the weights; when enabled it is what is evaluated and written."""
 
-    enabled: bool = False
-    decay: Annotated[float, Field(gt=0, lt=1)] = 0.9999
-    warmup: bool = False
+    enabled: bool = False  # false: the weights themselves
+    decay: Annotated[float, Field(gt=0, lt=1)] = 0.9999  # part of the average that stays at a step
+    warmup: bool = False  # a smaller decay in the first steps (timm's)
 
 
 class RuntimeRecipe(_Section):
@@ -129,22 +151,24 @@ class RuntimeRecipe(_Section):
 
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # autocast; fp16 with loss scaling
     compile: bool = False  # torch.compile
-    channels_last: bool = False
+    channels_last: bool = False  # memory format; faster for most networks
     sync_bn: bool = False  # batch statistics over all processes; on GPUs only
 
 
 class CheckpointRecipe(_Section):
-    """What the run starts from, and when it is saved; it always is at its end and at SIGTERM or SIGINT."""
+    """What the run starts from, and when it is saved and evaluated; both always happen at its end."""
 
     init_from: str | None = None  # starting weights, as create_model takes them; null: random
-    every_minutes: Annotated[float, Field(ge=0, le=1e6)] = 10.0  # 0: after every step
+    every_minutes: Annotated[float, Field(ge=0, le=1e6)] = 10.0  # 0: after every step; also at SIGTERM and SIGINT
+    evaluate_every: Count = 1  # epochs between evaluations
 
 
 class LogRecipe(_Section):
-    """What the scripts write beside metrics.csv."""
+    """What the scripts show and write beside metrics.csv."""
 
-    tensorboard: bool = False
-    wandb: bool = False
+    every_seconds: Annotated[float, Field(ge=0, le=1e6)] = 30.0  # from line to line where stderr is no terminal
+    tensorboard: bool = False  # curves in the run folder
+    wandb: bool = False  # a run of Weights & Biases
 
 
 class Recipe(_Section):
@@ -155,6 +179,7 @@ class Recipe(_Section):
     optim: OptimRecipe = OptimRecipe()
     schedule: ScheduleRecipe = ScheduleRecipe()
     loss: LossRecipe = LossRecipe()
+    distill: DistillRecipe = DistillRecipe()
     ema: EmaRecipe = EmaRecipe()
     runtime: RuntimeRecipe = RuntimeRecipe()
     checkpoint: CheckpointRecipe = CheckpointRecipe()
@@ -166,8 +191,11 @@ class Recipe(_Section):
 # checkpoint holds that number (plan.start).
 FREE = {
     *(f"data.{field}" for field in ("accumulation", "eval_batch_size", "max_unreadable", "root", "download")),
-    *("runtime.compile", "runtime.sync_bn", "checkpoint.every_minutes", "log.tensorboard", "log.wandb"),
+    *("runtime.compile", "runtime.sync_bn", "checkpoint.every_minutes", "checkpoint.evaluate_every"),
+    *(f"log.{field}" for field in LogRecipe.model_fields),
 }
+# A run whose loss was not finite may be continued with others of these.
+REMEDIES = {"optim.lr", "optim.clip_grad_norm", "schedule.warmup_epochs"}
 
 
 def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:

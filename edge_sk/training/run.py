@@ -9,8 +9,9 @@ import io
 import json
 import math
 import os
+import re
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,12 +29,14 @@ from edge_sk.training.sources import is_embedded
 from edge_sk.training.transforms import Preprocessing
 
 WEIGHTS = "model.safetensors"  # the trained network
+BEST = "model_best.safetensors"  # that of the epoch with the highest val_top1: chosen on the images it is measured on
 CONFIG = "config.json"  # how to rebuild and feed it
 RECIPE = "recipe.yaml"  # with every field
 MANIFEST = "manifest.json"  # the command, the versions, the host
 CHECKPOINT = "checkpoint.pt"  # where to resume
 PREVIOUS = "checkpoint.previous.pt"
 DAMAGED = "checkpoint.damaged.pt"
+NEWER = {"distill"}  # sections that the recipes of older runs lack
 FORMAT = 2  # of checkpoints; 1 is version 0.1's, whose sk_ networks are others
 DIGITS = 64  # of a SHA-256 in hexadecimal
 CSV = "metrics.csv"  # a row per epoch
@@ -42,10 +45,10 @@ COLUMNS = (
     "step",  # optimizer steps
     "lr",  # of the last step
     "train_loss",  # mean over the epoch, as the loss is trained: smoothed, augmented
-    "test_loss",
-    "test_top1",  # per cent
-    "test_top5",  # per cent
-    "test_images",
+    "val_loss",  # mean cross-entropy; this and the next three are empty in an epoch that was not evaluated
+    "val_top1",  # per cent
+    "val_top5",  # per cent
+    "val_images",
     "images_per_second",  # training, all processes together
     "data_wait",  # fraction of the training time spent waiting for the loader
     "seconds",  # since the run began, pauses not counted
@@ -77,12 +80,20 @@ class RunConfig(Preprocessing):
         return self
 
 
+class Diverged(BaseModel):
+    """A loss, or weights, that were not finite."""
+
+    step: int
+    problem: str
+
+
 class RunManifest(BaseModel, extra="allow"):
     """What is read of ``manifest.json``."""
 
     seed: int
     commit: str | None = None
-    resumed: list[dict[str, Any]] = []  # the same for each continuation
+    resumed: list[dict[str, Any]] = []  # the same for each continuation, and what was special about it (``notes``)
+    diverged: list[Diverged] = []
 
 
 def check_new(folder: Path) -> None:
@@ -113,6 +124,14 @@ def describe_run(folder: Path, config: RunConfig, recipe: Recipe, made: dict[str
     write_text(folder / RECIPE, title + recipe_to_yaml(recipe))
 
 
+def note_divergence(folder: Path, step: int, problem: str) -> None:
+    """Add to the manifest that the run diverged: it may then be continued with other ``REMEDIES``."""
+    if (folder / MANIFEST).is_file():
+        manifest = saved_manifest(folder)
+        manifest["diverged"].append({"step": step, "problem": problem})
+        write_text(folder / MANIFEST, json.dumps(manifest, indent=2) + "\n")
+
+
 class LoadedRun(NamedTuple):
     """A model rebuilt from a run folder."""
 
@@ -133,9 +152,9 @@ def load_run(path: str | Path) -> LoadedRun:
     return LoadedRun(model.eval(), config)
 
 
-def save_weights(folder: Path, state: dict[str, Tensor]) -> None:
+def save_weights(folder: Path, state: dict[str, Tensor], name: str = WEIGHTS) -> None:
     """Write ``model.safetensors``."""
-    _weights.write(folder / WEIGHTS, state)
+    _weights.write(folder / name, state)
 
 
 def load_config(path: str | Path) -> RunConfig:
@@ -153,7 +172,7 @@ def save_config(folder: Path, config: RunConfig) -> None:
 def saved_recipe(folder: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """The resolved recipe of a run folder, with ``overrides``; errors as in :func:`~recipe.read_recipe`."""
     path = _file(folder, RECIPE)
-    if missing := Recipe.model_fields.keys() - (read_yaml(path) or {}):
+    if missing := Recipe.model_fields.keys() - (read_yaml(path) or {}) - NEWER:
         raise InputError(f"{path} is damaged: it lacks {', '.join(sorted(missing))}; a run's recipe names every field")
     return read_recipe(path, overrides)
 
@@ -193,19 +212,26 @@ def write_csv(folder: Path, history: Sequence[Row]) -> None:
 
 
 def read_csv(folder: str | Path) -> list[Row]:
-    """``epoch``, ``test_top1`` and ``seconds`` of every row of ``metrics.csv``; nothing where there is no such file."""
+    """``epoch``, ``seconds`` and, where there is one, ``val_top1`` of each row; nothing where there is no such file."""
     path = Path(folder) / CSV
     if not path.is_file():
         return []
     try:
         with path.open(encoding="utf-8") as file:
-            columns = ("epoch", "test_top1", "seconds")
-            rows = [{name: float(row[name]) for name in columns} for row in csv.DictReader(file)]
+            rows = [
+                {name: float(row[name]) for name in ("epoch", "val_top1", "seconds") if row[name] or name != "val_top1"}
+                for row in map(todays_row, csv.DictReader(file))
+            ]
     except (ValueError, KeyError, TypeError, csv.Error) as error:
         raise InputError(f"{path} is damaged ({type(error).__name__}: {short(error)})") from None
     if not all(math.isfinite(value) for row in rows for value in row.values()):
         raise InputError(f"{path} is damaged: it holds a value that is not finite")
     return rows
+
+
+def todays_row(row: Mapping[Any, Any]) -> dict[str, Any]:
+    """A row of a history under today's names; version 0.1 named the columns of the validation after a test."""
+    return {re.sub("^test_", "val_", str(name)): value for name, value in row.items()}
 
 
 def unfinished(folder: str | Path) -> str | None:

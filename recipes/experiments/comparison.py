@@ -66,13 +66,13 @@ def read_finished(folder: Path, recipe: Recipe, *, arch: str, data: str) -> Fini
 
 def _result(folder: Path, recipe: Recipe) -> Finished | None:
     rows = read_csv(folder)
-    if not rows or rows[-1]["epoch"] < recipe.schedule.epochs:
+    if not rows or rows[-1]["epoch"] < recipe.schedule.epochs or "val_top1" not in rows[-1]:
         return None
     try:
         load_run(folder)
     except InputError:
         return None  # train.py --resume writes the weights of its checkpoint again
-    return Finished(rows[-1]["test_top1"], rows[-1]["seconds"])
+    return Finished(rows[-1]["val_top1"], rows[-1]["seconds"])
 
 
 def epochs_trained(folder: str | Path) -> int | None:

@@ -279,7 +279,7 @@ def test_seeds_of_one_training_are_told_from_others(compared: Path, tmp_path: Pa
     with pytest.raises(InputError, match=r"manifest.json is not JSON"):
         independent_seeds([again])
     (again / "metrics.csv").write_text("epoch,step\n1,3\n")
-    with pytest.raises(InputError, match=r"metrics.csv is damaged \(KeyError: 'test_top1'\)"):
+    with pytest.raises(InputError, match=r"metrics.csv is damaged \(KeyError: 'val_top1'\)"):
         independent_seeds([run, again])
 
 

@@ -21,7 +21,9 @@ from deploy.export import main as export
 from edge_sk.training import loop
 from edge_sk.training.digits import digits
 from edge_sk.training.evaluation import Metrics
+from edge_sk.training.recipe import Recipe, settings
 from edge_sk.training.run import load_run, unfinished
+from recipes import recipe_fields
 from recipes.evaluate import main as evaluate
 from recipes.train import main as train
 from recipes.train import parse
@@ -113,6 +115,22 @@ def on_folder(data: Path, output: Path, *more: str) -> list[str]:
     ]
 
 
+def test_help_names_the_recipes_and_where_their_fields_are_explained(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse(["--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert "Recipes: cifar, digits, large, light, scaled_digits. " in said
+    assert "recipes/README.md explains them all" in said
+
+
+def test_the_readme_explains_every_field_as_the_recipe_has_it() -> None:
+    text = recipe_fields.README.read_text(encoding="utf-8")
+    assert recipe_fields.page(text) == text, "renew it: python recipes/recipe_fields.py"
+    rows = {line.split("`")[1]: line.split(" | ")[-1] for line in recipe_fields.fields().splitlines() if "| `" in line}
+    assert rows.keys() == settings(Recipe()).keys()
+    assert [key for key, meaning in rows.items() if len(meaning) < 8] == []
+
+
 def test_the_flags_are_the_agreed_ones() -> None:
     args = vars(parse(["--arch", "x"]))
     assert set(args) == {
@@ -122,7 +140,8 @@ def test_the_flags_are_the_agreed_ones() -> None:
 
 def test_a_run_folder_holds_what_is_promised(uninterrupted: Path) -> None:
     assert {path.name for path in uninterrupted.iterdir()} == {
-        "model.safetensors", "config.json", "checkpoint.pt", "metrics.csv", "curves.png", "recipe.yaml", "manifest.json"
+        "model.safetensors", "model_best.safetensors", "config.json", "checkpoint.pt", "metrics.csv", "curves.png",
+        "recipe.yaml", "manifest.json",
     }  # fmt: skip
     config = json.loads((uninterrupted / "config.json").read_text())
     assert config["arch"] == ARCH
@@ -131,7 +150,7 @@ def test_a_run_folder_holds_what_is_promised(uninterrupted: Path) -> None:
     manifest = json.loads((uninterrupted / "manifest.json").read_text())
     assert manifest["command"].startswith(f"python recipes/train.py --arch {ARCH}")
     assert manifest["seed"] == 0
-    assert [(row["epoch"], row["step"], row["test_images"]) for row in rows(uninterrupted)] == [
+    assert [(row["epoch"], row["step"], row["val_images"]) for row in rows(uninterrupted)] == [
         ("1", "7", "360"),
         ("2", "14", "360"),
     ]
@@ -145,9 +164,9 @@ def test_evaluate_reports_what_training_measured(uninterrupted: Path, capsys: py
     result = json.loads(capsys.readouterr().out)
     last = rows(uninterrupted)[-1]
     assert result["images"] == 360
-    assert result["top1"] == pytest.approx(float(last["test_top1"]), abs=1e-3)
-    assert result["top5"] == pytest.approx(float(last["test_top5"]), abs=1e-3)
-    assert result["loss"] == pytest.approx(float(last["test_loss"]), rel=1e-4)
+    assert result["top1"] == pytest.approx(float(last["val_top1"]), abs=1e-3)
+    assert result["top5"] == pytest.approx(float(last["val_top5"]), abs=1e-3)
+    assert result["loss"] == pytest.approx(float(last["val_loss"]), rel=1e-4)
     assert evaluate(["--checkpoint", str(uninterrupted), "--input-size", "48"]) == 0
     assert "at 48 x 48" in capsys.readouterr().out
 
@@ -185,7 +204,10 @@ def test_a_loaded_run_predicts_like_the_trained_network(uninterrupted: Path) -> 
     assert torch.equal(run.model.state_dict()["fc.weight"], weights(uninterrupted)["fc.weight"])
 
 
-@pytest.mark.parametrize(("step", "extra"), [(3, ()), (7, ()), (11, ("ema.enabled=true", "ema.decay=0.9"))])
+OTHER = ("ema.enabled=true", "ema.decay=0.9", "augment.erasing=0.5", "optim.layer_decay=0.9", "loss.name=bce")
+
+
+@pytest.mark.parametrize(("step", "extra"), [(3, ()), (7, ()), (11, (*OTHER, "checkpoint.evaluate_every=2"))])
 def test_a_run_stopped_at_any_step_and_resumed_is_bitwise_the_uninterrupted_one(
     tmp_path: Path,
     uninterrupted: Path,
@@ -228,11 +250,15 @@ def test_a_run_stopped_at_any_step_and_resumed_is_bitwise_the_uninterrupted_one(
     assert untimed(run) == untimed(reference)
 
 
-def test_a_second_resume_of_a_finished_run_changes_nothing(tmp_path: Path, uninterrupted: Path) -> None:
+def test_a_resume_of_a_finished_run_says_so_and_changes_nothing(
+    tmp_path: Path, uninterrupted: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = tmp_path / "copy"
     shutil.copytree(uninterrupted, run)
     assert train(["--arch", ARCH, "--output", str(run), "--resume"]) == 0
-    assert_same_weights(run, uninterrupted)
+    assert capsys.readouterr().out.startswith(f"{run} is finished: all 2 epochs were trained before\n")
+    for name in ("model.safetensors", "metrics.csv", "manifest.json", "recipe.yaml"):
+        assert (run / name).read_bytes() == (uninterrupted / name).read_bytes()
 
 
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(
@@ -380,7 +406,7 @@ def test_an_unreadable_image_is_named_skipped_and_counted(
     warnings = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: skipped")]
     assert len(warnings) == 3
     assert any(str(data / "train" / "class_1" / "0.png") in line for line in warnings)
-    assert rows(tmp_path / "run")[-1]["test_images"] == "11"
+    assert rows(tmp_path / "run")[-1]["val_images"] == "11"
     assert evaluate(["--checkpoint", str(tmp_path / "run"), "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert (result["images"], result["unreadable"]) == (11, 1)

@@ -69,7 +69,7 @@ def test_two_processes_follow_the_curve_of_one(tmp_path: Path, two_processes: Pa
         assert float(two["train_loss"]) == pytest.approx(float(one["train_loss"]), rel=0.02)
         assert two["lr"] == one["lr"]
         # Every test image once.
-        assert one["test_images"] == two["test_images"] == "360"
+        assert one["val_images"] == two["val_images"] == "360"
 
 
 def test_two_processes_have_the_gradient_of_one(tmp_path: Path) -> None:

@@ -10,8 +10,10 @@ import pytest
 import torch
 from torch import nn
 
-from edge_sk.training.optimization import make_scheduler
-from edge_sk.training.recipe import ScheduleRecipe
+from edge_sk.errors import InputError
+from edge_sk.models import create_model
+from edge_sk.training.optimization import make_optimizer, make_scheduler
+from edge_sk.training.recipe import OptimRecipe, ScheduleRecipe
 from recipes.planning import load_recipe
 
 RECIPES = Path(__file__).parents[2] / "recipes"
@@ -71,3 +73,29 @@ def test_the_large_recipe_drops_at_epochs_30_60_90() -> None:
 
 def test_a_warm_up_that_rounds_to_the_whole_run_leaves_a_step() -> None:
     assert rates(ScheduleRecipe(epochs=1, name="cosine", warmup_epochs=0.9), steps_per_epoch=2) == [1.0, 1.0]
+
+
+def test_betas_and_eps_are_the_optimizer_s_or_are_refused() -> None:
+    (group, *_) = make_optimizer(nn.Linear(2, 2), OptimRecipe(name="adamw", betas=(0.8, 0.99), eps=1e-3)).param_groups
+    assert (group["betas"], group["eps"]) == ((0.8, 0.99), 1e-3)
+    (default, *_) = make_optimizer(nn.Linear(2, 2), OptimRecipe(name="adamw")).param_groups
+    assert (default["betas"], default["eps"]) == ((0.9, 0.999), 1e-8)
+    with pytest.raises(InputError, match=r"optim.name=sgd does not take optim.betas=\(0.8, 0.99\): set it"):
+        make_optimizer(nn.Linear(2, 2), OptimRecipe(betas=(0.8, 0.99)))
+    with pytest.raises(InputError, match=r"optim.name=adamw does not take optim.betas=\(0.8, 0.9, 0.99\)"):
+        make_optimizer(nn.Linear(2, 2), OptimRecipe(name="adamw", betas=(0.8, 0.9, 0.99)))
+
+
+@pytest.mark.parametrize("arch", ["sk_shufflenetv2_0.5", "sk_mobilenetv3_small_0.75"])
+def test_layer_decay_lowers_the_rate_from_the_classifier_to_the_stem(arch: str) -> None:
+    model = create_model(arch, num_classes=10)
+    optimizer = make_optimizer(model, OptimRecipe(layer_decay=0.5, lr=0.4))
+    schedule = make_scheduler(optimizer, ScheduleRecipe(epochs=1, name="constant"), steps_per_epoch=1)
+    schedule.step_update(0)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    found = {names[id(p)]: group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    assert found.keys() == set(names.values())
+    first, *_, last = (found[name] for name in names.values())
+    assert last == max(found.values()) == 0.4
+    assert first == min(found.values()) < 0.1
+    assert all(math.log2(0.4 / rate) == pytest.approx(round(math.log2(0.4 / rate))) for rate in found.values())

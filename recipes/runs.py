@@ -1,0 +1,36 @@
+"""Train into a run folder from a script that needs several runs; one that is finished is not trained again."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from edge_sk.training.run import Row
+
+
+def train(arch: str, folder: Path, seed: int, overrides: Sequence[str], *, recipe: str = "digits") -> Row:
+    """Train on the recipe's embedded data set, on the CPU; the last row of the history.
+
+    Raises:
+        KeyboardInterrupt: A signal stopped the run, which saved its state: the same call continues it.
+    """
+    from edge_sk.training.distributed import join_world
+    from edge_sk.training.plan import start
+    from edge_sk.training.run import RECIPE, can_resume
+    from recipes.planning import make_plan
+    from recipes.progress import progress
+
+    resume = can_resume(folder)
+    if not resume and (folder / RECIPE).is_file():
+        # Stopped before its first checkpoint: what would be resumed has no weights, not even those it started from.
+        shutil.rmtree(folder)
+    plan = make_plan(
+        arch, recipe=recipe, data=recipe, output=str(folder), overrides=overrides, seed=seed, resume=resume
+    )
+    with join_world("cpu") as world:
+        trainer = start(plan, world)
+        with progress(trainer) as report:
+            if trainer.run(report) is not None:
+                raise KeyboardInterrupt
+    return trainer.state.history[-1]
