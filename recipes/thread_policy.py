@@ -59,7 +59,7 @@ def train(policy: dict[str, str], arch: str, seed: int, settings: Sequence[str])
         rows = Path(folder, "run", "metrics.csv").read_text(encoding="utf-8").splitlines()
     last = dict(zip(rows[0].split(","), rows[-1].split(","), strict=True))
     spent = after.children_user + after.children_system - before.children_user - before.children_system
-    return {"seconds": round(seconds, 1), "cores": round(spent / seconds, 2), "top1": float(last["test_top1"])}
+    return {"seconds": round(seconds, 1), "cores": round(spent / seconds, 2), "top1": float(last["val_top1"])}
 
 
 @script
