@@ -59,8 +59,10 @@ def read_config(folder: Path) -> Saved:
     """What ``config.json`` says; of fields that timm writes in ``pretrained_cfg``, too."""
     path = folder / CONFIG
     content = read_json(path, missing=f"{folder} has no {CONFIG}; give a run folder, or one that timm saved")
-    inner = content.get("pretrained_cfg") if isinstance(content, dict) else None
-    return validated(Saved, (inner | content if isinstance(inner, dict) else content), path)
+    if isinstance(content, dict):
+        inner = content.get("pretrained_cfg", {})
+        content = inner | content if isinstance(inner, dict) else inner
+    return validated(Saved, content, path)
 
 
 def local(source: str) -> str:
