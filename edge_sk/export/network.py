@@ -207,7 +207,8 @@ def from_arch(name: str, *, data: str | None = None, init_from: str | None = Non
     Raises:
         InputError: An unknown name, or weights that do not fit.
     """
-    source, arch, options = init_from, name, {}
+    source, arch = init_from, name
+    options: dict[str, Any] = {}
     if name.startswith(FOLDERS):
         if init_from is not None:
             raise InputError(

@@ -61,7 +61,7 @@ def create_model(
         folder = _folders.local(name)
         saved, given = _folders.saved_network(folder)
         given |= {} if num_classes is None else {"num_classes": num_classes}
-        model = create_model(saved, **given | options, init_from=folder)  # type: ignore[arg-type]
+        model: Any = create_model(saved, **given | options, init_from=folder)
         model.default_cfg["input_size"] = (
             _folders.read_config(Path(folder)).input_size or model.default_cfg["input_size"]
         )

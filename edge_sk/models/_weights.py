@@ -23,6 +23,8 @@ from edge_sk.reading import validated
 _logger = logging.getLogger(__name__)
 # SHA-256 of the tensors, in the metadata of the file that holds them: both are written at once.
 DIGEST = "edge_sk.sha256"
+# What is known of weights without a config.json: image fields, input size, labels.
+NOTHING: tuple[dict[str, Any], None, None] = ({}, None, None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,14 +137,15 @@ def read(source: str | Path) -> Weights:
             f"no weights at {path}; give a run folder, a .safetensors or .pt file, timm:NAME.TAG, "
             "torchvision:NAME.WEIGHTS or hf-hub:USER/NAME"
         )
-    about = _from_config(path.with_name(CONFIG)) if path.suffix == ".safetensors" or path.name in WEIGHTS else ({},)
+    has_config = path.suffix == ".safetensors" or path.name in WEIGHTS
+    about = _from_config(path.with_name(CONFIG)) if has_config else NOTHING
     return Weights(str(source), _from_file(path), *about)
 
 
-def _from_config(path: Path) -> tuple[Any, ...]:
+def _from_config(path: Path) -> tuple[dict[str, Any], tuple[int, int, int] | None, list[str] | None]:
     """Image fields, input size and labels of a run's ``config.json``, or of one that timm saved."""
     if not path.exists():
-        return ({},)
+        return NOTHING
     try:
         saved = read_config(path.parent)
         if saved.arch is not None:
