@@ -227,7 +227,8 @@ def from_arch(name: str, *, data: str | None = None, init_from: str | None = Non
         if init_from is not None:
             weights = _libraries.weights(init_from)
             classes = weights.num_classes(model) if "num_classes" in cfg else None
-            model = create_model(arch, **options | {"num_classes": classes}, init_from=init_from)
+            options["num_classes"] = classes
+            model = create_model(arch, **options, init_from=init_from)
             cfg = model.default_cfg | {"input_size": weights.input_size or cfg["input_size"]}  # type: ignore[operator]
             if "mean" not in weights.images:
                 notes = ("the weights do not say how their images were prepared: mean, std and crop are the network's",)
