@@ -140,9 +140,9 @@ def _export(network: Network, folder: Path, artifact: Artifact, origin: str, arg
     file_format, precision = artifact
     if file_format == "pte":
         # The report shows operators outside the delegate: they are no reason to stop.
-        record = to_pte(network, folder, precision=precision, allow_fallback=True, argv=argv)
+        record = to_pte(network, folder, precision=precision, allow_fallback=True, replace=True, argv=argv)
     else:
-        record = to_mlpackage(network, folder, precision=precision, argv=argv)
+        record = to_mlpackage(network, folder, precision=precision, replace=True, argv=argv)
     record.manifest["made_from"] = origin
     write_record(folder / record.file, record)
     return record
@@ -224,7 +224,8 @@ def join(records: Sequence[Record]) -> list[Record]:
     """
     joined: dict[tuple[Any, ...], Record] = {}
     for record in records:
-        key = (*identity(record), record.size_bytes)
+        # Run folders of one name can lie in several places.
+        key = (*identity(record), record.size_bytes, record.sha256)
         if key not in joined:
             joined[key] = record.model_copy(deep=True)
             continue

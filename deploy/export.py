@@ -1,12 +1,15 @@
-"""Export a trained network for phones: files for ExecuTorch and Core ML, each proven equal, with a record beside it.
+r"""Export a trained network for phones: files for ExecuTorch and Core ML, each proven equal, with a record beside it.
 
 python deploy/export.py --checkpoint runs/sk_shufflenetv2_1.0 --output exports
 python deploy/export.py --arch sk_shufflenetv2_1.0 --formats pte --precisions fp32 int8 --output exports
+python deploy/export.py --arch timm:mobilenetv4_conv_small --init-from timm:mobilenetv4_conv_small.e2400_r224_in1k \
+    --data imagenet --formats pte mlpackage --output exports
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,8 +36,19 @@ def parser() -> argparse.ArgumentParser:
     )
     source = p.add_mutually_exclusive_group(required=True)
     source.add_argument("--checkpoint", metavar="RUN", help="run folder of recipes/train.py")
-    source.add_argument("--arch", help="a name of the zoo, timm:NAME or torchvision:NAME, untrained: for latency")
+    source.add_argument(
+        "--arch",
+        help="a name of the zoo, timm:NAME or torchvision:NAME, untrained (for latency) or with --init-from; "
+        "local-dir:FOLDER or hf-hub:USER/NAME have their weights",
+    )
+    p.add_argument(
+        "--init-from",
+        metavar="WEIGHTS",
+        help="trained weights for --arch: timm:NAME.TAG, torchvision:NAME.WEIGHTS, local-dir:FOLDER, "
+        "hf-hub:USER/NAME or a file; their classes and preprocessing go into the files",
+    )
     p.add_argument("--output", required=True, metavar="DIR", help="folder for the files")
+    p.add_argument("--name", help="first part of the files' names, where two runs share a folder; default: the arch")
     p.add_argument("--formats", nargs="+", choices=FORMATS, default=["pte"], help="default: pte")
     p.add_argument("--precisions", nargs="+", choices=PRECISIONS, help="default: fp32 for .pte, fp16 for .mlpackage")
     p.add_argument("--backend", choices=("xnnpack", "coreml", "vulkan"), default="xnnpack", help="delegate of the .pte")
@@ -53,6 +67,14 @@ def parser() -> argparse.ArgumentParser:
         help="end in probabilities instead of logits; default: logits in a .pte, a classifier in an .mlpackage",
     )
     p.add_argument("--target", default="iOS16", help="oldest system of the .mlpackage: iOS16, iOS17, iOS18, iOS26")
+    p.add_argument(
+        "--accept",
+        nargs="+",
+        default=[],
+        metavar="DEMAND",
+        help="replace demands on the proof, which the record repeats: 'accuracy_loss<=0.05', 'top1_agreement>=0.9', "
+        "'sqnr_db>=5', 'relative<=0.02'",
+    )
     p.add_argument("--allow-fallback", action="store_true", help="accept operators outside the delegate")
     p.add_argument("--bundle", action="store_true", help="also write .bpte: the program with inputs and outputs")
     p.add_argument(
@@ -72,13 +94,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         parity.check_count(args.images)
     except InputError as error:
         raise InputError(f"--images {args.images}: {error}") from None
+    if args.checkpoint is not None and args.init_from is not None:
+        raise InputError("--checkpoint has its own weights; --init-from goes with --arch")
+    parity.accepting(parity.SANITY, args.accept)
     wanted = artifacts(args.formats, args.precisions, args.backend)
     mlpackage.oldest_system(args.target)
     network = (
         networks.from_run(args.checkpoint, data=args.data, unfinished=args.unfinished)
         if args.checkpoint is not None
-        else networks.from_arch(args.arch, data=args.data)
+        else networks.from_arch(args.arch, data=args.data, init_from=args.init_from)
     )
+    network = dataclasses.replace(network, name=args.name)
     # Before minutes of lowering: a place for the files, and the images that prove them.
     if args.backend == "xnnpack" or args.bundle or "mlpackage" in args.formats:
         network.check_images(args.images, calibration=("pte", "int8") in wanted)
@@ -135,6 +161,7 @@ def _export(
             allow_fallback=args.allow_fallback,
             bundle=args.bundle,
             images=args.images,
+            accept=args.accept,
             argv=command,
         )
     return export.to_mlpackage(
@@ -144,6 +171,7 @@ def _export(
         softmax=args.softmax is not False,
         target=args.target,
         images=args.images,
+        accept=args.accept,
         argv=command,
     )
 
@@ -165,6 +193,8 @@ def summary(record: Record) -> str:
             f"top-1 agreement {proof.top1_agreement:.1%}, SQNR "
             f"{proof.sqnr_db:.1f} dB, largest relative difference {proof.relative:.1e}"
         )
+        if proof.threshold_accuracy_loss is not None and record.accuracy is None:
+            lines.append(f"  accuracy loss expected by the network's own probabilities: {proof.accuracy_loss:.2%}")
     if (accuracy := record.accuracy) is not None:
         lines.append(f"  accuracy on {accuracy.images} images: {accuracy.top1:.2%}, eager {accuracy.eager_top1:.2%}")
     if record.training is not None:

@@ -1,4 +1,4 @@
-// Classify an image with an .mlpackage that deploy/export.py wrote. Not compiled here; see coreml.md.
+// Classify a photograph with an .mlpackage that deploy/export.py wrote. Not compiled here; see coreml.md.
 import CoreML
 import Vision
 
@@ -30,7 +30,12 @@ final class CoreMLClassifier {
     model = try VNCoreMLModel(for: loaded)
   }
 
-  /// Labels with probabilities, the likeliest first.
+  /// Labels with probabilities of a photograph, the likeliest first; Photograph.swift turns it upright.
+  func classify(_ photo: URL) throws -> [(label: String, probability: Float)] {
+    try classify(upright(photo))
+  }
+
+  /// The same for an upright image.
   func classify(_ image: CGImage) throws -> [(label: String, probability: Float)] {
     let request = VNCoreMLRequest(model: model)
     request.imageCropAndScaleOption = .centerCrop

@@ -1,4 +1,4 @@
-// Classify an image with an fp32 or int8 .pte that deploy/export.py wrote. Not compiled here; see README.md.
+// Classify a photograph with an fp32 or int8 .pte that deploy/export.py wrote. Not compiled here; see README.md.
 import CoreGraphics
 import ExecuTorch
 import Foundation
@@ -10,8 +10,9 @@ final class EdgeSkClassifier {
   private let resizedWidth: Int  // what the resized image covers; its centre is cut out
   private let resizedHeight: Int
   private let hasSoftmax: Bool
+  private let labels: [Substring]  // empty: unknown
 
-  /// The file is not one of deploy/export.py's: no image input, or no `crop_pct` or `softmax`.
+  /// The file is not one of deploy/export.py's: no image input, or no `crop_pct`, `softmax` or `labels`.
   struct UnknownFile: Error {
     let path: String
   }
@@ -21,20 +22,31 @@ final class EdgeSkClassifier {
     try module.load("forward")
     let crop: [Value] = try module.execute("crop_pct")
     let softmax: [Value] = try module.execute("softmax")
+    let names: [Value] = try module.execute("labels")
     guard
       let shape = try module.methodMetadata("forward").inputTensorMetadata[0]?.shape, shape.count == 4,
-      let cropPct = crop.first?.double, let inside = softmax.first?.boolean
+      let cropPct = crop.first?.double, let inside = softmax.first?.boolean, let text = names.first?.string
     else { throw UnknownFile(path: path) }
     (height, width, hasSoftmax) = (shape[2], shape[3], inside)
     (resizedWidth, resizedHeight) = (Int(Double(width) / cropPct), Int(Double(height) / cropPct))
+    labels = text.isEmpty ? [] : text.split(separator: "\n", omittingEmptySubsequences: false)
   }
 
-  /// Class indices with probabilities, the likeliest first; names are in the record beside the file.
-  func classify(_ image: CGImage) throws -> [(index: Int, probability: Float)] {
+  /// Labels with probabilities of a photograph, the likeliest first; Photograph.swift turns it upright.
+  func classify(_ photo: URL) throws -> [(label: String, probability: Float)] {
+    try classify(upright(photo))
+  }
+
+  /// The same for an upright image.
+  func classify(_ image: CGImage) throws -> [(label: String, probability: Float)] {
     let input = Tensor<Float>(pixels(of: image), shape: [1, 3, height, width])
     let output: [Float] = try Tensor<Float>(module.forward(input)).scalars()
     let shares = hasSoftmax ? output : softmax(output)
-    return shares.enumerated().map { ($0.offset, $0.element) }.sorted { $0.1 > $1.1 }
+    return shares.enumerated().map { (name(of: $0.offset), $0.element) }.sorted { $0.1 > $1.1 }
+  }
+
+  private func name(of index: Int) -> String {
+    index < labels.count ? String(labels[index]) : "class \(index)"
   }
 
   private func softmax(_ logits: [Float]) -> [Float] {

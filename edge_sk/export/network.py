@@ -16,7 +16,9 @@ from torch import Tensor, nn
 from edge_sk.errors import InputError
 from edge_sk.export import parity
 from edge_sk.export.record import InputContract
-from edge_sk.models import create_model
+from edge_sk.models import _folders, _libraries, create_model
+from edge_sk.models._registry import FOLDERS, parse_name
+from edge_sk.models._weights import digest
 from edge_sk.training import run as run_folder
 from edge_sk.training.data import eval_batches
 from edge_sk.training.recipe import DataRecipe
@@ -48,6 +50,8 @@ class Network:
         data_options: Fields of the recipe's ``data`` section that say how to read it.
         knows_data: Whether the network was trained on the classes of ``data``, so that accuracy on it means something.
         training: Set where the training was not finished, or nobody knows whether it was; the record says it.
+        name: First part of the names of files; ``None``: the arch.
+        notes: What the record says besides.
     """
 
     arch: str
@@ -63,6 +67,8 @@ class Network:
     data_options: dict[str, Any] = dataclasses.field(default_factory=dict)
     knows_data: bool = False
     training: str | None = None
+    name: str | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def trained(self) -> bool:
@@ -71,8 +77,12 @@ class Network:
 
     @property
     def stem(self) -> str:
-        """The arch as the first part of a file name."""
-        return re.sub(r"[^A-Za-z0-9._-]+", "-", self.arch)
+        """The first part of the names of files."""
+        return re.sub(r"[^A-Za-z0-9._-]+", "-", self.name or self.arch)
+
+    def weights_digest(self) -> str:
+        """SHA-256 of the weights: two runs may have folders of one name."""
+        return digest(self.model.state_dict())
 
     @functools.cached_property
     def num_classes(self) -> int:
@@ -185,31 +195,54 @@ def from_run(folder: str | Path, *, data: str | None = None, unfinished: bool = 
 
 
 def from_arch(name: str, *, data: str | None = None, init_from: str | None = None) -> Network:
-    """A network of the zoo, of timm or of torchvision, to measure latency with.
+    """A network of the zoo, of timm, of torchvision or of a folder: published weights, or none to measure latency with.
 
     Args:
         name: As :func:`edge_sk.create_model` takes it.
         data: Images for parity and calibration; untrained networks can do without: ``None`` takes the digits.
-        init_from: Pretrained weights; without them the network is untrained, the record says so, and its batch norms
-            get statistics (:func:`with_statistics`).
+        init_from: Weights, as :func:`edge_sk.create_model` takes them; how many classes there are, their names, and
+            size and preprocessing of the images are the weights' own. Without them, and unless ``name`` is a folder's,
+            the network is untrained, the record says so, and its batch norms get statistics (:func:`with_statistics`).
 
     Raises:
-        InputError: An unknown name.
+        InputError: An unknown name, or weights that do not fit.
     """
+    source, arch = init_from, name
+    options: dict[str, Any] = {}
+    if name.startswith(FOLDERS):
+        if init_from is not None:
+            raise InputError(
+                f"{name} brings its weights; give the name of an architecture with --init-from (init_from=)"
+            )
+        source, init_from = name, _folders.local(name)
+        arch, options = _folders.saved_network(init_from)
+    if {"pretrained", "weights"} & parse_name(arch)[1].keys():
+        raise InputError(f"{name} has trained weights as an option; name them with --init-from (init_from=)")
+    notes: tuple[str, ...] = ()
     # Untrained weights are random: two exports of one name must still be the same file.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = create_model(name, init_from=init_from).eval()
-    cfg: dict[str, Any] = model.default_cfg  # type: ignore[assignment]
+        model = create_model(arch, **options, init_from=None)
+        cfg: dict[str, Any] = model.default_cfg  # type: ignore[assignment]
+        if init_from is not None:
+            weights = _libraries.weights(init_from)
+            classes = weights.num_classes(model) if "num_classes" in cfg else None
+            options["num_classes"] = classes
+            model = create_model(arch, **options, init_from=init_from)
+            cfg = model.default_cfg | {"input_size": weights.input_size or cfg["input_size"]}  # type: ignore[operator]
+            if "mean" not in weights.images:
+                notes = ("the weights do not say how their images were prepared: mean, std and crop are the network's",)
     network = Network(
-        arch=name,
-        model=model,
-        weights=_weights_name(init_from) if init_from else UNTRAINED,
+        arch=arch,
+        model=model.eval(),
+        weights=_weights_name(source) if source else UNTRAINED,
         input_size=tuple(cfg["input_size"]),  # type: ignore[arg-type]
         mean=tuple(cfg["mean"]),
         std=tuple(cfg["std"]),
         interpolation=cfg.get("interpolation") or "bilinear",
         crop_pct=cfg.get("crop_pct") or 0.875,
+        labels=list(cfg["label_names"]) if source and cfg.get("label_names") else None,
+        notes=notes,
     )
     # With digits, so that the weights do not depend on the data that the file is proven on.
     return dataclasses.replace(with_statistics(network), data=data)

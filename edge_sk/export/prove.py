@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -27,6 +27,7 @@ def prove(
     runtime: str,
     arithmetic: str | None,
     eight_bits: bool = False,
+    accept: Sequence[str] = (),
 ) -> tuple[ParityEvidence, Accuracy | None]:
     """Compare a file with the network on test images, a batch at a time: they may not fit into memory together.
 
@@ -41,6 +42,7 @@ def prove(
         runtime: What runs the file.
         arithmetic: What it computes in; ``None``: unknown.
         eight_bits: Round the images to 8 bits, as an image input has them.
+        accept: Demands to replace, as :func:`edge_sk.export.parity.accepting` takes them.
 
     Returns:
         The evidence, and the accuracy where it means something.
@@ -60,13 +62,14 @@ def prove(
         outputs.append(run(batch))
         classes.append(labels)
     expected, got, truth = torch.cat(wanted), torch.cat(outputs), torch.cat(classes)
-    measured = parity.measure(expected, got)
-    limits = parity.threshold(file_format, precision, trained=network.trained)
+    measured = parity.measure(expected, got, truth if network.knows_data else None, probabilities=softmax)
+    limits = parity.accepting(parity.threshold(file_format, precision, trained=network.trained), accept)
     measured.check(limits, what=file)
     data = network.data_set()
     accuracy = None
     if network.knows_data:
         top1, eager_top1 = ((logits.argmax(1) == truth).double().mean().item() for logits in (got, expected))
         accuracy = Accuracy(top1=top1, eager_top1=eager_top1, images=len(truth), data=data)
-    evidence = ParityEvidence.of(measured, limits, data=f"{data} test", runtime=runtime, arithmetic=arithmetic)
+    context = {"data": f"{data} test", "runtime": runtime, "arithmetic": arithmetic, "accepted": list(accept)}
+    evidence = ParityEvidence.of(measured, limits, **context)
     return evidence, accuracy

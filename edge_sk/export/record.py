@@ -101,6 +101,11 @@ class ParityEvidence(Part):
     relative: Amount | None
     sqnr_db: Number | None
     top1_agreement: Share
+    accuracy_loss: Annotated[float, Field(ge=-1, le=1)] | None = Field(
+        default=None,
+        description="Share of the images: by the record's accuracy, or where labels are not known the loss to expect: "
+        "by how much likelier the model finds its own class than the file's",
+    )
     images: Positive
     data: str = Field(description="Which images")
     runtime: str = Field(description="What executed the file")
@@ -112,16 +117,18 @@ class ParityEvidence(Part):
     threshold_relative: Amount | None
     threshold_sqnr_db: Number
     threshold_top1_agreement: Share | None
+    threshold_accuracy_loss: Number | None = None
+    accepted: list[str] = Field(
+        default_factory=list, description="Demands that the command replaced (--accept); the thresholds have them"
+    )
 
     @classmethod
-    def of(
-        cls, parity: Parity, threshold: Threshold, *, data: str, runtime: str, arithmetic: str | None = None
-    ) -> ParityEvidence:
-        """Join a measurement, what was demanded of it, and where it was made."""
+    def of(cls, parity: Parity, threshold: Threshold, **context: Any) -> ParityEvidence:
+        """Join a measurement, what was demanded of it, and where it was made: ``context`` is the other fields."""
         limits = {f"threshold_{name}": value for name, value in dataclasses.asdict(threshold).items()}
         # JSON has no NaN: None says that the output was not finite.
         measured = {name: value if math.isfinite(value) else None for name, value in dataclasses.asdict(parity).items()}
-        return cls(**measured, **limits, data=data, runtime=runtime, arithmetic=arithmetic)
+        return cls(**measured, **limits, **context)
 
 
 class Accuracy(Part):
@@ -205,6 +212,9 @@ class Record(Part):
     backend: str
     precision: Precision
     weights: str = Field(description="The run folder or pretrained tag, or 'untrained'")
+    weights_sha256: str | None = Field(
+        None, description="Of their names, types, shapes and values; null in older records"
+    )
     training: str | None = Field(
         None, description="That the training of a run was not finished, or is not known to be; null where it was"
     )

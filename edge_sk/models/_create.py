@@ -13,7 +13,7 @@ from edge_sk import running
 from edge_sk.errors import InputError, shown, whole_number
 from edge_sk.grafting.measure import TOLERANCE
 from edge_sk.models._entry import Entry, Graft
-from edge_sk.models._registry import PREFIXES, did_you_mean, find, parse_name
+from edge_sk.models._registry import FOLDERS, PREFIXES, did_you_mean, find, parse_name
 
 _logger = logging.getLogger(__name__)
 
@@ -30,14 +30,15 @@ def create_model(
 
     Args:
         name: A name of the zoo, ``timm:NAME`` or ``torchvision:NAME``. Options may follow an ``@``:
-            ``"sk_shufflenetv2_0.5@kernels=3+3d2,select=false"``.
-        num_classes: Classes, 0 for none; ``None`` takes 1000, and 10 for the CIFAR networks.
+            ``"sk_shufflenetv2_0.5@kernels=3+3d2,select=false"``. Or a network with its weights: ``local-dir:FOLDER`` (a
+            run's, or one that timm saved) or ``hf-hub:USER/NAME``.
+        num_classes: Classes, 0 for none; ``None`` takes 1000, 10 for the CIFAR networks, and a folder's own.
         in_chans: Channels of the image.
-        init_from: Starting weights: ``timm:NAME.TAG``, ``torchvision:NAME.WEIGHTS``, a run folder or a file. Weights
-            of the plain network start one with selective kernels too: with linear branches it gives the plain
-            network's output. ``default_cfg`` takes the weights' mean, std, crop_pct and interpolation; a ``.pt`` file,
-            or a ``.safetensors`` file without a ``config.json`` beside it, does not say them, and the network's own
-            stay.
+        init_from: Starting weights: ``timm:NAME.TAG``, ``torchvision:NAME.WEIGHTS``, a folder or ``hf-hub:USER/NAME``
+            as for ``name``, or a file. Weights of the plain network start one with selective kernels too: with linear
+            branches it gives the plain network's output. ``default_cfg`` takes the weights' mean, std, crop_pct and
+            interpolation, and the names of their classes (``label_names``); a ``.pt`` file, or a ``.safetensors`` file
+            without a ``config.json`` beside it, does not say them, and the network's own stay.
         options: ``drop_rate``; ``drop_path_rate`` where the network is timm's (MobileNet, ResNeXt, SKNet-26 to 101).
             For selective kernels ``kernels``, ``reduction`` (r), ``min_width`` (L), ``select``, ``act`` (the
             activation in every branch; ``"none"``: linear branches), ``sk_units`` (which sites: ``"all"``,
@@ -52,8 +53,19 @@ def create_model(
     Raises:
         InputError: An unknown name (the nearest are suggested), option or value, or weights that do not fit.
     """
-    from edge_sk.models import _libraries, _weights  # here: pydantic takes long to import
+    from edge_sk.models import _folders, _libraries  # here: pydantic takes long to import
 
+    if isinstance(name, str) and name.startswith(FOLDERS):
+        if init_from is not None:
+            raise InputError(f"{name} brings its weights; give the name of an architecture with init_from")
+        folder = _folders.local(name)
+        saved, given = _folders.saved_network(folder)
+        given |= {} if num_classes is None else {"num_classes": num_classes}
+        model: Any = create_model(saved, **given | options, init_from=folder)
+        model.default_cfg["input_size"] = (
+            _folders.read_config(Path(folder)).input_size or model.default_cfg["input_size"]
+        )
+        return model
     name, spelled = parse_name(name)
     # As in timm, None is not given; but kernels=None asks for each site's default.
     options = {key: value for key, value in (spelled | options).items() if value is not None or key == "kernels"}
@@ -90,8 +102,7 @@ def create_model(
     if init_from is not None:
         if not isinstance(init_from, str | Path):
             raise InputError(f"init_from={shown(init_from)} is no path and no name of weights")
-        read = _libraries.pretrained if str(init_from).startswith(PREFIXES) else _weights.read
-        weights = read(str(init_from))
+        weights = _libraries.weights(str(init_from))
     if weights is not None and (graft is None or weights.fit(model)):
         weights.load(model)
         if graft is not None:

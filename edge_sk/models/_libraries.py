@@ -8,8 +8,9 @@ from torch import nn
 
 from edge_sk.errors import InputError, short, shown
 from edge_sk.models._entry import DEFAULT_CFG
-from edge_sk.models._registry import did_you_mean
-from edge_sk.models._weights import Weights, image_fields
+from edge_sk.models._folders import distinct
+from edge_sk.models._registry import PREFIXES, did_you_mean
+from edge_sk.models._weights import Weights, image_fields, read
 from edge_sk.running import first_line
 
 
@@ -72,6 +73,8 @@ def _create_torchvision(name: str, in_chans: int, classes: dict[str, int], optio
             "std": tuple(transform.std),
             "crop_pct": transform.crop_size[0] / transform.resize_size[0],
             "interpolation": transform.interpolation.value,
+            "input_size": (3, transform.crop_size[0], transform.crop_size[0]),
+            "label_names": distinct(weights.verify(options["weights"]).meta["categories"]),
         }
     elif name in ("googlenet", "inception_v3"):
         options = {"init_weights": True} | options  # without it they warn that their default will change
@@ -81,15 +84,23 @@ def _create_torchvision(name: str, in_chans: int, classes: dict[str, int], optio
     return model
 
 
-def pretrained(source: str) -> Weights:
-    """Download the weights ``timm:NAME.TAG`` or ``torchvision:NAME.WEIGHTS``.
+def weights(source: str) -> Weights:
+    """Read weights, or download ``timm:NAME.TAG``, ``torchvision:NAME.WEIGHTS`` or ``hf-hub:USER/NAME``.
 
     Raises:
         InputError: No such weights, or the download fails.
     """
+    if not source.startswith(PREFIXES):
+        return read(source)
     name, options = source, {"pretrained": True}
     if source.startswith("torchvision:"):
         name, _, tag = source.partition(".")
         options = {"weights": tag or "DEFAULT"}
     model = create(name, None, 3, options)
-    return Weights(source, model.state_dict(), image_fields(model.default_cfg))
+    cfg, labels = model.default_cfg, model.default_cfg.get("label_names")
+    if source.startswith("timm:") and labels is None:
+        from timm.data import ImageNetInfo, infer_imagenet_subset
+
+        subset = infer_imagenet_subset(cfg)
+        labels = distinct(ImageNetInfo(subset).label_descriptions()) if subset else None  # type: ignore[arg-type]
+    return Weights(source, model.state_dict(), image_fields(cfg), tuple(cfg["input_size"]), labels)

@@ -16,6 +16,8 @@ from edge_sk.models._entry import Entry
 
 # Networks of other libraries.
 PREFIXES = ("timm:", "torchvision:")
+# Networks with their weights: a run folder or one that timm saved, and the same on the Hugging Face Hub.
+FOLDERS = ("local-dir:", "hf-hub:")
 # Their families that are made for phones, by a part of their names.
 MOBILE = ("mobilenet", "mobileone", "shufflenet", "mnasnet", "efficientnet_lite", "lcnet", "ghostnet", "fbnet")
 MOBILE += ("tinynet", "hardcorenas")
@@ -110,7 +112,7 @@ def find(name: str) -> Entry:
     hint = did_you_mean(name, entries()) or "; edge_sk.list_models() lists the names"
     if timm.is_model(name):
         hint = f"; did you mean timm:{name}?"
-    raise InputError(f"unknown model {name!r}{hint} (timm:NAME and torchvision:NAME are accepted too)")
+    raise InputError(f"unknown model {name!r}{hint} (timm:NAME, torchvision:NAME and local-dir:RUN are accepted too)")
 
 
 # What the networks of version 0.1 are called today: its units had an activation in every branch, and MobileNet had them

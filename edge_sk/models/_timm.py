@@ -40,12 +40,15 @@ def register_with_timm() -> list[str]:
 
 def _entry_point(entry: Entry, name: str) -> Any:
     def build(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-        from timm.models import build_model_with_cfg
+        from timm.models import build_model_with_cfg, load_pretrained
 
-        if pretrained:
+        given = kwargs.get("pretrained_cfg")
+        if isinstance(given, dict):  # that of a folder, as local-dir:RUN has it
+            kwargs["pretrained_cfg"] = given = default_cfgs[name].default.to_dict() | given
+        elif pretrained:
             raise InputError(
                 f"there are no trained weights of {name} to download; "
-                f"edge_sk.create_model({entry.name!r}, init_from=...) takes a run folder, a file, or a plain network's"
+                f"timm takes local-dir:RUN, edge_sk.create_model({entry.name!r}, init_from=...) a plain network's, too"
             )
         units = {key: kwargs.pop(key) for key in Graft.OPTIONS if entry.graft and key in kwargs}
 
@@ -58,12 +61,19 @@ def _entry_point(entry: Entry, name: str) -> Any:
 
         if not entry.of_timm:
             levels = {"out_indices": tuple(range(entry.levels))}
-            return build_model_with_cfg(grafted, name, pretrained=False, feature_cfg=levels, **kwargs)
+            return build_model_with_cfg(grafted, name, pretrained=pretrained, feature_cfg=levels, **kwargs)
         # timm's entry point applies its builder itself, and names the result after the plain network.
         model: Any = grafted(**kwargs)
         theirs, ours = model.pretrained_cfg, default_cfgs[name].default.to_dict()
-        cfg = {key: value if key == "num_classes" else ours.get(key) for key, value in theirs.items()}
-        model.pretrained_cfg = model.default_cfg = cfg
+        if given is None:
+            theirs = {key: value if key == "num_classes" else ours.get(key) for key, value in theirs.items()}
+        model.pretrained_cfg = model.default_cfg = theirs
+        if pretrained:
+            if kwargs.get("features_only"):
+                raise InputError(
+                    f"{name}: features_only=True takes no weights; take the whole network's layers instead"
+                )
+            load_pretrained(model, theirs, model.num_classes, kwargs.get("in_chans", 3))
         return model
 
     build.__name__ = build.__qualname__ = name

@@ -9,38 +9,46 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import torch
-from pydantic import BaseModel, Field
 from torch import Tensor
 
 from edge_sk.errors import InputError, short
 from edge_sk.files import atomic_write
+from edge_sk.models._folders import CONFIG, WEIGHTS, ImageFields, local, read_config
 from edge_sk.models._registry import todays_name
-from edge_sk.reading import read_json, validated
+from edge_sk.reading import validated
 
 _logger = logging.getLogger(__name__)
 # SHA-256 of the tensors, in the metadata of the file that holds them: both are written at once.
 DIGEST = "edge_sk.sha256"
-
-
-class ImageFields(BaseModel, allow_inf_nan=False):
-    """Fields of ``default_cfg`` that belong to the weights, not to the architecture."""
-
-    mean: tuple[float, ...] | None = None
-    std: tuple[Annotated[float, Field(gt=0)], ...] | None = None
-    crop_pct: Annotated[float, Field(gt=0, le=1)] | None = None
-    interpolation: Literal["nearest", "bilinear", "bicubic", "box", "hamming", "lanczos"] | None = None
+# What is known of weights without a config.json: image fields, input size, labels.
+NOTHING: tuple[dict[str, Any], None, None] = ({}, None, None)
 
 
 @dataclasses.dataclass(frozen=True)
 class Weights:
-    """Tensors by name, where they were read, and those of :class:`ImageFields` that are known of them."""
+    """Tensors by name, and what is known of them.
+
+    Args:
+        source: Where they were read.
+        state: The tensors.
+        images: Those of :class:`ImageFields` that are known.
+        input_size: ``(C, H, W)`` of the images.
+        labels: Names of the classes.
+    """
 
     source: str
     state: dict[str, Tensor]
     images: dict[str, Any]
+    input_size: tuple[int, int, int] | None = None
+    labels: list[str] | None = None
+
+    def num_classes(self, model: Any) -> int | None:
+        """How many classes the tensors of the model's classifier have."""
+        heads = _heads(model)
+        return next((len(value) for name, value in self.state.items() if name.startswith(heads) and value.ndim), None)
 
     def fit(self, model: Any) -> bool:
         """Whether the names are those of a network; the classifier does not count where the network has none."""
@@ -49,7 +57,9 @@ class Weights:
     def _needed(self, model: Any) -> dict[str, Tensor]:
         """The tensors without the classifier, for a network without classes."""
         unused = () if model.default_cfg["num_classes"] else _heads(model)
-        return {name: value for name, value in self.state.items() if not name.startswith(unused)}
+        # Old files, torchvision's ResNets among them, have no counters of batches; torch itself does without, too.
+        counters = {name: value for name, value in model.state_dict().items() if name.endswith("num_batches_tracked")}
+        return counters | {name: value for name, value in self.state.items() if not name.startswith(unused)}
 
     def load(self, model: Any, *, network: str = "this network", new_classes: bool = True) -> None:
         """Load the tensors into a network, and the image fields into its ``default_cfg``.
@@ -89,6 +99,8 @@ class Weights:
             )
         model.load_state_dict(state | {name: own[name] for name in fresh})
         model.default_cfg.update(self.images)
+        if self.labels and not fresh and len(self.labels) == model.default_cfg["num_classes"]:
+            model.default_cfg["label_names"] = self.labels
 
 
 def _flaw(tensor: Tensor, own: Tensor | None) -> str | None:
@@ -109,36 +121,39 @@ def _heads(model: Any) -> tuple[str, ...]:
 
 
 def read(source: str | Path) -> Weights:
-    """Read a run folder, a ``.safetensors`` file, or a ``.pt``/``.pth`` file (without executing anything in it).
+    """Read a folder, a ``.safetensors`` file, or a ``.pt``/``.pth`` file (without executing anything in it).
 
-    Image fields come from a ``config.json`` in the folder or beside the ``.safetensors`` file.
+    A folder is a run's or one that timm saved; ``local-dir:`` may stand before it, and ``hf-hub:USER/NAME`` is
+    downloaded. A ``config.json`` in the folder or beside the ``.safetensors`` file says how images were prepared.
 
     Raises:
         InputError: There is none, or it is damaged or holds no state dict.
     """
-    path = Path(source)
+    path = Path(local(str(source)))
     if os.path.isdir(path):  # Path.is_dir raises for a name that is too long
-        path = path / "model.safetensors"
+        path = next((path / name for name in WEIGHTS if (path / name).is_file()), path / WEIGHTS[0])
     if not os.path.isfile(path):
         raise InputError(
-            f"no weights at {path}; give a run folder, a .safetensors or .pt file, timm:NAME.TAG or "
-            "torchvision:NAME.WEIGHTS"
+            f"no weights at {path}; give a run folder, a .safetensors or .pt file, timm:NAME.TAG, "
+            "torchvision:NAME.WEIGHTS or hf-hub:USER/NAME"
         )
-    images = _from_config(path.with_name("config.json")) if path.suffix == ".safetensors" else {}
-    return Weights(str(source), _from_file(path), images)
+    has_config = path.suffix == ".safetensors" or path.name in WEIGHTS
+    about = _from_config(path.with_name(CONFIG)) if has_config else NOTHING
+    return Weights(str(source), _from_file(path), *about)
 
 
-def _from_config(path: Path) -> dict[str, Any]:
-    """The image fields of a run's ``config.json``, or of one that timm saved; none where there is no file."""
+def _from_config(path: Path) -> tuple[dict[str, Any], tuple[int, int, int] | None, list[str] | None]:
+    """Image fields, input size and labels of a run's ``config.json``, or of one that timm saved."""
     if not path.exists():
-        return {}
+        return NOTHING
     try:
-        config = read_json(path)
-        if isinstance(config, dict) and isinstance(config.get("arch"), str):
-            name, today = config["arch"], todays_name(config["arch"], str(config.get("edge_sk_version")))
+        saved = read_config(path.parent)
+        if saved.arch is not None:
+            name, today = saved.arch, todays_name(saved.arch, saved.edge_sk_version)
             if name != today:
                 _logger.warning("%s: version 0.1 trained these weights as %s, today %s", path.parent, name, today)
-        return image_fields(config.get("pretrained_cfg", config) if isinstance(config, dict) else config)
+        images = saved.model_dump(include={*ImageFields.model_fields}, exclude_none=True)
+        return images, saved.input_size, saved.labels
     except InputError as error:
         raise InputError(
             f"{path} is damaged ({error}): it must say how the images of the weights beside it were normalised; "
@@ -157,7 +172,7 @@ def write(path: Path, state: Mapping[str, Tensor]) -> None:
 
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     # Not save_file: it reports a full disk as its own error type instead of an OSError.
-    content = save(tensors, {DIGEST: _digest(tensors)})
+    content = save(tensors, {DIGEST: digest(tensors)})
     with atomic_write(path) as temporary:
         temporary.write_bytes(content)
 
@@ -170,17 +185,18 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
             tensors, given = {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except Exception as error:  # safetensors' own type, and others for types of numbers that torch lacks
         raise InputError(f"{path} is not a whole safetensors file ({short(error)}); copy it again") from error
-    if given.get(DIGEST, digest := _digest(tensors)) != digest:
+    if given.get(DIGEST, found := digest(tensors)) != found:
         raise InputError(f"{path} is damaged: its tensors do not match its digest; copy it again")
     return tensors
 
 
-def _digest(tensors: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256()
+def digest(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of the names, types, shapes and values of tensors on the CPU."""
+    found = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]
-    return digest.hexdigest()
+        found.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
+        found.update(tensor.detach().reshape(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]
+    return found.hexdigest()
 
 
 def _from_file(path: Path) -> dict[str, Tensor]:

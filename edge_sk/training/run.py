@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from edge_sk.errors import InputError
 from edge_sk.files import atomic_write, check_output, write_text
-from edge_sk.models import _weights, create_model
+from edge_sk.models import _folders, _weights, create_model
 from edge_sk.models._registry import todays_name
 from edge_sk.reading import read_json, read_yaml, short, validated
 from edge_sk.training.recipe import Count, DataRecipe, Recipe, read_recipe, recipe_to_yaml
@@ -68,6 +68,13 @@ class RunConfig(Preprocessing):
     recipe: str
     data: str
     edge_sk_version: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_timms(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        return {key: value for key, value in values.items() if key not in _folders.TIMMS}
 
     @model_validator(mode="after")
     def _agree(self) -> RunConfig:
@@ -165,8 +172,11 @@ def load_config(path: str | Path) -> RunConfig:
 
 
 def save_config(folder: Path, config: RunConfig) -> None:
-    """Write ``config.json``."""
-    write_text(folder / CONFIG, config.model_dump_json(indent=2) + "\n")
+    """Write ``config.json``, with what timm needs to load the folder."""
+    content = config.model_dump(mode="json")
+    cfg = {key: content[key] for key in (*Preprocessing.model_fields, "num_classes")} | {"label_names": config.classes}
+    content |= _folders.for_timm(config.arch, cfg, config.options)
+    write_text(folder / CONFIG, json.dumps(content, indent=2) + "\n")
 
 
 def saved_recipe(folder: str | Path, overrides: Sequence[str] = ()) -> Recipe:

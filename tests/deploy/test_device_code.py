@@ -1,9 +1,11 @@
-"""The device code cannot be compiled here: that it asks files only for what they hold, and that this is exact."""
+"""The device code: it asks files only for what they hold, it resizes as evaluation does, and it compiles."""
 
 from __future__ import annotations
 
 import dataclasses
 import re
+import shutil
+import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,7 +28,7 @@ KOTLIN, SWIFT, CORE_ML = "android/EdgeSkClassifier.kt", "ios/EdgeSkClassifier.sw
 @pytest.mark.parametrize("source", [KOTLIN, SWIFT])
 def test_a_pte_has_every_method_that_is_asked_for(source: str, small_pte: Path) -> None:
     asked = set(re.findall(r'execute\("(\w+)"\)', (DEPLOY / source).read_text()))
-    assert {"crop_pct", "softmax"} <= asked
+    assert {"crop_pct", "softmax", "labels"} <= asked
     with capture_stderr():
         program = executorch("runtime").Runtime.get().load_program(str(small_pte))
     assert asked <= set(program.method_names)
@@ -65,6 +67,16 @@ def test_images_are_resized_as_in_evaluation(input_size: tuple[int, int, int], s
         assert value(source, "high") == pytest.approx(high, abs=tolerance)
     scale = value(CORE_ML, "scale")
     assert (size[0] / scale, size[1] / scale) == pytest.approx((wide, high), abs=1)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("kotlinc") is None, reason="no Kotlin compiler (npm install kotlin-compiler)")
+def test_the_code_for_android_compiles(tmp_path: Path) -> None:
+    stand_ins = [str(path) for path in Path(__file__).with_name("kotlin").rglob("*.*")]
+    command = ["kotlinc", "-Werror", "-d", str(tmp_path), *stand_ins, str(DEPLOY / KOTLIN)]
+    compiled = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (compiled.returncode, compiled.stderr) == (0, "")
+    assert (tmp_path / "edgesk" / "EdgeSkClassifier.class").is_file()
 
 
 @pytest.mark.parametrize("source", [SWIFT, CORE_ML])

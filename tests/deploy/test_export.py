@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 
 from deploy.export import artifacts, main, parser
@@ -26,8 +29,9 @@ def test_exports(
     small_network: Network, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     stopped = dataclasses.replace(small_network, training="not finished: 1 of 3 epochs")
-    monkeypatch.setattr(networks, "from_arch", lambda name, data: stopped)
-    assert main(["--arch", "small_1.0", "--output", str(tmp_path), "--precisions", "fp32", "int8"]) == 0
+    monkeypatch.setattr(networks, "from_arch", lambda name, **_: stopped)
+    command = ["--arch", "small_1.0", "--output", str(tmp_path), "--precisions", "fp32", "int8"]
+    assert main(command) == 0
     out = capsys.readouterr().out
     assert "training not finished: 1 of 3 epochs" in out
     assert "small_1.0_xnnpack_fp32.pte" in out
@@ -40,12 +44,23 @@ def test_exports(
     assert record["manifest"]["command"].startswith("python deploy/export.py --arch small_1.0")
     assert record["parity"]["images"] == 64
     assert record["training"] == "not finished: 1 of 3 epochs"
+    # Another run of the same architecture.
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    stopped = dataclasses.replace(stopped, model=copy.deepcopy(stopped.model), weights="other")
+    with torch.no_grad():
+        next(stopped.model.parameters()).mul_(1.1)
+    assert main(command) == 2
+    for line in capsys.readouterr().err.splitlines():
+        assert re.search(r"_(fp32|int8)\.pte holds other weights \(random, .*would be lost: .* --name", line)
+    assert main([*command[:-1], "--name", "run 2"]) == 0
+    assert {path: path.read_bytes() for path in before} == before
+    assert (tmp_path / "run-2_xnnpack_fp32.pte").exists()
 
 
 def test_one_failure_does_not_stop_the_others(
     small_network: Network, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(networks, "from_arch", lambda name, data: small_network)
+    monkeypatch.setattr(networks, "from_arch", lambda name, **_: small_network)
     strict = parity.Threshold(relative=0.0, sqnr_db=parity.EXACT_DB + 1, top1_agreement=1.0)
     monkeypatch.setitem(parity.THRESHOLDS, ("pte", "fp32"), strict)
     command = ["--arch", "small_1.0", "--output", str(tmp_path), "--precisions", "fp32", "fp16"]
@@ -70,6 +85,11 @@ def test_one_failure_does_not_stop_the_others(
         (["--arch", "unknown", "--output", "OUT/new", "--images", "-1"], r"--images -1: .*at least 64"),
         (["--arch", "unknown", "--output", "OUT/new", "--images", "8"], r"--images 8: .*at least 64"),
         (
+            ["--arch", "unknown", "--output", "OUT/new", "--accept", "accuracy_loss>=0.1"],
+            "--accept 'accuracy_loss>=0.1' is none of sqnr_db>=VALUE, top1_agreement>=VALUE, relative<=VALUE, acc",
+        ),
+        (["--checkpoint", "nowhere", "--init-from", "x", "--output", "OUT"], "--init-from goes with --arch"),
+        (
             ["--arch", "unknown", "--output", "OUT/new", "--precisions", "fp32", "palette6"],
             "--precisions palette6 makes no file: with --backend xnnpack, pte has fp32, fp16, int8$",
         ),
@@ -80,8 +100,6 @@ def test_one_failure_does_not_stop_the_others(
     ],
 )
 def test_bad_input(arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    import re
-
     (tmp_path / "file").write_text("")
     assert main([argument.replace("OUT", str(tmp_path)) for argument in arguments]) == 2
     captured = capsys.readouterr()
@@ -106,8 +124,6 @@ def test_bad_input(arguments: list[str], message: str, tmp_path: Path, capsys: p
 def test_what_a_proof_needs_is_missed_before_anything_is_lowered(
     more: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import re
-
     monkeypatch.setattr(pte, "lower", lambda *_, **__: pytest.fail("lowered"))
     for name, count in (("few", 1), ("torn", 40), ("no_train", 40)):
         for split in ("train", "val"):
@@ -177,7 +193,7 @@ def test_interrupt_leaves_no_partial_file(
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(networks, "from_arch", lambda name, data: small_network)
+    monkeypatch.setattr(networks, "from_arch", lambda name, **_: small_network)
     monkeypatch.setattr(pte, step, interrupted)
     assert main(["--arch", "small_1.0", "--output", str(tmp_path)]) == 130
     assert capsys.readouterr().err.splitlines()[-1] == "interrupted"
@@ -193,7 +209,7 @@ def test_what_is_said_in_passing_is_shown_on_demand(
         os.write(2, b"a remark\n")
         raise InputError("no such delegate")
 
-    monkeypatch.setattr(networks, "from_arch", lambda name, data: small_network)
+    monkeypatch.setattr(networks, "from_arch", lambda name, **_: small_network)
     monkeypatch.setattr(pte, "_partitioner", remarked)
     assert main(["--arch", "small_1.0", "--output", str(tmp_path), *flags]) == 2
     lines = capfd.readouterr().err.splitlines()
@@ -209,7 +225,7 @@ def test_what_was_said_before_a_failure_is_shown(
         os.write(2, b"the delegate says why\n")
         raise AssertionError("bad node")
 
-    monkeypatch.setattr(networks, "from_arch", lambda name, data: small_network)
+    monkeypatch.setattr(networks, "from_arch", lambda name, **_: small_network)
     monkeypatch.setattr(pte, "_partitioner", failing)
     assert main(["--arch", "small_1.0", "--output", str(tmp_path)]) == 2
     *said, last = capfd.readouterr().err.splitlines()
@@ -220,7 +236,7 @@ def test_what_was_said_before_a_failure_is_shown(
 def test_flags_are_few_and_known() -> None:
     flags = {option for action in parser()._actions for option in action.option_strings}
     assert flags == {
-        "-h", "--help", "--checkpoint", "--arch", "--output", "--formats", "--precisions", "--backend", "--data",
-        "--images", "--softmax", "--no-softmax", "--target", "--allow-fallback", "--bundle", "--unfinished",
-        "--verbose",
+        "-h", "--help", "--checkpoint", "--arch", "--init-from", "--output", "--name", "--formats", "--precisions",
+        "--backend", "--data", "--images", "--accept", "--softmax", "--no-softmax", "--target", "--allow-fallback",
+        "--bundle", "--unfinished", "--verbose",
     }  # fmt: skip

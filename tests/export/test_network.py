@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import torch
+import torchvision
 from PIL import Image
 from torch import nn
 
@@ -132,6 +134,86 @@ def test_trained_weights_need_images_of_their_own(tmp_path: Path, state: dict[st
     untrained = from_arch("shufflenetv2_0.5")
     for network in (named, untrained):
         assert len(next(network.images(split="train", limit=1))[0]) == 1
+
+
+def published(kind: str, folder: Path) -> tuple[str, str, torch.nn.Module]:
+    """An architecture, weights of three classes as its library saves them, and the network itself."""
+    if kind == "torchvision":
+        model = torchvision.models.mobilenet_v2(num_classes=3)
+        # As in files of the time before torch counted a batch norm's batches.
+        old = {name: value for name, value in model.state_dict().items() if "num_batches" not in name}
+        torch.save(old, folder / "mobilenet_v2-b0353104.pth")
+        return "torchvision:mobilenet_v2", str(folder / "mobilenet_v2-b0353104.pth"), model
+    model = timm.create_model("mobilenetv1_100", num_classes=3)
+    if kind == "timm's checkpoint":
+        torch.save({"epoch": 3, "arch": "mobilenetv1_100", "state_dict": model.state_dict()}, folder / "model_best.pth")
+        return "timm:mobilenetv1_100", str(folder / "model_best.pth"), model
+    names = {"label_names": ["n1", "n2", "n3"], "label_descriptions": {"n1": "crane", "n2": "ox", "n3": "crane"}}
+    timm.models.save_for_hf(
+        model, folder, safe_serialization=kind != "timm's folder, pickled",
+        model_config=names, data_config={"input_size": (3, 192, 192), "crop_pct": 0.95, "interpolation": "bicubic"},
+    )  # fmt: skip
+    return "timm:mobilenetv1_100", f"local-dir:{folder}", model
+
+
+@pytest.mark.parametrize("kind", ["timm's folder", "timm's folder, pickled", "timm's checkpoint", "torchvision"])
+def test_published_weights_bring_what_belongs_to_them(kind: str, tmp_path: Path) -> None:
+    """Their number of classes, their names, and how their images are prepared."""
+    arch, source, model = published(kind, tmp_path)
+    network = from_arch(arch, data="digits", init_from=source)
+    assert network.trained
+    assert (network.arch, network.weights, network.num_classes) == (arch, source, 3)
+    x = torch.randn(2, *network.input_size)
+    with torch.no_grad():
+        torch.testing.assert_close(network.model(x), model.eval()(x), rtol=0, atol=0)
+    images = (network.input_size, network.mean[0], network.crop_pct, network.interpolation)
+    if kind.startswith("timm's folder"):
+        assert network.labels == ["crane (0)", "ox", "crane (2)"]
+        assert images == ((3, 192, 192), 0.5, 0.95, "bicubic")
+        assert network.notes == ()
+        whole = from_arch(source, data="digits")
+        assert (whole.arch, whole.weights, whole.labels) == (arch, source, network.labels)
+        assert whole.contract == network.contract
+        assert whole.weights_digest() == network.weights_digest()
+    else:
+        assert network.labels is None
+        assert images == ((3, 224, 224), 0.5 if arch.startswith("timm") else 0.485, 0.875, network.interpolation)
+        assert "do not say how their images were prepared" in network.notes[0]
+
+
+def test_downloaded_weights_have_the_names_of_imagenet(monkeypatch: pytest.MonkeyPatch) -> None:
+    state = timm.create_model("mobilenetv4_conv_small").state_dict()
+    monkeypatch.setattr("timm.models._builder.load_state_dict_from_hf", lambda *_args, **_kwargs: state)
+    source = "timm:mobilenetv4_conv_small.e1200_r224_in1k"
+    network = from_arch("sk_mobilenetv4_conv_small", init_from=source)
+    cfg = timm.get_pretrained_cfg(source.removeprefix("timm:"))
+    assert cfg is not None
+    assert (network.mean, network.std, network.crop_pct) == (cfg.mean, cfg.std, cfg.crop_pct)
+    assert network.labels is not None
+    assert (network.labels[0], len(set(network.labels)), network.labels[134]) == (
+        "tench, Tinca tinca",
+        1000,
+        "crane (134)",
+    )
+    weights = torchvision.models.mobilenet_v2().state_dict()
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", lambda *_args, **_kwargs: weights)
+    network = from_arch("torchvision:mobilenet_v2", init_from="torchvision:mobilenet_v2.IMAGENET1K_V2")
+    assert network.labels is not None
+    assert (network.labels[0], len(set(network.labels)), network.crop_pct) == ("tench", 1000, 224 / 232)
+
+
+@pytest.mark.parametrize(
+    ("arch", "source", "message"),
+    [
+        ("timm:mobilenetv1_100@pretrained=true", None, "has trained weights as an option; name them with --init-from"),
+        ("local-dir:nowhere", None, "nowhere has no config.json"),
+        ("timm:mobilenetv1_100", "local-dir:nowhere", "no weights at nowhere"),
+        ("local-dir:nowhere", "timm:mobilenetv1_100", "local-dir:nowhere brings its weights"),
+    ],
+)
+def test_weights_that_cannot_be_had(arch: str, source: str | None, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        from_arch(arch, init_from=source)
 
 
 def test_a_run_whose_data_are_gone_takes_no_others(tmp_path: Path, state: dict[str, torch.Tensor]) -> None:

@@ -287,8 +287,8 @@ IMAGES = {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25], "crop_pct": 0.9, "
 @given(mutated(IMAGES))
 def test_a_config_beside_weights(tmp_path: Path, config: Any) -> None:
     (tmp_path / "config.json").write_text(json.dumps(config))
-    images = works_or_is_refused(_weights._from_config, tmp_path / "config.json")
-    for key in images or ():
+    images, *_ = works_or_is_refused(_weights._from_config, tmp_path / "config.json") or ({},)
+    for key in images:
         assert key == "interpolation" or torch.tensor(images[key], dtype=torch.float64).isfinite().all()
         assert key != "std" or all(value > 0 for value in images[key])
         assert key != "crop_pct" or 0 < images[key] <= 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import collections
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -71,7 +71,12 @@ def check_operators(program: MilProgram, graph: torch.export.ExportedProgram) ->
 
 
 def check_outputs(
-    program: MilProgram, network: Network, precision: Precision, *, images: int | None = None
+    program: MilProgram,
+    network: Network,
+    precision: Precision,
+    *,
+    images: int | None = None,
+    accept: Sequence[str] = (),
 ) -> tuple[ParityEvidence, Accuracy | None, list[str]]:
     """Run the package on test images, on macOS by Core ML and elsewhere by the interpreter, and compare with eager.
 
@@ -80,6 +85,7 @@ def check_outputs(
         network: What it was made from.
         precision: It decides the thresholds.
         images: Test images; ``None`` as :meth:`edge_sk.export.network.Network.test_images` says.
+        accept: Demands to replace, as :func:`edge_sk.export.parity.accepting` takes them.
 
     Returns:
         The evidence, the accuracy where it means something, and notes on what this did not verify.
@@ -120,6 +126,7 @@ def check_outputs(
         runtime=f"{CORE_ML} {platform.mac_ver()[0]}, all compute units" if on_mac else INTERPRETER,
         arithmetic=None if on_mac else "fp32",
         eight_bits=True,
+        accept=accept,
     )
     if mislabelled:
         raise InputError(f"{name}: {mislabelled[0]}: the labels are out of order")

@@ -24,8 +24,8 @@ from edge_sk.export.network import Network
 from edge_sk.export.prepare import drop_aliases, export_errors, prepare
 from edge_sk.export.record import MLProgram, Precision, Record
 from edge_sk.export.stderr import capture_stderr
-from edge_sk.export.write import atomic_folder, make_record, new_record
-from edge_sk.files import artifact_path, check_output, file_digest
+from edge_sk.export.write import atomic_folder, make_record, new_path, new_record
+from edge_sk.files import file_digest
 from edge_sk.manifest import __version__, manifest
 from edge_sk.reading import read_json
 from edge_sk.running import first_line
@@ -49,38 +49,42 @@ def to_mlpackage(
     target: str = "iOS16",
     softmax: bool = True,
     images: int | None = None,
+    replace: bool = False,
+    accept: Sequence[str] = (),
     argv: Sequence[str] | None = None,
 ) -> Record:
     """Convert a network, run the saved package on real images against eager, and keep it with its record.
 
     Args:
         network: What to export.
-        output: Folder; the package is ``ARCH_coreml_PRECISION.mlpackage``, the record has ``.json`` behind it.
+        output: Folder; the package is ``ARCH_coreml_PRECISION.mlpackage`` (``network.name`` may stand for the arch),
+            the record has ``.json`` behind it.
         precision: ``int8`` and ``palette6`` say how weights are stored; arithmetic is then in half precision.
         target: Oldest system, of :data:`TARGETS`; ``17`` and ``ios17`` mean ``iOS17``.
         softmax: A classifier with probabilities and labels, as Xcode's preview and the Vision framework expect;
             ``False`` gives raw logits.
         images: Test images for parity and accuracy, at least 64; ``None`` as
             :meth:`edge_sk.export.network.Network.test_images` says.
+        replace: Also replace a package of the same name that holds other weights.
+        accept: Demands of the proof to replace: ``"accuracy_loss<=0.05"``; see
+            :func:`edge_sk.export.parity.accepting`.
         argv: The command for the record.
 
     Returns:
         The record that was written.
 
     Raises:
-        InputError: An unknown precision or target, no images named for trained weights, an operator that coremltools
-            cannot convert, labels that do not fit, outputs beyond the thresholds of
-            :data:`edge_sk.export.parity.THRESHOLDS`, or coremltools is not installed.
+        InputError: An unknown precision or target, a package of the same name holds other weights, no images named
+            for trained weights, an operator that coremltools cannot convert, labels that do not fit,
+            outputs beyond the thresholds of :data:`edge_sk.export.parity.THRESHOLDS`, or coremltools is not installed.
         OSError: The disk is full. In every case no package is left behind, and an older one stays.
     """
     if precision not in PRECISIONS:
         raise InputError(f"mlpackage has no {precision} here; it has {', '.join(PRECISIONS)}")
     target = oldest_system(target)
     network.check_images(images)
-    folder = Path(output)
-    check_output(folder)
+    path = new_path(network, Path(output), f"coreml_{precision}.mlpackage", replace=replace)
     coremltools()
-    path = artifact_path(folder, f"{network.stem}_coreml_{precision}", ".mlpackage")
     labels = class_labels(network) if softmax else None
     started = time.perf_counter()
     rewritten, rewrites = prepare(network, softmax=softmax)
@@ -94,7 +98,7 @@ def to_mlpackage(
         program = MilProgram.load(package)
         check_interface(program, network, labels)
         check_operators(program, graph)
-        evidence, accuracy, notes = check_outputs(program, network, precision, images=images)
+        evidence, accuracy, notes = check_outputs(program, network, precision, images=images, accept=accept)
         record = make_record(
             network,
             rewrites,

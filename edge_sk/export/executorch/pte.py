@@ -21,8 +21,8 @@ from edge_sk.export.prepare import drop_aliases, export_errors, prepare
 from edge_sk.export.prove import prove
 from edge_sk.export.record import Delegation, Precision, Record
 from edge_sk.export.stderr import capture_stderr
-from edge_sk.export.write import make_record, new_record
-from edge_sk.files import artifact_path, atomic_write, check_output
+from edge_sk.export.write import make_record, new_path, new_record
+from edge_sk.files import artifact_path, atomic_write
 from edge_sk.manifest import __version__, manifest
 from edge_sk.rewriting import Rewrites
 from edge_sk.running import first_line
@@ -47,13 +47,16 @@ def to_pte(
     allow_fallback: bool = False,
     bundle: bool = False,
     images: int | None = None,
+    replace: bool = False,
+    accept: Sequence[str] = (),
     argv: Sequence[str] | None = None,
 ) -> Record:
     """Export a network, run the file on real images against eager, and write it with its record.
 
     Args:
         network: What to export.
-        output: Folder; the file is ``ARCH_BACKEND_PRECISION.pte``, the record has ``.json`` behind it.
+        output: Folder; the file is ``ARCH_BACKEND_PRECISION.pte`` (``network.name`` may stand for the arch), the record
+            has ``.json`` behind it.
         precision: int8 is static, per channel, calibrated on training images.
         backend: ``coreml`` and ``vulkan`` are lowered but cannot be run here; the record says so.
         softmax: End in probabilities instead of logits.
@@ -61,26 +64,27 @@ def to_pte(
         bundle: Also write ``.bpte``, the program with inputs and expected outputs for a check on the device.
         images: Test images for parity and accuracy, at least 64; ``None`` as
             :meth:`edge_sk.export.network.Network.test_images` says.
+        replace: Also replace a file of the same name that holds other weights.
+        accept: Demands of the proof to replace: ``"accuracy_loss<=0.05"``; see
+            :func:`edge_sk.export.parity.accepting`.
         argv: The command for the record.
 
     Returns:
         The record that was written.
 
     Raises:
-        InputError: The backend has no such precision, no images were named for trained weights, something stays
-            outside the delegate, the file's outputs are beyond the thresholds of
-            :data:`edge_sk.export.parity.THRESHOLDS`, the model cannot be exported, or ExecuTorch is not installed.
-            No file is left behind, and older ones stay as they were.
+        InputError: The backend has no such precision, a file of the same name holds other weights, no images were
+            named for trained weights, something stays outside the delegate, the file's outputs are beyond the
+            thresholds of :data:`edge_sk.export.parity.THRESHOLDS`, the model cannot be exported, or ExecuTorch is not
+            installed. No file is left behind, and older ones stay as they were.
     """
     if precision not in BACKENDS.get(backend, ()):
         known = "; ".join(f"{name} has {', '.join(precisions)}" for name, precisions in BACKENDS.items())
         raise InputError(f"{backend} has no {precision} here; {known}")
     if backend == "xnnpack" or bundle:
         network.check_images(images, calibration=precision == "int8")
-    folder = Path(output)
-    check_output(folder)
+    path = new_path(network, Path(output), f"{backend}_{precision}.pte", replace=replace)
     executorch("exir")
-    path = artifact_path(folder, f"{network.stem}_{backend}_{precision}", ".pte")
     started = time.perf_counter()
     lowered = lower(network, precision=precision, backend=backend, softmax=softmax)
     seconds = time.perf_counter() - started
@@ -97,6 +101,7 @@ def to_pte(
             precision=precision,
             images=images,
             softmax=softmax,
+            accept=accept,
             runtime=RUNTIME,
             arithmetic=_arithmetic(precision, lowered.delegation),
         )
@@ -121,7 +126,7 @@ def to_pte(
         accuracy=accuracy,
     )
     bundled = _bundle(network, lowered.program, precision) if bundle else None
-    bundle_path = artifact_path(folder, path.stem, ".bpte")
+    bundle_path = artifact_path(path.parent, path.stem, ".bpte")
     with contextlib.ExitStack() as stack:
         # Replaced in the opposite order: bundle, program, record.
         write_record = stack.enter_context(new_record(path))

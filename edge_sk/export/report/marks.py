@@ -47,11 +47,12 @@ def parity_mark(record: Record) -> Mark:
     thresholds, missed = _thresholds(proof)
     if missed:
         return Mark("bad", "differs", f"{'; '.join(missed)}. {measured}")
-    if proof.threshold_relative is None and proof.threshold_top1_agreement is None:
+    if proof.threshold_relative is proof.threshold_top1_agreement is proof.threshold_accuracy_loss is None:
         least = f"only {proof.threshold_sqnr_db:g} dB were required"
         return Mark("partial", "weakly tested", f"untrained weights barely react to the image, so {least}. {measured}")
     word = "equal" if record.precision == "fp32" else "agrees"
-    return Mark("good", word, f"{measured}. Required: {', '.join(thresholds)}")
+    by = f" (by --accept {' '.join(proof.accepted)})" if proof.accepted else ""
+    return Mark("good", word, f"{measured}. Required{by}: {', '.join(thresholds)}")
 
 
 def _thresholds(proof: ParityEvidence) -> tuple[list[str], list[str]]:
@@ -66,6 +67,11 @@ def _thresholds(proof: ParityEvidence) -> tuple[list[str], list[str]]:
         thresholds.append(f"the same class on {agreement:.0%}")
         if proof.top1_agreement < agreement:
             missed.append(f"the same class on {proof.top1_agreement:.1%} is below {agreement:.0%}")
+    loss, most = proof.accuracy_loss, proof.threshold_accuracy_loss
+    if most is not None:
+        thresholds.append(f"a loss of accuracy of at most {most:.0%}")
+        if loss is None or loss > most:
+            missed.append(f"the loss of accuracy {'is unknown' if loss is None else f'{loss:.1%} is above {most:.0%}'}")
     if relative is not None:
         thresholds.append(f"a difference of at most {relative:.0e}")
         if proof.relative > relative:

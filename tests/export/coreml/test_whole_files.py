@@ -44,13 +44,13 @@ def test_a_new_package_never_lies_beside_the_older_record(lived_in, tmp_path, mo
     with monkeypatch.context() as patch:
         patch.setattr(Path, "replace", full)
         with pytest.raises(OSError, match="No space"):
-            to_mlpackage(network, tmp_path, precision="fp32")
+            to_mlpackage(network, tmp_path, precision="fp32", replace=True)
     assert [file.name for file in tmp_path.iterdir()] == [record.file]
     with monkeypatch.context() as patch:
         patch.setattr(Record, "to_json", lambda self: full(path, path))
         path.write_text("older")
         with pytest.raises(OSError, match="No space"):
-            to_mlpackage(network, tmp_path, precision="fp32")
+            to_mlpackage(network, tmp_path, precision="fp32", replace=True)
     assert path.read_text() == "older"
 
 
@@ -97,7 +97,7 @@ def test_a_failure_at_any_moment_leaves_the_older_package(lived_in, previous, mo
             lambda a, b: fail() if a.parent.name.startswith(".tiny") and "previous" not in a.name else rename(a, b),
         )
     with pytest.raises(raised):
-        to_mlpackage(network, previous, precision="fp32")
+        to_mlpackage(network, previous, precision="fp32", replace=True)
     monkeypatch.undo()
 
 
@@ -154,7 +154,10 @@ def test_another_export_is_the_same_package_and_keeps_what_devices_measured(live
     assert again.program.compute_units == record.program.compute_units
     with torch.no_grad():
         next(network.model.parameters()).mul_(1.5)
-    other = to_mlpackage(network, tmp_path, precision="fp32")
+    with pytest.raises(InputError, match=r"tiny_coreml_fp32.mlpackage holds other weights \(random, exported 2"):
+        to_mlpackage(network, tmp_path, precision="fp32")
+    assert contents(package) == before
+    other = to_mlpackage(network, tmp_path, precision="fp32", replace=True)
     assert other.sha256 != again.sha256
     assert other.latency == []
     assert other.parity is not None
@@ -195,6 +198,6 @@ def test_an_older_package_is_replaced(lived_in, tmp_path):
     old = contents(tmp_path / first.file)[WEIGHTS]
     with torch.no_grad():
         next(network.model.parameters()).mul_(1.5)
-    to_mlpackage(network, tmp_path, precision="fp32")
+    to_mlpackage(network, tmp_path, precision="fp32", replace=True)
     assert contents(tmp_path / first.file)[WEIGHTS] != old
     assert sorted(p.name for p in tmp_path.iterdir()) == [first.file, f"{first.file}.json"]
