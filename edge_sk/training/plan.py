@@ -12,8 +12,7 @@ from torch import nn
 
 from edge_sk.errors import InputError
 from edge_sk.manifest import __version__, manifest
-from edge_sk.models import _weights, create_model
-from edge_sk.models._libraries import pretrained
+from edge_sk.models import _libraries, create_model
 from edge_sk.models._registry import PREFIXES
 from edge_sk.models._weights import image_fields
 from edge_sk.reading import short
@@ -144,7 +143,7 @@ def load_teacher(
     source, arch, options = recipe.teacher, recipe.arch, dict[str, Any]()
     if source is None:
         return None
-    weights = (pretrained if source.startswith(PREFIXES) else _weights.read)(source)
+    weights = _libraries.weights(source)
     if arch is None and source.startswith(PREFIXES):
         arch = source.partition(".")[0]
     elif arch is None:
