@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from edge_sk.errors import InputError
+
+STARTING = timedelta(minutes=30)  # the processes of a run may be so far apart when they start
 
 
 @dataclass(frozen=True)
@@ -21,6 +25,10 @@ class World:
     device: torch.device
     rank: int = 0
     size: int = 1
+    local_rank: int = 0  # place among the processes of this node
+    local_size: int = 1
+    node: int = 0
+    store: dist.Store | None = None  # shared by all; none for a process alone
 
     @property
     def is_main(self) -> bool:
@@ -32,6 +40,26 @@ class World:
         if self.size > 1:
             dist.all_reduce(tensor)
         return tensor
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is set in any process; all must call it."""
+        return bool(self.sum(torch.tensor(float(flag), device=self.device)))
+
+    @contextlib.contextmanager
+    def in_turn(self) -> Iterator[None]:
+        """Run the block in the main process, then in the first of every other node, then in the rest; once a run.
+
+        What the first one leaves, a download or an index, the next ones find. After one that fails the others go on,
+        and fail with the same message.
+        """
+        if self.store is not None and not self.is_main:
+            # A download or a network disk may take hours: no barrier of the process group waits as long.
+            self.store.wait([f"node {self.node if self.local_rank else 0}"], timedelta(days=2))
+        try:
+            yield
+        finally:
+            if self.store is not None and not self.local_rank:
+                self.store.set(f"node {self.node}", "done")
 
     def broadcast_buffers(self, model: nn.Module) -> None:
         """Give every process the main one's buffers (batch-norm statistics)."""
@@ -48,17 +76,43 @@ def join_world(device: str | None = None) -> Iterator[World]:
     chosen = pick_device(device, local_rank=local_rank if size > 1 else 0)
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
+        # Batches have one shape: the fastest convolutions are worth looking for.
+        torch.backends.cudnn.benchmark = True
     if size == 1:
         yield World(chosen)
         return
-    store, rank, size = next(dist.rendezvous("env://"))
-    # torchrun's agent keeps one store over restarts, where gloo would find the address of the worker that died.
-    store = dist.PrefixStore(f"restart_{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    shared, rank, size = next(dist.rendezvous("env://"))
+    store = _store_of_round(shared, rank)
     dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", store=store, rank=rank, world_size=size)
+    local_size, node = int(os.environ.get("LOCAL_WORLD_SIZE", size)), int(os.environ.get("GROUP_RANK", "0"))
     try:
-        yield World(chosen, rank=rank, size=size)
+        yield World(chosen, rank, size, local_rank, local_size, node, dist.PrefixStore("turns", store))
     finally:
         dist.destroy_process_group()
+
+
+def _store_of_round(shared: dist.Store, rank: int) -> dist.Store:
+    """A store of the processes that live now, in the main process; the others find its port in the shared store.
+
+    torchrun's agents keep the shared one over restarts, where gloo would find the addresses of processes that died.
+    The agents' counts of restarts cannot tell the rounds apart: an agent that replaces a lost one begins at 0.
+    """
+    host = os.environ["MASTER_ADDR"]
+    if rank == 0:
+        store = dist.TCPStore(host, 0, is_master=True, wait_for_workers=False)
+        shared.set("port", str(store.port))
+        return store
+    deadline = time.monotonic() + STARTING.total_seconds()
+    while True:
+        try:
+            store = dist.TCPStore(host, int(shared.get("port")), is_master=False, timeout=timedelta(seconds=2))
+        except dist.DistError:
+            # The port of an earlier round, whose main process died.
+            if time.monotonic() > deadline:
+                raise
+            continue
+        store.set_timeout(STARTING)
+        return store
 
 
 def pick_device(name: str | None, *, local_rank: int = 0) -> torch.device:
