@@ -199,7 +199,7 @@ def test_the_processes_of_a_node_share_its_cores(monkeypatch: pytest.MonkeyPatch
 def test_a_compiled_network_exchanges_gradients_once_a_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.compile", functools.partial(torch.compile, backend="eager"))
     overrides = ["data.batch_size=12", "data.accumulation=3", "data.input_size=32", "runtime.compile=true"]
-    plan = make_plan("shufflenetv2_0.5", output=str(tmp_path / "run"), overrides=overrides)
+    plan = make_plan("timm:test_resnet", output=str(tmp_path / "run"), overrides=overrides)
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     try:
         trainer = start(plan, World(torch.device("cpu"), rank=0, size=2))
