@@ -1,12 +1,12 @@
 """Kill, corrupt and starve a training run, hundreds of times, and count the losses: ``python recipes/fault_test.py``.
 
 The reference of each kind of run is one uninterrupted run. The kinds: `digits`, in memory; `folder`, image files read
-by a loader process; `two processes`, which torchrun's launcher starts. Then, until the counts are reached: checkpoints are
-truncated or get a flipped bit between a kill and the resume; saves meet a full disk; image files are damaged; runs of
-all kinds are killed (SIGKILL, which no program can catch) at random moments and resumed. Of two processes either one
-is killed, and the launcher starts both again, or both and the launcher, as by a machine that is lost. A run is *lost*
-when it cannot be resumed or finished (InputError, traceback, hang), its result is *wrong* when its weights are not
-bitwise the reference's. With `--seconds` the test ends early, and `--resume` adds to the record in `--output`.
+by a loader process; `two processes`, which torchrun's launcher starts. Then, until the counts are reached, checkpoints
+are truncated or get a flipped bit between a kill and the resume; saves meet a full disk; image files are damaged; runs
+of all kinds are killed (SIGKILL, which no program can catch) at random moments and resumed. Of two processes either
+one is killed, and the launcher starts both again, or both and the launcher, as if the machine were lost. A run is
+*lost* when it cannot be resumed or finished (InputError, traceback, hang), its result is *wrong* when its weights are
+not bitwise the reference's. With `--seconds` the test ends early, and `--resume` adds to the record in `--output`.
 """
 
 from __future__ import annotations
