@@ -4,7 +4,8 @@
 
 Makes a folder of small images once, then starts `recipes/train.py` in every source tree under torchrun, the trees in
 turn, and stops it after its first step. `first` is a new run, which has to go through the folder; `again` is the same
-run continued.
+run continued; `few_files` is a new run on a folder of 300 files: what is left without the folder's size, most of
+it the imports of every process.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from edge_sk.errors import InputError, script
 
 ARCH = "sk_shufflenetv2_0.5"
 SETTINGS = ["data.batch_size=32", "data.input_size=32", "schedule.warmup_epochs=0", "checkpoint.every_minutes=0"]
+KINDS = ("first", "again", "few_files")
 VAL = 10  # images of each class that are tested on
 PATIENCE_S = 900.0
 
@@ -54,17 +56,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         data = args.folder or Path(scratch) / "images"
         if not data.exists():
             make_images(data, args.images, args.classes)
-        seconds: dict[str, dict[str, list[float]]] = {name: {"first": [], "again": []} for name in trees}
+        make_images(Path(scratch) / "few", 300, 10)
+        seconds: dict[str, dict[str, list[float]]] = {name: {kind: [] for kind in KINDS} for name in trees}
         for number in range(args.rounds):
             for name, tree in trees.items():
-                run = Path(scratch) / f"{name}{number}"
-                for kind in ("first", "again"):
-                    seconds[name][kind].append(round(start(tree, run, data, args.processes), 2))
+                for kind in KINDS:
+                    run = Path(scratch) / f"{name}{number}{kind if kind == 'few_files' else ''}"
+                    images = Path(scratch) / "few" if kind == "few_files" else data
+                    seconds[name][kind].append(round(start(tree, run, images, args.processes), 2))
                     print(f"{name}, {kind}: {seconds[name][kind][-1]:.1f} s", file=sys.stderr)
-                shutil.rmtree(run)
+                    if kind != "first":
+                        shutil.rmtree(run)
     medians = {
         name: {kind: statistics.median(values) for kind, values in kinds.items()} for name, kinds in seconds.items()
     }
+    for kinds in medians.values():
+        kinds |= {f"{kind} - few_files": round(kinds[kind] - kinds["few_files"], 2) for kind in ("first", "again")}
     baseline = medians[next(iter(trees))]
     record: dict[str, Any] = {
         "what": "seconds from the command to the end of the first step",
