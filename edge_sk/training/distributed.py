@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from edge_sk.errors import InputError
 
-STARTING = timedelta(minutes=30)  # the processes of a run may be so far apart when they start
+STARTING_S = 1800  # the processes of a run may be so far apart when they start
 
 
 @dataclass(frozen=True)
@@ -82,37 +83,39 @@ def join_world(device: str | None = None) -> Iterator[World]:
         yield World(chosen)
         return
     shared, rank, size = next(dist.rendezvous("env://"))
-    store = _store_of_round(shared, rank)
+    own, token = _agree_on_round(shared, rank)
+    store = dist.PrefixStore(token, shared)
     dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", store=store, rank=rank, world_size=size)
     local_size, node = int(os.environ.get("LOCAL_WORLD_SIZE", size)), int(os.environ.get("GROUP_RANK", "0"))
     try:
         yield World(chosen, rank, size, local_rank, local_size, node, dist.PrefixStore("turns", store))
     finally:
         dist.destroy_process_group()
+        del own
 
 
-def _store_of_round(shared: dist.Store, rank: int) -> dist.Store:
-    """A store of the processes that live now, in the main process; the others find its port in the shared store.
+def _agree_on_round(shared: dist.Store, rank: int) -> tuple[dist.Store, str]:
+    """A name of this start that all processes of it know, and the main process's own store, to be kept open.
 
-    torchrun's agents keep the shared one over restarts, where gloo would find the addresses of processes that died.
-    The agents' counts of restarts cannot tell the rounds apart: an agent that replaces a lost one begins at 0.
+    torchrun's agents keep the shared store over restarts, where gloo would find the addresses of processes that died.
+    The agents' counts of restarts do not tell the starts apart: an agent that replaces a lost one begins at 0. A store
+    in the main process ends with it, so that what it says is of now.
     """
     host = os.environ["MASTER_ADDR"]
     if rank == 0:
-        store = dist.TCPStore(host, 0, is_master=True, wait_for_workers=False)
-        shared.set("port", str(store.port))
-        return store
-    deadline = time.monotonic() + STARTING.total_seconds()
+        own = dist.TCPStore(host, 0, is_master=True, wait_for_workers=False)
+        own.set("round", token := uuid.uuid4().hex)
+        shared.set("port", str(own.port))
+        return own, token
+    deadline = time.monotonic() + STARTING_S
     while True:
         try:
-            store = dist.TCPStore(host, int(shared.get("port")), is_master=False, timeout=timedelta(seconds=2))
+            own = dist.TCPStore(host, int(shared.get("port")), is_master=False, timeout=timedelta(seconds=2))
+            return own, own.get("round").decode()
         except dist.DistError:
-            # The port of an earlier round, whose main process died.
+            # The port of an earlier start, whose main process died.
             if time.monotonic() > deadline:
                 raise
-            continue
-        store.set_timeout(STARTING)
-        return store
 
 
 def pick_device(name: str | None, *, local_rank: int = 0) -> torch.device:
