@@ -401,10 +401,12 @@ def _train(run: Path, resume: bool, data: Path | None, file_limit: int | None) -
     return train([])
 
 
-def _launch(*args: Any) -> int:
+def _launch(run: Path, *args: Any) -> int:
     """Train in two processes under torchrun's launcher, which forks them and starts them again up to three times."""
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+    # What the launcher leaves behind when it is killed is removed with the test's folder.
+    tempfile.tempdir = str(run.parent)
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -416,7 +418,7 @@ def _launch(*args: Any) -> int:
         max_restarts=3,
         start_method="fork",
     )
-    elastic_launch(config, _work)(*args)
+    elastic_launch(config, _work)(run, *args)
     return 0
 
 
