@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import time
 import uuid
 from collections.abc import Iterator
@@ -110,12 +111,16 @@ def _agree_on_round(shared: dist.Store, rank: int) -> tuple[dist.Store, str]:
     deadline = time.monotonic() + STARTING_S
     while True:
         try:
-            own = dist.TCPStore(host, int(shared.get("port")), is_master=False, timeout=timedelta(seconds=2))
+            port = int(shared.get("port"))
+            # A store that is not there is reported with a page of stack frames: this asks first.
+            socket.create_connection((host, port), timeout=2).close()
+            own = dist.TCPStore(host, port, is_master=False, timeout=timedelta(seconds=10))
             return own, own.get("round").decode()
-        except dist.DistError:
+        except (OSError, dist.DistError):
             # The port of an earlier start, whose main process died.
             if time.monotonic() > deadline:
                 raise
+            time.sleep(0.1)
 
 
 def pick_device(name: str | None, *, local_rank: int = 0) -> torch.device:
