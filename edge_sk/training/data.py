@@ -7,8 +7,9 @@ import itertools
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -46,10 +47,11 @@ class Batch(NamedTuple):
 
 
 def make_loader(dataset: Dataset[Sample], shard: Shard, **options: Any) -> Any:
-    """A ``DataLoader`` of a process's batches."""
+    """A ``DataLoader`` of a process's batches, which keeps its workers from one epoch to the next."""
     return DataLoader(
         dataset,
         num_workers=shard.workers,
+        persistent_workers=shard.workers > 0,
         pin_memory=shard.pin_memory,
         collate_fn=_collate,
         worker_init_fn=_ignore_interrupts,
@@ -96,24 +98,33 @@ def part_size(data: DataRecipe, processes: int) -> int:
 
 
 def make_shard(data: str, world: World, workers: int | None = None) -> Shard:
-    """The part of ``data`` that this process reads; by default with a worker per core up to 8, embedded data with 0."""
+    """The part of ``data`` that this process reads; by default with up to 8 workers, embedded data with 0.
+
+    The processes of a node share its cores: together they have a worker per core.
+    """
     if workers is None:
-        workers = 0 if is_embedded(data) else min(8, max(1, (os.cpu_count() or 1) // world.size))
+        workers = 0 if is_embedded(data) else min(8, max(1, (os.cpu_count() or 1) // world.local_size))
     if not 0 <= workers <= MOST_WORKERS:
         raise InputError(f"--workers {workers} must be from 0 to {MOST_WORKERS} processes")
     return Shard(world.rank, world.size, workers, pin_memory=world.device.type == "cuda")
 
 
 def open_split(
-    data: str, split: Split, options: DataRecipe, *, expected_classes: list[str] | None = None
+    data: str,
+    split: Split,
+    options: DataRecipe,
+    *,
+    expected_classes: list[str] | None = None,
+    indexes: Sequence[Path] = (),
 ) -> Images | Tars:
     """Open one split of ``--data``; ``test`` is a folder's ``val``.
 
-    An ``InputError`` where it is missing or empty, cannot be opened, or has other classes than expected.
+    ``indexes`` are as for :func:`~edge_sk.training.sources.open_images`. An ``InputError`` where the split is missing
+    or empty, cannot be opened, or has other classes than expected.
     """
     if data.startswith("wds/"):
         return open_tars(data, split, options)
-    images = open_images(data, split, options)
+    images = open_images(data, split, options, indexes)
     if expected_classes and images.classes and images.classes != expected_classes:
         here, there = (
             f"{len(names)}: {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}"
@@ -183,7 +194,7 @@ def training_batches(
     if isinstance(split, Images):
         sampler = StepSampler(len(split), options, shard, seed=seed)
         samples = _Samples(split, transform, seed)
-        loader = make_loader(samples, shard, batch_sampler=sampler, persistent_workers=shard.workers > 0)
+        loader = make_loader(samples, shard, batch_sampler=sampler)
 
         def shuffled(epoch: int, step: int) -> Iterator[Batch]:
             sampler.epoch, sampler.start_step = epoch, step
@@ -194,10 +205,12 @@ def training_batches(
     if len(split.paths) < shard.size:
         raise InputError(f"{split.name} has {len(split.paths)} shards, fewer than the {shard.size} processes")
     shard = dataclasses.replace(shard, workers=min(shard.workers, len(split.paths) // shard.size))
+    position = torch.zeros(2, dtype=torch.int64).share_memory_()
+    stream = make_loader(Stream(split, transform, shard, part, seed, position), shard, batch_size=part)
 
     def streamed(epoch: int, step: int) -> Iterator[Batch]:
-        stream = Stream(split, transform, shard, part, seed, epoch, skip_batches=step * options.accumulation)
-        return itertools.islice(make_loader(stream, shard, batch_size=part), (steps - step) * options.accumulation)
+        position.copy_(torch.tensor([epoch, step * options.accumulation]))
+        return itertools.islice(stream, (steps - step) * options.accumulation)
 
     return streamed
 

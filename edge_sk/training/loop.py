@@ -286,7 +286,7 @@ class Trainer:
             self._note_unreadable(batch.unreadable)
             # Dropout, drop path and mixup: a function of the step, so that nothing needs to be saved.
             seed_everything(self.identity["seed"], "step", self.state.step, part, self.world.rank)
-            sync_now = part + 1 == parts or not isinstance(self._forward, DistributedDataParallel)
+            sync_now = part + 1 == parts or self.world.size == 1
             with contextlib.nullcontext() if sync_now else self._forward.no_sync():  # type: ignore[operator]
                 loss = self._loss(batch) / parts
                 self.scaler.scale(loss).backward()

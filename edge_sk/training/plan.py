@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from edge_sk.training.randomness import seed_everything
 from edge_sk.training.recipe import FREE, DistillRecipe, Recipe, settings
 from edge_sk.training.run import (
     CONFIG,
+    INDEX,
     RECIPE,
     RunConfig,
     can_resume,
@@ -66,10 +67,15 @@ def start(plan: Plan, world: World, *, workers: int | None = None, argv: Sequenc
             f"augment.mixup and augment.cutmix mix pairs of images, and a part of the batch has {part}: choose "
             "data.batch_size, processes and data.accumulation so that it is even"
         )
+    # Of torchrun's agents, one that replaces a lost one does not know that it continues a run.
+    plan = replace(plan, resume=world.any(plan.resume))
     if world.is_main and not plan.resume:
         check_new(plan.folder)
-    train = data.open_split(plan.data, "train", options)
-    test = data.open_split(plan.data, "test", options, expected_classes=train.classes)
+    # Another node reads the main one's index where they share their disks; else it keeps its own.
+    indexes = [plan.folder / INDEX, *([plan.folder / INDEX / f"node{world.node}"] if world.node else [])]
+    with world.in_turn():
+        train = data.open_split(plan.data, "train", options, indexes=indexes)
+        test = data.open_split(plan.data, "test", options, expected_classes=train.classes, indexes=indexes)
     num_classes = data.count_classes(plan.data, train.classes, options)
     model, images = build_model(plan, num_classes)
     augmented = training_transform(recipe.augment, images.input_size, images.interpolation)

@@ -37,6 +37,7 @@ CHECKPOINT = "checkpoint.pt"  # where to resume
 PREVIOUS = "checkpoint.previous.pt"
 DAMAGED = "checkpoint.damaged.pt"
 NEWER = {"distill"}  # sections that the recipes of older runs lack
+INDEX = "index"  # folder for the lists of a data set's images
 FORMAT = 2  # of checkpoints; 1 is version 0.1's, whose sk_ networks are others
 DIGITS = 64  # of a SHA-256 in hexadecimal
 CSV = "metrics.csv"  # a row per epoch
@@ -112,7 +113,7 @@ def check_new(folder: Path) -> None:
     except UnicodeEncodeError:
         raise InputError(f"--output {short(folder)} is not UTF-8: metrics and reports could not name it") from None
     # A start that failed has written no more than this.
-    started = {MANIFEST, CONFIG, RECIPE}
+    started = {MANIFEST, CONFIG, RECIPE, INDEX}
     if folder.is_dir() and any(entry.name not in started for entry in folder.iterdir()):
         remedy = "--resume continues it" if (folder / CHECKPOINT).exists() else "it is not empty"
         raise InputError(f"{folder} exists already: {remedy}, another --output starts a new run")

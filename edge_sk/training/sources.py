@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -77,8 +78,11 @@ def is_embedded(data: str) -> bool:
     return data == "digits" or data.partition("@")[0] == "scaled_digits"
 
 
-def open_images(data: str, split: Split, options: DataRecipe) -> Images:
-    """Open one split of a data set with random access; an ``InputError`` says what is wrong with it."""
+def open_images(data: str, split: Split, options: DataRecipe, indexes: Sequence[Path] = ()) -> Images:
+    """Open one split of a data set with random access; an ``InputError`` says what is wrong with it.
+
+    ``indexes`` are folders for the lists of a folder's images, as for :func:`~edge_sk.training.folder.label_files`.
+    """
     if is_embedded(data):
         images, labels = (part.numpy() for part in digits(split))
         if data != "digits":
@@ -92,10 +96,13 @@ def open_images(data: str, split: Split, options: DataRecipe) -> Images:
         return _torchvision(name, split, options)
     if slash and kind == "hfds":
         return _hugging_face(name, split, options)
-    files, classes = label_files(_find_split(Path(data), "train", "training"))
+    files, classes = label_files(
+        _find_split(Path(data), "train", "training"), indexes=[folder / "train.safetensors" for folder in indexes]
+    )
     if split == "test":
         # A split may lack some of the classes.
-        files, _ = label_files(_find_split(Path(data), "val", "valid", "validation"), classes)
+        root = _find_split(Path(data), "val", "valid", "validation")
+        files, _ = label_files(root, classes, [folder / "val.safetensors" for folder in indexes])
     return Images(files, classes)
 
 

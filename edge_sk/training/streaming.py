@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
+from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
 from edge_sk.errors import InputError, require
@@ -92,18 +93,19 @@ class Stream(IterableDataset[Sample]):
     shard: Shard
     batch_size: int = 1
     seed: int | None = None
-    epoch: int = 0
-    skip_batches: int = 0
+    position: Tensor | None = None  # epoch, and batches to skip; in shared memory: the workers outlive an epoch
 
     def __iter__(self) -> Iterator[Sample]:
         info = get_worker_info()
+        epoch, skip_batches = (0, 0) if self.position is None else self.position.tolist()
         worker, workers = (info.id, info.num_workers) if info else (0, 1)
         # The loader takes batches from its workers in turn, and begins with the first: after a resume a worker reads
         # the part of the worker whose turn it is.
-        worker = (worker + self.skip_batches) % workers
-        skipped = len(range(worker, self.skip_batches, workers)) * self.batch_size
+        worker = (worker + skip_batches) % workers
+        skipped = len(range(worker, skip_batches, workers)) * self.batch_size
         problems, position = list[str](), 0
-        for name, files in self._samples(self.shard.rank * workers + worker, self.shard.size * workers, problems):
+        part, parts = self.shard.rank * workers + worker, self.shard.size * workers
+        for name, files in self._samples(epoch, part, parts, problems):
             if self.seed is not None and len(problems) > MAX_DAMAGED:
                 break
             try:
@@ -115,20 +117,22 @@ class Stream(IterableDataset[Sample]):
             if label < 0 or position <= skipped:
                 continue
             if self.seed is not None:
-                seed_sample(self.seed, "augment", self.epoch, self.shard.rank, worker, position)
+                seed_sample(self.seed, "augment", epoch, self.shard.rank, worker, position)
             yield Sample(self.transform(image), label, tuple(problems))
             problems.clear()
         if problems:
             yield Sample(None, -1, tuple(problems))
 
-    def _samples(self, part: int, parts: int, problems: list[str]) -> Iterable[tuple[str, dict[str, bytes]]]:
+    def _samples(
+        self, epoch: int, part: int, parts: int, problems: list[str]
+    ) -> Iterable[tuple[str, dict[str, bytes]]]:
         from timm.data.readers.reader_wds import SAMPLE_INITIAL_SIZE, SAMPLE_SHUFFLE_SIZE
 
         paths = list(self.tars.paths)
         if self.seed is None:
             return _read(paths[part::parts], problems)
-        random.Random(derive_seed(self.seed, "shards", self.epoch)).shuffle(paths)
-        order = random.Random(derive_seed(self.seed, "shuffle", self.epoch, part))
+        random.Random(derive_seed(self.seed, "shards", epoch)).shuffle(paths)
+        order = random.Random(derive_seed(self.seed, "shuffle", epoch, part))
         wds = _webdataset(self.tars.name)
         shuffled = wds.shuffle(SAMPLE_SHUFFLE_SIZE, initial=SAMPLE_INITIAL_SIZE, rng=order)
         return wds.DataPipeline(lambda: _read(paths[part::parts], problems), shuffled).repeat()

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import csv
+import functools
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from safetensors.torch import load_file
+from torch.nn.parallel import DistributedDataParallel
 
+from edge_sk.training.data import make_shard
+from edge_sk.training.distributed import World
+from edge_sk.training.plan import start
 from recipes.evaluate import main as evaluate
+from recipes.planning import make_plan
 from recipes.train import main as train
 
 ROOT = Path(__file__).parents[2]
@@ -43,6 +51,21 @@ def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
     with process:
         output, _ = process.communicate(timeout=400)
     return process.returncode, output
+
+
+def wait_for(file: Path, *processes: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 300
+    while not file.exists():
+        assert all(process.poll() is None for process in processes)
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def assert_same_weights(run: Path, uninterrupted: Path) -> None:
+    # Gloo adds two numbers: the order does not matter, and the result is bitwise the uninterrupted one's.
+    left, right = load_file(run / "model.safetensors"), load_file(uninterrupted / "model.safetensors")
+    for name, tensor in right.items():
+        assert torch.equal(left[name], tensor), name
 
 
 def rows(run: Path) -> list[dict[str, str]]:
@@ -93,22 +116,15 @@ def test_a_killed_worker_costs_nothing(tmp_path: Path, two_processes: Path) -> N
     run = tmp_path / "killed"
     process = torchrun(*ARGS, "--output", str(run), restarts=1)
     try:
-        deadline = time.monotonic() + 300
-        while not (run / "checkpoint.pt").exists():
-            assert process.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-        os.kill(worker(process.pid, rank=1), signal.SIGKILL)
+        wait_for(run / "checkpoint.pt", process)
+        os.kill(workers(process.pid)[1], signal.SIGKILL)
         code, output = finish(process)
     finally:
         process.kill()
     assert code == 0, output
     assert "SIGKILL" in output or "-9" in output
     assert (run / "manifest.json").read_text().count('"command"') == 2
-    # Gloo adds two numbers: the order does not matter, and the result is bitwise the uninterrupted one's.
-    left, right = load_file(run / "model.safetensors"), load_file(two_processes / "model.safetensors")
-    for name, tensor in right.items():
-        assert torch.equal(left[name], tensor), name
+    assert_same_weights(run, two_processes)
     assert evaluate(["--checkpoint", str(run)]) == 0
 
 
@@ -123,12 +139,14 @@ def test_another_number_of_processes_may_resume_if_batch_norm_sees_as_many_image
     assert train([*resume, "data.accumulation=2"]) == 0
 
 
-def worker(parent: int, *, rank: int) -> int:
-    """Process id of torchrun's worker."""
-    for child in Path(f"/proc/{parent}/task/{parent}/children").read_text().split():
-        if f"\0RANK={rank}\0".encode() in b"\0" + Path(f"/proc/{child}/environ").read_bytes():
-            return int(child)
-    raise AssertionError("torchrun has no such worker")
+def workers(agent: int) -> dict[int, int]:
+    """Process ids of a torchrun's workers by rank."""
+    found = {}
+    for child in Path(f"/proc/{agent}/task/{agent}/children").read_text().split():
+        for entry in Path(f"/proc/{child}/environ").read_bytes().split(b"\0"):
+            if entry.startswith(b"RANK="):
+                found[int(entry[5:])] = int(child)
+    return found
 
 
 def test_a_batch_that_does_not_divide_is_refused_by_every_process(tmp_path: Path) -> None:
@@ -137,3 +155,64 @@ def test_a_batch_that_does_not_divide_is_refused_by_every_process(tmp_path: Path
     assert "data.batch_size=201 is the batch of all processes together" in output
     # torchrun's own traceback names its files; none of ours may be in one.
     assert 'recipes/train.py", line' not in output
+
+
+def test_processes_meet_again_though_their_agents_count_differently() -> None:
+    script = str(Path(__file__).with_name("restart_worker.py"))
+    # Another process: it forks, which one that has computed with several threads cannot.
+    done = subprocess.run([sys.executable, "-W", "ignore", script], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_first_of_a_node_goes_before_the_rest() -> None:
+    store, order, failures = dist.HashStore(), list[int](), list[int]()
+
+    def process(rank: int) -> None:
+        world = World(torch.device("cpu"), rank, 4, rank % 2, 2, rank // 2, store)
+        try:
+            with world.in_turn():
+                time.sleep(0.05)
+                order.append(rank)
+                if rank == 2:
+                    raise OSError
+        except OSError:
+            failures.append(rank)
+
+    threads = [threading.Thread(target=process, args=[rank]) for rank in (3, 2, 1, 0)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert order[0] == 0
+    assert order.index(2) < order.index(3)
+    assert sorted(order) == [0, 1, 2, 3]
+    assert failures == [2]
+
+
+def test_the_processes_of_a_node_share_its_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 24)
+    shard = make_shard("images", World(torch.device("cpu"), rank=9, size=32, local_rank=1, local_size=8))
+    assert (shard.workers, shard.rank, shard.size) == (3, 9, 32)
+
+
+def test_a_compiled_network_exchanges_gradients_once_a_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.compile", functools.partial(torch.compile, backend="eager"))
+    overrides = ["data.batch_size=12", "data.accumulation=3", "data.input_size=32", "runtime.compile=true"]
+    plan = make_plan("timm:test_resnet", output=str(tmp_path / "run"), overrides=overrides)
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        trainer = start(plan, World(torch.device("cpu"), rank=0, size=2))
+        exchanged, backward = [], torch.Tensor.backward
+        wrapped = trainer._forward._orig_mod
+        assert isinstance(wrapped, DistributedDataParallel)
+        monkeypatch.setattr(
+            torch.Tensor,
+            "backward",
+            lambda loss: exchanged.append(wrapped.require_backward_grad_sync) or backward(loss),
+        )
+        batches = trainer.feed.training(0, 0)
+        trainer._train_step(batches)
+        trainer._train_step(batches)
+    finally:
+        dist.destroy_process_group()
+    assert exchanged == [False, False, True] * 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import itertools
+import os
 import re
 import tarfile
 from pathlib import Path
@@ -51,6 +52,21 @@ def test_starting_at_a_step_is_the_rest_of_the_epoch(data: str, workers: int) ->
     assert epochs[0] != epochs[1]
     for step in (1, 2, 7):
         assert [batch.labels.tolist() for batch in batches(1, step)] == epochs[1][step:]
+
+
+def test_workers_outlive_an_epoch(data: str) -> None:
+    def process_id(_: Image.Image) -> torch.Tensor:
+        return torch.tensor(os.getpid())
+
+    for split in ("train", "test"):
+        opened, shard = open_split(data, split, OPTIONS), Shard(workers=2)
+        training = training_batches(opened, process_id, shard, OPTIONS, seed=0) if split == "train" else None
+        testing = ordered_batches(opened, process_id, shard, batch_size=4)
+        epochs = [[*(training(epoch, 0) if training else testing)] for epoch in range(2)]
+        first, second = ({int(number) for batch in epoch for number in batch.images} for epoch in epochs)
+        assert len(first) == 2
+        assert os.getpid() not in first
+        assert first == second
 
 
 @pytest.mark.parametrize(("processes", "workers"), [(1, 0), (1, 2), (2, 0)])
