@@ -243,6 +243,7 @@ def merge(
         >>> merged[0]
         Conv2d(8, 8, kernel_size=(5, 5), stride=(1, 1), padding=(2, 2), groups=8)
     """
+    running.check_network(model, "merge")
     goal = Goal(keep=keep, budget=budget, tolerance=tolerance)
     goal.check(gated_units(model), labels=labels, costs=costs)
     found = None
@@ -252,8 +253,15 @@ def merge(
         # The next step may be one too many.
         found = (running.copied(network) if tolerance is not None else network), report
         if goal.reached(report.steps[-1]):
-            break
+            return found
     assert found is not None
+    if tolerance is None:
+        last = found[1].steps[-1]
+        ratio = "" if last.ratio is None else f" and the smallest ratio is {last.ratio:.3f}"
+        raise InputError(
+            f"the goal cannot be met: by these costs nothing more can be saved when {last.count('select')} units "
+            f"select{ratio}; give that, or costs of other outcomes"
+        )
     return found
 
 
@@ -333,11 +341,8 @@ class _Trial:
     """
 
     def __init__(self, model: nn.Module, images: Tensor, labels: Tensor | None) -> None:
-        running.check_network(model, "merge")
         if not isinstance(images, Tensor) or images.ndim != 4 or not len(images) or not images.is_floating_point():
-            given = (
-                f"of shape {tuple(images.shape)} and {images.dtype}" if isinstance(images, Tensor) else shown(images)
-            )
+            given = f"{tuple(images.shape)}, {images.dtype}" if isinstance(images, Tensor) else shown(images)
             raise InputError(f"images must be a batch of images as the network takes them, (N, C, H, W): got {given}")
         self.model = running.copied(model)
         self.units = gated_units(self.model)

@@ -247,9 +247,10 @@ def test_networks_of_all_kinds_keep_mode_and_format(name: str, lived_in: LivedIn
         ({"keep": None, "tolerance": "3", "labels": torch.zeros(40)}, "tolerance='3' is not a finite number"),
         ({"costs": Costs(plain=1.0, units={})}, "costs has no unit 1: it was measured on another network"),
         ({"labels": torch.zeros(3, dtype=torch.long)}, "labels= must be one class per image"),
-        ({"images": torch.zeros(3, 24, 24)}, r"images must be a batch .* got of shape \(3, 24, 24\)"),
+        ({"images": torch.zeros(3, 24, 24)}, r"images must be a batch .* got \(3, 24, 24\), torch.float32"),
         ({"images": torch.zeros(2, 5, 24, 24)}, "does not run on an input of 2x5x24x24"),
         ({"model": nn.Sequential(nn.Conv2d(3, 3, 1))}, "no selective kernels that select"),
+        ({"model": "net"}, "takes a Python module"),
         ({"model": SelectiveKernel(3, 3, groups=3)}, "the network is one selective kernel"),
     ],
 )
