@@ -9,6 +9,7 @@ import copy
 import dataclasses
 import functools
 import json
+import math
 import shutil
 import statistics
 import tempfile
@@ -38,6 +39,8 @@ from edge_sk.selective_kernel import SelectiveKernel
 
 # Training images that units are measured on: with fewer, one image is worth more than 0.2 points.
 IMAGES = 512
+# They run as one batch, whose maps must fit into memory: 167 images of 224 pixels.
+PIXELS = 2**23
 # Of the recipe's: what is merged has been trained already.
 FINETUNE_RATE = 0.1
 # How often a network that turned out slower than its units' costs said is merged further.
@@ -218,13 +221,15 @@ class Point(NamedTuple):
     test_top1: float | None
 
 
-def walk(network: Network, *, costs: Costs | None, images: int = IMAGES) -> tuple[list[Point], Report]:
+def walk(network: Network, *, costs: Costs | None) -> tuple[list[Point], Report]:
     """Merge unit after unit on training images, to the end, and test every network on the way."""
-    batch, labels = training_images(network, images)
-    points = []
+    _, height, width = network.input_size
+    batch, labels = training_images(network, max(1, min(IMAGES, PIXELS // (height * width))))
+    points, reports = list[Point](), list[Report]()
     for model, report in path(network.model, batch, labels=labels if network.knows_data else None, costs=costs):
         points.append(Point(running.copied(model), report.steps[-1], test_top1(network, model)))
-    return points, report
+        reports.append(report)
+    return points, reports[-1]
 
 
 def training_images(network: Network, count: int) -> tuple[Tensor, Tensor]:
@@ -278,9 +283,7 @@ def finetune(network: Network, checkpoint: str, epochs: int, *, work: Path) -> N
         trainer = start(plan, world, model=running.copied(network.model).train())
         if trainer.run() is not None:
             raise KeyboardInterrupt  # the run took the signal
-    return dataclasses.replace(
-        network, model=trainer.evaluated_model.to("cpu", memory_format=torch.contiguous_format).eval()
-    )
+    return dataclasses.replace(network, model=trainer.evaluated_model.cpu().eval())
 
 
 def merge_network(
@@ -316,28 +319,8 @@ def merge_network(
         wish.goal.check(units, labels=torch.empty(0), costs=costs)
         say("merging, one unit after another")
         points, report = walk(network, costs=costs)
-        goal = wish.goal
-        for attempt in range(ATTEMPTS):
-            index = choose(points, goal)
-            chosen = dataclasses.replace(network, model=points[index].model)
-            models = {"plain": plain_twin(network.model), "sk": network.model, f"step {index}": chosen.model}
-            threads = sorted({1, 2, wish.threads})
-            together = {
-                count: measure_together(network, models, precision=precision, threads=count, work=work)
-                for count in threads
-            }
-            ratio = ratios(together[wish.threads])[f"step {index}"]
-            # Costs measured elsewhere cannot be checked here.
-            if wish.budget is None or wish.costs is not None or ratio <= wish.budget:
-                break
-            slower = ratio - (points[index].step.ratio or ratio)
-            say(f"{ratio:.3f} of the plain network's latency, budget {wish.budget:g}: merging further")
-            if index + 1 == len(points) or attempt + 1 == ATTEMPTS:
-                raise InputError(
-                    f"--merge budget={wish.budget:g} cannot be met on this host: the smallest ratio measured is "
-                    f"{ratio:.3f}; measure on a quiet machine, or give that"
-                )
-            goal = Goal(budget=min(wish.budget - slower, (points[index].step.ratio or 1.0) - 1e-9))
+        index, together = _fit(network, points, wish, precision=precision, work=work, say=say)
+        chosen = dataclasses.replace(network, model=points[index].model)
         after = points[index].test_top1
         if wish.finetune and checkpoint is not None:
             say(f"training on for {wish.finetune} epochs")
@@ -379,6 +362,41 @@ def merge_network(
     plot({network.arch: record["path"]}, artifact_path(output, chosen.stem, ".merge.png"), chosen=index)
     say(summary(record))
     return chosen
+
+
+def _fit(
+    network: Network,
+    points: Sequence[Point],
+    wish: Wish,
+    *,
+    precision: Precision,
+    work: Path,
+    say: Callable[[str], None],
+) -> tuple[int, dict[int, dict[str, Latency]]]:
+    """Which network to take, and its latency beside the plain and the selecting one's, by number of threads.
+
+    One that is slower than its units' costs said is merged further; costs of elsewhere cannot be checked here.
+    """
+    twin, goal, ratio = plain_twin(network.model), wish.goal, math.inf
+    for _ in range(ATTEMPTS):
+        index = choose(points, goal)
+        models = {"plain": twin, "sk": network.model, f"step {index}": points[index].model}
+        together = {
+            threads: measure_together(network, models, precision=precision, threads=threads, work=work)
+            for threads in sorted({1, 2, wish.threads})
+        }
+        ratio = ratios(together[wish.threads])[f"step {index}"]
+        if wish.budget is None or wish.costs is not None or ratio <= wish.budget:
+            return index, together
+        expected = points[index].step.ratio or ratio
+        if index + 1 == len(points):
+            break
+        say(f"measured {ratio:.3f} of the plain network's latency, budget {wish.budget:g}: merging further")
+        goal = Goal(budget=min(wish.budget - (ratio - expected), expected - 1e-9))
+    raise InputError(
+        f"--merge budget={wish.budget:g} cannot be met on this host: the smallest ratio measured is {ratio:.3f}; "
+        "measure on a quiet machine, or give that"
+    )
 
 
 def ratios(latencies: dict[str, Latency]) -> dict[str, float]:

@@ -30,7 +30,7 @@ from edge_sk.export.record import Precision
 from edge_sk.files import check_output, write_text
 from edge_sk.manifest import manifest
 from edge_sk.merging import Costs, Goal
-from edge_sk.reading import read_json
+from edge_sk.reading import read_json, validated
 from recipes.experiments.confidence import mean_interval
 from recipes.markdown_tables import markdown_table
 
@@ -51,6 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     p.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     p.add_argument("--precisions", nargs="+", choices=("fp32", "int8"), default=["fp32", "int8"])
     p.add_argument("--threads", nargs="+", type=int, default=[1, 2])
+    p.add_argument("--reuse", action="store_true", help="take the units' costs of --output's record")
     p.add_argument("--output", type=Path, default=RESULT, help="default: deploy/results/merging.json")
     args = p.parse_args(argv)
     if args.runs is not None:
@@ -64,7 +65,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             seeds = [seed for seed in args.seeds if all(folder.is_dir() for folder in _runs(args.runs, arch, seed))]
             if not seeds:
                 raise InputError(f"--runs {args.runs} has no pair of runs such as {_runs(args.runs, arch, 0)[1]}")
-            found = study(args.runs, arch, seeds, args.precisions, args.threads)
+            known = record["studies"].get(arch, {}).get("costs", {}) if args.reuse else {}
+            found = study(args.runs, arch, seeds, args.precisions, args.threads, known)
             record["studies"][arch] = found | {"manifest": manifest(command)}
             write_text(args.output, json.dumps(record, indent=1) + "\n")
     record = read_json(args.output, missing=f"no record at {args.output}; --runs makes one")
@@ -80,7 +82,12 @@ def _runs(folder: Path, arch: str, seed: int) -> tuple[Path, Path]:
 
 
 def study(
-    folder: Path, arch: str, seeds: Sequence[int], precisions: Sequence[Precision], threads: Sequence[int]
+    folder: Path,
+    arch: str,
+    seeds: Sequence[int],
+    precisions: Sequence[Precision],
+    threads: Sequence[int],
+    known: dict[str, Any],
 ) -> dict[str, Any]:
     """One architecture: costs, the path of every seed, and latency and accuracy at every budget."""
     trained = {seed: [networks.from_run(run) for run in _runs(folder, arch, seed)] for seed in seeds}
@@ -92,9 +99,13 @@ def study(
         for precision in precisions:
             for count in threads:
                 _say(f"{arch}: costs, {precision}, threads={count}")
-                table = merging.measure_costs(first, precision=precision, threads=count, work=work)
-                found["costs"][f"{precision} {count}"] = table.model_dump()
-                tables[f"{precision} {count}"] = Costs(plain=table.plain, units=table.units)
+                key = f"{precision} {count}"
+                if key in known:
+                    table = validated(merging.CostTable, known[key], f"costs of {arch} {key}")
+                else:
+                    table = merging.measure_costs(first, precision=precision, threads=count, work=work)
+                found["costs"][key] = table.model_dump()
+                tables[key] = Costs(plain=table.plain, units=table.units)
         order = next(iter(tables.values()))
         merged: dict[str, dict[str, nn.Module]] = {key: {} for key in tables}  # of the first seed
         for seed, (plain, selective) in trained.items():
@@ -237,8 +248,8 @@ python deploy/export.py --checkpoint runs/sk_shufflenetv2_1.0 --merge keep=3 thr
 
 - `budget` is of the latency of the plain network, exported the same way, on this host; `costs=FILE` gives what units
   cost elsewhere, in the form of the `.costs.json` that every call writes.
-- `tolerance` is in points of accuracy on 512 training images. The network has learned them, so what it loses on new
-  images can be more: look at the test accuracy in the record.
+- `tolerance` is in points of accuracy on at most 512 training images, 167 of 224 pixels. The network has learned them,
+  so what it loses on new images can be more: look at the test accuracy in the record.
 - A unit is kept, merged exactly (3x3 and 3x3 dilated: one 5x5), or cut to the host's own kernel by a least-squares fit.
 - What is merged can be undone only from the checkpoint.
 

@@ -136,8 +136,9 @@ def test_a_budget_is_met_by_as_few_steps_as_it_takes(network: nn.Module, images:
         model, report = edge_sk.merge(network, images, budget=budget, costs=table)
         last = report.steps[-1]
         assert last.ratio == pytest.approx(table.ratio(last.outcomes))
+        assert last.ratio is not None
         assert last.ratio <= budget
-        assert all(step.ratio > budget for step in report.steps[:-1])
+        assert all((step.ratio or 0) > budget for step in report.steps[:-1])
         assert [type(model[place]) is nn.Conv2d for place in (1, 4)] == [
             last.outcomes[name] != "select" for name in ("1", "4")
         ]
@@ -154,7 +155,7 @@ def test_a_tolerance_holds_on_the_images(network: nn.Module, images: Tensor) -> 
         labels = network(images).argmax(1)  # every image is right at first
     table = costs(network)
     everything = [report for _, report in path(network, images, labels=labels, costs=table)][-1]
-    losses = [-step.effect.gain[0] for step in everything.steps]
+    losses = [-gain[0] for step in everything.steps if (gain := step.effect.gain) is not None]
     assert losses[0] == 0 < max(losses)
     for tolerance in (0, max(losses) / 2, 100):
         model, report = edge_sk.merge(network, images, tolerance=tolerance, labels=labels, costs=table)
@@ -177,8 +178,10 @@ def test_the_report_measures_the_attention(network: nn.Module, images: Tensor) -
     assert report.steps[-1].count("select") == 2
     assert unit.attention == pytest.approx(attention.mean((0, 2)).tolist())
     assert unit.spread == pytest.approx(float(attention.std(0, correction=0).mean()))
-    assert 0 < unit.class_spread < unit.spread
     effect = unit.alone["merge"]
+    assert unit.class_spread is not None
+    assert effect.gain is not None
+    assert 0 < unit.class_spread < unit.spread
     assert effect.gain[1] < effect.gain[0] < effect.gain[2]
     assert "2 selecting, 0 merged" in str(report)
     assert report.to_dict()["units"][1]["alone"]["merge"]["change"] == effect.change
