@@ -298,13 +298,14 @@ def path(
         )
         for name, weights in attention.items()
     ]
-    scores = dict.fromkeys(alone, -math.inf)
+    scores: dict[tuple[str, Outcome], float] = dict.fromkeys(alone, -math.inf)
     while True:
         trial.effect()  # the statistics of the network as it is, not of one that was tried
         yield trial.model, Report(units=units, steps=tuple(steps), images=len(images))
         if len(steps) > 1:
             trial.observe()
-        before, best = steps[-1].effect, None
+        before = steps[-1].effect
+        best: tuple[str, Outcome] | None = None
         for name, outcome in sorted(scores, key=scores.__getitem__):
             # Measured anew as long as what was found is worse than what the next one had before.
             if best is not None and scores[best] <= scores[name, outcome]:
@@ -321,7 +322,7 @@ def path(
             return
         name, outcome = best
         trial.put(name, trial.module(name, outcome))  # type: ignore[arg-type]
-        outcomes = outcomes | {name: outcome}
+        outcomes = {**outcomes, name: outcome}
         # From here on it saves less.
         scores = {choice: -math.inf if choice[0] == name else score for choice, score in scores.items()}
         steps.append(Step(moved=name, outcomes=outcomes, effect=trial.effect(), ratio=costs and costs.ratio(outcomes)))
