@@ -4,6 +4,7 @@ python deploy/export.py --checkpoint runs/sk_shufflenetv2_1.0 --output exports
 python deploy/export.py --arch sk_shufflenetv2_1.0 --formats pte --precisions fp32 int8 --output exports
 python deploy/export.py --arch timm:mobilenetv4_conv_small --init-from timm:mobilenetv4_conv_small.e2400_r224_in1k \
     --data imagenet --formats pte mlpackage --output exports
+python deploy/export.py --checkpoint runs/sk_shufflenetv2_1.0 --merge budget=1.10 --output exports
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from edge_sk.errors import InputError, script
+from edge_sk.errors import InputError, script  # isort: skip (before torch: Ctrl-C)
+from deploy.merging import merge_network, parse_wish
 from edge_sk.export import network as networks
 from edge_sk.export import parity
 from edge_sk.export.coreml import mlpackage
@@ -52,6 +54,14 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--formats", nargs="+", choices=FORMATS, default=["pte"], help="default: pte")
     p.add_argument("--precisions", nargs="+", choices=PRECISIONS, help="default: fp32 for .pte, fp16 for .mlpackage")
     p.add_argument("--backend", choices=("xnnpack", "coreml", "vulkan"), default="xnnpack", help="delegate of the .pte")
+    p.add_argument(
+        "--merge",
+        nargs="+",
+        metavar="K=V",
+        help="merge the units whose selection matters least: budget=1.10 of the plain network's latency, tolerance=0.3 "
+        "points, or keep=3 units; with threads=N of the latency (1), costs=FILE measured elsewhere, finetune=EPOCHS, "
+        "plain=RUN to record its accuracy",
+    )
     p.add_argument("--data", help="images for parity and calibration; default: the training's; digits with --arch")
     p.add_argument("--unfinished", action="store_true", help="export a run whose training is not finished")
     p.add_argument(
@@ -98,6 +108,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise InputError("--checkpoint has its own weights; --init-from goes with --arch")
     parity.accepting(parity.SANITY, args.accept)
     wanted = artifacts(args.formats, args.precisions, args.backend)
+    wish = parse_wish(args.merge) if args.merge else None
     mlpackage.oldest_system(args.target)
     network = (
         networks.from_run(args.checkpoint, data=args.data, unfinished=args.unfinished)
@@ -110,6 +121,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         network.check_images(args.images, calibration=("pte", "int8") in wanted)
     check_output(Path(args.output))
     command = ["deploy/export.py", *(sys.argv[1:] if argv is None else argv)]
+    if wish is not None:
+        # The units' costs are those of the first .pte that is wanted.
+        precision = next((made for name, made in wanted if name == "pte"), "fp32")
+        network = merge_network(
+            network,
+            wish,
+            precision=precision,  # type: ignore[arg-type]
+            checkpoint=args.checkpoint,
+            output=Path(args.output),
+            argv=command,
+            say=print,
+        )
     failures: list[InputError] = []
     for file_format, precision in wanted:
         try:

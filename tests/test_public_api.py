@@ -36,6 +36,7 @@ def test_public_names() -> None:
         "graft",
         "grafting",
         "list_models",
+        "merge",
         "profile",
         "register_with_timm",
         "reparameterize",

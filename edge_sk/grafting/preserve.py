@@ -63,7 +63,7 @@ def start(unit: SelectiveKernel, site: Site) -> None:
         assert isinstance(norm, nn.BatchNorm2d)
         assert norm.running_mean is not None
         scale = 1 / total if works else silent
-        conv.weight.copy_(_resample(_regroup(site.conv.weight, site.groups, conv.groups), kernel))
+        conv.weight.copy_(_resample(regroup(site.conv.weight, site.groups, conv.groups), kernel))
         norm.load_state_dict(site.norm_module.state_dict(), strict=False)  # without the activation of timm's norms
         if site.conv.bias is not None:
             norm.running_mean -= site.conv.bias
@@ -83,14 +83,14 @@ def _resample(weight: Tensor, kernel: Kernel) -> Tensor:
     return share @ weight @ share.T
 
 
-def _regroup(weight: Tensor, old: int, new: int) -> Tensor:
+def regroup(weight: Tensor, old: int, new: int) -> Tensor:
     """Write a filter of ``old`` groups as one of ``new``: connections of zero are added, others drop out."""
     if old == new:
         return weight
-    channels, old_width, new_width = weight.shape[0], weight.shape[0] // old, weight.shape[0] // new
-    regrouped = weight.new_zeros(channels, new_width, *weight.shape[2:])
-    for out in range(channels):
-        old_first, new_first = out // old_width * old_width, out // new_width * new_width
-        begin, end = max(old_first, new_first), min(old_first + old_width, new_first + new_width)
+    outputs, inputs = weight.shape[0], weight.shape[1] * old
+    regrouped = weight.new_zeros(outputs, inputs // new, *weight.shape[2:])
+    for out in range(outputs):
+        old_first, new_first = (out * groups // outputs * (inputs // groups) for groups in (old, new))
+        begin, end = max(old_first, new_first), min(old_first + inputs // old, new_first + inputs // new)
         regrouped[out, begin - new_first : end - new_first] = weight[out, begin - old_first : end - old_first]
     return regrouped

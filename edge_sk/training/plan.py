@@ -49,10 +49,18 @@ class Plan:
     resume: bool
 
 
-def start(plan: Plan, world: World, *, workers: int | None = None, argv: Sequence[str] | None = None) -> Trainer:
+def start(
+    plan: Plan,
+    world: World,
+    *,
+    workers: int | None = None,
+    argv: Sequence[str] | None = None,
+    model: nn.Module | None = None,
+) -> Trainer:
     """Open the data, build the network, make or check the run folder, and resume if asked to.
 
-    ``workers`` is as for :func:`~edge_sk.training.data.make_shard`, ``argv`` the command, for the manifest. An
+    ``workers`` is as for :func:`~edge_sk.training.data.make_shard`, ``argv`` the command, for the manifest. ``model``
+    is trained on instead of the plan's network, and its folder cannot be loaded again if it is another architecture. An
     ``InputError`` says what is wrong with data, architecture or folder, or that the checkpoint is not this run's.
     """
     recipe, options = plan.recipe, plan.recipe.data
@@ -77,7 +85,10 @@ def start(plan: Plan, world: World, *, workers: int | None = None, argv: Sequenc
         train = data.open_split(plan.data, "train", options, indexes=indexes)
         test = data.open_split(plan.data, "test", options, expected_classes=train.classes, indexes=indexes)
     num_classes = data.count_classes(plan.data, train.classes, options)
-    model, images = build_model(plan, num_classes)
+    if model is None:
+        model, images = build_model(plan, num_classes)
+    else:
+        images = Preprocessing.of(dict(model.default_cfg), recipe.data)  # type: ignore[call-overload]
     augmented = training_transform(recipe.augment, images.input_size, images.interpolation)
     plain = evaluation_transform(images.input_size, images.crop_pct, images.interpolation)
     shard = data.make_shard(plan.data, world, workers)

@@ -6,7 +6,7 @@ import contextlib
 import functools
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -160,13 +160,34 @@ def lower(
     Raises:
         InputError: The model cannot be exported or lowered, or ExecuTorch is not installed.
     """
-    exir = executorch("exir")
     model, rewrites = prepare(network, softmax=softmax)
-    image, in_float = network.example(), []
-    with export_errors(network.arch), capture_stderr():
+    program, delegated = lower_module(
+        model,
+        network.example(),
+        lambda: (batch for batch, _ in network.images(split="train", limit=calibration_images)),
+        name=network.arch,
+        precision=precision,
+        backend=backend,
+        constants=_constants(network, precision, softmax),
+    )
+    return Lowered(program, delegated, rewrites)
+
+
+def lower_module(
+    model: nn.Module,
+    image: Tensor,
+    calibration: Callable[[], Iterable[Tensor]],
+    *,
+    name: str,
+    precision: Precision = "fp32",
+    backend: Backend = "xnnpack",
+    constants: dict[str, Any] | None = None,
+) -> tuple[Any, Delegation]:
+    """Quantize and lower a rewritten module; ``calibration`` gives the images of int8. Errors as of :func:`lower`."""
+    exir, in_float = executorch("exir"), []
+    with export_errors(name), capture_stderr():
         if precision == "int8":
-            calibration = (batch for batch, _ in network.images(split="train", limit=calibration_images))
-            model = quantize(model, image, calibration)
+            model = quantize(model, image, calibration())
             in_float = computed_in_float(model)
         elif precision == "fp16":
             model, image = model.half(), image.half()
@@ -174,9 +195,7 @@ def lower(
     try:
         with capture_stderr(), delegation.partitioner_reasons() as reasons:
             edge = exir.to_edge_transform_and_lower(
-                exported,
-                partitioner=[_partitioner(backend)],
-                constant_methods=_constants(network, precision, softmax),
+                exported, partitioner=[_partitioner(backend)], constant_methods=constants
             )
             delegated = delegation.inspect(edge.exported_program().graph_module, reasons)
             program = edge.to_executorch()
@@ -184,11 +203,11 @@ def lower(
         raise
     except Exception as error:  # The delegates' own checks: assertions and errors of every kind.
         raise InputError(
-            f"{network.arch} cannot be lowered to {backend} {precision}: ExecuTorch says {first_line(error)}; "
+            f"{name} cannot be lowered to {backend} {precision}: ExecuTorch says {first_line(error)}; "
             "rewrite the module that has this operator, or take another backend"
         ) from error
     delegated.in_float = in_float
-    return Lowered(program, delegated, rewrites)
+    return program, delegated
 
 
 def _partitioner(backend: Backend) -> Any:

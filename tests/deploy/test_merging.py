@@ -1,0 +1,182 @@
+"""Merging for a budget: how costs are shared among units, when it merges further, what it writes and refuses."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import types
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import edge_sk
+from deploy import merging
+from deploy.export import main
+from deploy.merging import CostTable, measure_costs, parse_wish
+from edge_sk.errors import InputError
+from edge_sk.export import network as networks
+from edge_sk.export.executorch import latency, pte
+from edge_sk.export.network import Network
+from edge_sk.export.record import Latency, OperatorTime
+from edge_sk.merging import Goal
+
+pytest.importorskip("executorch")
+
+
+@pytest.fixture
+def linear_network(small_network: Network) -> Network:
+    """Two units of linear branches, of different cost, in a network that has seen the digits."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3, 2, 1, bias=False),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        edge_sk.SelectiveKernel(8, 8, groups=8, act_layer=None),
+        nn.ReLU(),
+        edge_sk.SelectiveKernel(8, 8, groups=8, act_layer=None, stride=2, kernels="3+3"),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(8, 10),
+    )
+    with torch.no_grad():
+        model.train()(torch.rand(64, 3, 32, 32))
+    return dataclasses.replace(small_network, model=model.eval(), arch="linear_1.0", knows_data=True)
+
+
+def measured(ms: float) -> Latency:
+    return Latency.of(
+        [[ms] * 3] * 3, threads=1, load_ms=1.0, peak_memory_mb=None, where="here", runtime="none", date="today"
+    )
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
+    """Milliseconds by what a file's name ends in; a later entry counts. These files are empty."""
+    times = {"": 1.3, "plain-fp32": 1.0, "all-merged-fp32": 1.06}
+    traces = {"unit0-select": 0.4, "unit0-merge": 0.2, "unit0-plain": 0.1, "unit1-select": 0.2, "unit1-plain": 0.1}
+
+    def of(table: dict[str, float], file: Path) -> float:
+        return next(ms for end, ms in reversed(table.items()) if end in file.stem)
+
+    def measure(files: list[Path], **_: Any) -> list[Latency]:
+        return [measured(of(times, file)) for file in files]
+
+    def operator_times(file: Path, **_: Any) -> list[OperatorTime]:
+        ms = of({"": 0.1} | traces, file)
+        return [OperatorTime(name="conv", kind="convolution", calls=1, p50_ms=ms, share=1.0)]
+
+    nothing = types.SimpleNamespace(buffer=b"")
+    monkeypatch.setattr(merging, "lower", lambda *_, **__: pte.Lowered(nothing, None, None))
+    monkeypatch.setattr(merging, "lower_module", lambda *_, **__: (nothing, None))
+    monkeypatch.setattr(merging, "reparameterize", lambda module, example: module)
+    monkeypatch.setattr(latency, "measure", measure)
+    monkeypatch.setattr(latency, "operator_times", operator_times)
+    return times
+
+
+def test_whole_files_say_how_much_and_traces_say_which_unit(
+    linear_network: Network, clock: dict[str, float], tmp_path: Path
+) -> None:
+    table = measure_costs(linear_network, precision="fp32", threads=1, work=tmp_path)
+    # 300 of 1000 microseconds, shared 0.3 to 0.1; merged 60, all of it the first unit's: the second is a plain kernel.
+    assert table.plain == pytest.approx(1000)
+    assert table.units["3"] == pytest.approx({"select": 225, "merge": 60, "cut": 0})
+    assert table.units["5"] == pytest.approx({"select": 75, "merge": 0})
+    assert table.threads == 1
+    assert table.precision == "fp32"
+
+
+def test_exports_within_a_budget(
+    linear_network: Network,
+    clock: dict[str, float],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(networks, "from_arch", lambda name, data: linear_network)
+    clock |= {"step-1": 1.2, "step-2": 1.06, "step-3": 1.0}
+    clock["step-1"] = 1.24  # slower than the costs said: it has to go on
+    command = ["--arch", "linear_1.0", "--output", str(tmp_path), "--merge", "budget=1.23"]
+    assert main(command) == 0
+    out = capsys.readouterr().out
+    name = "linear_1.0-merged-budget-1.23"
+    record = json.loads((tmp_path / f"{name}.merge.json").read_text())
+    chosen = record["path"][record["chosen"]]
+    assert "merging further" in out
+    assert record["ratios"]["1"]["merged"] <= 1.23
+    assert record["ratios"]["1"]["sk"] == 1.3
+    assert record["chosen"] == 2
+    assert chosen["select"] < 2
+    assert record["path"][0]["test_top1"] == record["accuracy"]["sk"] is not None
+    assert record["accuracy"]["merged"] == chosen["test_top1"]
+    assert "undone only from the checkpoint" in out
+    assert (tmp_path / f"{name}.merge.png").read_bytes().startswith(b"\x89PNG")
+    # The file was run against the merged network, and computes the same.
+    exported = json.loads((tmp_path / f"{name}_xnnpack_fp32.pte.json").read_text())
+    assert exported["parity"]["relative"] < 1e-4
+    assert exported["accuracy"]["eager_top1"] == pytest.approx(chosen["test_top1"] / 100)
+    program = (tmp_path / f"{name}_xnnpack_fp32.pte").read_bytes()
+    images, _ = next(linear_network.images(split="test", limit=4))
+    with torch.no_grad():
+        unmerged = linear_network.model((images - 0.5) / 0.25)
+    assert not torch.allclose(pte.run_pte(program, images), unmerged, atol=1e-5)
+    # Costs that were written can be given, and are then not measured.
+    monkeypatch.setattr(merging, "measure_costs", lambda *_, **__: pytest.fail("measured"))
+    costs = ["keep=0", f"costs={tmp_path / f'{name}.costs.json'}"]
+    monkeypatch.setattr("deploy.export._export", lambda *_: pytest.fail("exported"))
+    clock |= {"step-": 1.0}
+    with pytest.raises(pytest.fail.Exception, match="exported"):
+        main([*command[:-1], *costs])
+    assert json.loads((tmp_path / "linear_1.0-merged-keep-0.merge.json").read_text())["path"][-1]["select"] == 0
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["1.1"], "--merge '1.1' is not NAME=VALUE, for instance budget=1.10"),
+        (["budget=fast"], "--merge: budget: .*number"),
+        (["budget=1.1", "keep=3"], "--merge: merge stops at one of"),
+        (["threads=2"], "--merge: merge stops at one of"),
+        (["budget=1.1", "colour=red"], "colour"),
+        (["keep=-1"], "keep=-1 is not a whole number"),
+        (["keep=1", "costs=nowhere.json"], "nowhere.json does not exist"),
+        (["keep=1", "finetune=2"], "give --checkpoint"),
+        (["tolerance=0.3"], "give a trained run"),
+        (["budget=0.9"], "budget=0.9 cannot be met: the smallest ratio that can is 1.000"),
+    ],
+)
+def test_bad_input(
+    given: list[str],
+    message: str,
+    linear_network: Network,
+    clock: dict[str, float],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    unknown = dataclasses.replace(linear_network, knows_data=False)
+    monkeypatch.setattr(networks, "from_arch", lambda name, data: unknown)
+    table = CostTable(plain=1.0, units={"3": {"select": 1, "merge": 0.5, "cut": 0}, "5": {"select": 1, "merge": 0}})
+    monkeypatch.setattr(merging, "measure_costs", lambda *_, **__: table)
+    assert main(["--arch", "linear_1.0", "--output", str(tmp_path), "--merge", *given]) == 2
+    captured = capsys.readouterr()
+    assert len(captured.err.splitlines()) == 1
+    assert re.search(message, captured.err)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_units(clock: dict[str, float], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--arch", "shufflenetv2_0.5", "--output", str(tmp_path), "--merge", "keep=1"]) == 2
+    assert "the network has no selective kernels that select" in capsys.readouterr().err
+
+
+def test_goals() -> None:
+    wish = parse_wish(["tolerance=0.3", "threads=2"])
+    assert (wish.goal, wish.threads) == (Goal(tolerance=0.3), 2)
+    with pytest.raises(InputError):
+        parse_wish(["threads=0", "keep=1"])
