@@ -21,7 +21,7 @@ from edge_sk.export import network as networks
 from edge_sk.export import parity
 from edge_sk.export.coreml import mlpackage
 from edge_sk.export.executorch.pte import BACKENDS
-from edge_sk.export.record import Record
+from edge_sk.export.record import OutputParity, ParityEvidence, Record
 from edge_sk.export.stderr import show_stderr
 from edge_sk.files import check_output
 
@@ -199,6 +199,11 @@ def _export(
     )
 
 
+def _measured(proof: ParityEvidence | OutputParity) -> str:
+    agreement = "" if proof.top1_agreement is None else f"top-1 agreement {proof.top1_agreement:.1%}, "
+    return f"{agreement}SQNR {proof.sqnr_db:.1f} dB, largest relative difference {proof.relative:.1e}"
+
+
 def summary(record: Record) -> str:
     """A few lines for people."""
     lines = [f"{record.file}  {record.size_bytes / 1e6:.2f} MB"]
@@ -212,10 +217,9 @@ def summary(record: Record) -> str:
         lines.append(f"  {record.program.target} and later; operators: {kinds}")
     if (proof := record.parity) is not None:
         lines.append(
-            f"  parity on {proof.images} images (arithmetic: {proof.arithmetic or 'unknown'}): "
-            f"top-1 agreement {proof.top1_agreement:.1%}, SQNR "
-            f"{proof.sqnr_db:.1f} dB, largest relative difference {proof.relative:.1e}"
+            f"  parity on {proof.images} images (arithmetic: {proof.arithmetic or 'unknown'}): " + _measured(proof)
         )
+        lines += [f"    {name} {record.outputs[name]}: {_measured(one)}" for name, one in proof.outputs.items()]
         if proof.threshold_accuracy_loss is not None and record.accuracy is None:
             lines.append(f"  accuracy loss expected by the network's own probabilities: {proof.accuracy_loss:.2%}")
     if (accuracy := record.accuracy) is not None:

@@ -163,6 +163,17 @@ def leaves(value: Any) -> list[Any]:
     return [value] if inner is None else [leaf for part in inner.values() for leaf in leaves(part)]
 
 
+def named_tensors(value: Any, name: str = "") -> dict[str, Tensor]:
+    """The tensors in such a structure by their places, as ``"out"`` or ``"features_0"``; a tensor itself as ``""``."""
+    inner = parts(value)
+    if inner is None:
+        return {name: value} if isinstance(value, Tensor) else {}
+    found: dict[str, Tensor] = {}
+    for key, part in inner.items():
+        found |= named_tensors(part, f"{name}_{key}" if name else str(key))
+    return found
+
+
 def difference(before: Sequence[Tensor], after: Sequence[Tensor]) -> float:
     """Largest change of any output value, relative to the largest output value; ``nan`` if an output is not finite."""
     pairs = [(a.double(), b.double()) for a, b in zip(before, after, strict=True) if a.numel()]

@@ -44,7 +44,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         record.parity, record.accuracy, notes = check_outputs(program, network, record.precision)
         record.notes = [note for note in record.notes if note != INTERPRETER_NOTE] + notes
         write_record(package, record)
-        print(f"{package}: top-1 agreement {record.parity.top1_agreement:.1%}, {record.parity.runtime}")
+        agreement = record.parity.top1_agreement
+        same = "equal" if agreement is None else f"top-1 agreement {agreement:.1%}"
+        print(f"{package}: {same}, {record.parity.runtime}")
     return 0
 
 

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from edge_sk import running
 from edge_sk.errors import InputError
 from edge_sk.export import parity
 from edge_sk.export.record import InputContract
@@ -37,7 +38,7 @@ class Network:
 
     Args:
         arch: Name of the zoo, ``timm:NAME`` or ``torchvision:NAME``, with its options.
-        model: In eval mode, on the CPU.
+        model: In eval mode, on the CPU. It may return a tensor, or tuples, lists and dictionaries of tensors.
         weights: The run folder or pretrained tag they come from, or ``"untrained"``, which no run or tag is called.
         input_size: ``(C, H, W)``.
         mean: Per channel, of values in [0, 1].
@@ -85,10 +86,36 @@ class Network:
         return digest(self.model.state_dict())
 
     @functools.cached_property
-    def num_classes(self) -> int:
-        """Outputs per image."""
+    def outputs(self) -> dict[str, tuple[int, ...]]:
+        """Names of the outputs, in the order of a file's, and their shapes for one image.
+
+        Raises:
+            InputError: The model returns no tensors, or others than of floating-point numbers.
+        """
         with torch.no_grad():
-            return self.model(self.example()).shape[1]
+            found = running.named_tensors(self.model(self.example()))
+        if not found or not all(tensor.is_floating_point() for tensor in found.values()):
+            kinds = {name: str(tensor.dtype) for name, tensor in found.items()}
+            raise InputError(f"{self.arch} returns {kinds}: a file's outputs are floating-point tensors")
+        if [*found] == [""]:
+            (tensor,) = found.values()
+            return {"logits" if tensor.ndim == 2 else "output": tuple(tensor.shape)}
+        names = [re.sub(r"\W", "_", name if name[0].isalpha() else f"output_{name}") for name in found]
+        return dict(zip(names, (tuple(tensor.shape) for tensor in found.values()), strict=True))
+
+    @property
+    def is_classifier(self) -> bool:
+        """Whether the only output is one value per class."""
+        return [len(shape) for shape in self.outputs.values()] == [2]
+
+    def decides(self, shape: tuple[int, ...]) -> bool:
+        """Whether an output of this shape chooses a class, for the image or for every pixel of it."""
+        return self.is_classifier or (len(shape) == 4 and shape[1] > 1 and shape[2:] == self.input_size[1:])
+
+    @property
+    def num_classes(self) -> int | None:
+        """Classes of the image or of its pixels; ``None`` where no output chooses one."""
+        return next((shape[1] for shape in self.outputs.values() if self.decides(shape)), None)
 
     @property
     def contract(self) -> InputContract:
@@ -226,7 +253,7 @@ def from_arch(name: str, *, data: str | None = None, init_from: str | None = Non
         cfg: dict[str, Any] = model.default_cfg  # type: ignore[assignment]
         if init_from is not None:
             weights = _libraries.weights(init_from)
-            classes = weights.num_classes(model) if "num_classes" in cfg else None
+            classes = weights.num_classes(model)
             options["num_classes"] = classes
             model = create_model(arch, **options, init_from=init_from)
             cfg = model.default_cfg | {"input_size": weights.input_size or cfg["input_size"]}  # type: ignore[operator]

@@ -6,8 +6,8 @@ import dataclasses
 import math
 import re
 from collections.abc import Sequence
+from typing import Any
 
-import torch
 from torch import Tensor
 
 from edge_sk.errors import InputError, shown
@@ -20,7 +20,7 @@ class Threshold:
     """What an exported file must reach; a field of ``None`` is recorded but not demanded.
 
     Args:
-        relative: Largest difference, as a share of the largest reference logit.
+        relative: Largest difference, as a share of the largest reference value.
         sqnr_db: Smallest signal to noise, see :class:`Parity`.
         top1_agreement: Smallest share of images with the same first class.
         accuracy_loss: Largest loss of accuracy, as a share of the images.
@@ -91,14 +91,15 @@ UNTRAINED: dict[tuple[str, str], Threshold] = {
 
 @dataclasses.dataclass(frozen=True)
 class Parity:
-    """How far an exported file's logits are from the eager model's.
+    """How far an exported file's outputs are from the eager model's.
 
     Args:
         max_abs: Largest absolute difference.
-        relative: ``max_abs`` over the largest absolute reference logit.
+        relative: ``max_abs`` over the largest absolute reference value.
         sqnr_db: Signal to quantization noise in decibels. The signal is what varies from image to image: a
             constant output (the classifier's bias) proves nothing about the network before it.
-        top1_agreement: Share of images whose first class is the same.
+        top1_agreement: Share of images, or of their pixels, whose first class is the same; ``None`` where the output
+            chooses no class.
         images: Images compared.
         accuracy_loss: By how much the share of right first classes is lower. Without labels, what it is expected to
             be: each image counts by how much likelier the network finds its own first class than the file's.
@@ -107,7 +108,7 @@ class Parity:
     max_abs: float
     relative: float
     sqnr_db: float
-    top1_agreement: float
+    top1_agreement: float | None
     images: int
     accuracy_loss: float = 0.0
 
@@ -125,8 +126,9 @@ class Parity:
             short.append(f"relative difference {self.relative:.1e} is above {threshold.relative:.0e}")
         if not self.sqnr_db >= threshold.sqnr_db:
             short.append(f"SQNR {self.sqnr_db:.1f} dB is below {threshold.sqnr_db:.0f} dB")
-        if threshold.top1_agreement is not None and not self.top1_agreement >= threshold.top1_agreement:
-            short.append(f"top-1 agreement {self.top1_agreement:.1%} is below {threshold.top1_agreement:.1%}")
+        agreement, least = self.top1_agreement, threshold.top1_agreement
+        if agreement is not None and least is not None and not agreement >= least:
+            short.append(f"top-1 agreement {agreement:.1%} is below {least:.1%}")
         if threshold.accuracy_loss is not None and not self.accuracy_loss <= threshold.accuracy_loss:
             short.append(f"accuracy loss {self.accuracy_loss:.1%} is above {threshold.accuracy_loss:.1%}")
         if short:
@@ -135,44 +137,92 @@ class Parity:
             )
 
 
-def measure(
-    reference: Tensor, candidate: Tensor, classes: Tensor | None = None, *, probabilities: bool = False
-) -> Parity:
-    """Measure how far an exported file's outputs are from the eager model's.
+class Comparison:
+    """Measures, batch by batch, how far one output of a file is from the network's.
 
     Args:
-        reference: The model's, ``(N, classes)``.
-        candidate: The file's for the same images, of the same shape.
-        classes: The right classes, ``(N,)``, where they are known.
-        probabilities: Whether the outputs are probabilities; else they are logits.
-
-    Raises:
-        InputError: The shapes differ.
+        decides: Whether the second axis has classes, of which the largest is chosen.
+        probabilities: Whether the values are probabilities; else they are logits.
     """
-    if reference.shape != candidate.shape or reference.ndim != 2 or not len(reference):
-        raise InputError(
-            f"parity needs two (images, classes) tensors of one shape, got {tuple(reference.shape)} and "
-            f"{tuple(candidate.shape)}"
+
+    def __init__(self, *, decides: bool = True, probabilities: bool = False) -> None:
+        self.decides, self.probabilities = decides, probabilities
+        self.images = self.places = 0
+        self.max_abs = self.largest = self.noise = self.squares = self.agreed = self.lost = 0.0
+        self.right = self.eager_right = 0
+        self.first: Tensor | None = None
+        self.total: Any = 0.0
+
+    def add(self, reference: Tensor, candidate: Tensor, classes: Tensor | None = None) -> None:
+        """Compare a batch: the network's output, the file's of the same shape, and the right classes, if known.
+
+        Raises:
+            InputError: The shapes differ, or are not ``(N, ...)``.
+        """
+        if reference.shape != candidate.shape or reference.ndim < 2 or not len(reference):
+            raise InputError(
+                f"parity needs two (images, classes) tensors of one shape, got {tuple(reference.shape)} and "
+                f"{tuple(candidate.shape)}"
+            )
+        expected, got = reference.detach().double().cpu(), candidate.detach().double().cpu()
+        difference = (got - expected).abs()
+        self.max_abs = _most([self.max_abs, difference.max().item()])
+        self.largest = _most([self.largest, expected.abs().max().item()])
+        self.noise += difference.square().sum().item()
+        # What varies from image to image, in one pass: relative to the first image, which keeps the sums exact.
+        self.first = expected[0] if self.first is None else self.first
+        varying = expected - self.first
+        self.total = self.total + varying.sum(0)
+        self.squares += varying.square().sum().item()
+        self.images += len(expected)
+        if self.decides:
+            ours, theirs = expected.argmax(1, keepdim=True), got.argmax(1, keepdim=True)
+            self.agreed += (ours == theirs).sum().item()
+            self.places += ours.numel()
+            if classes is not None:
+                self.right += int((theirs.flatten() == classes).sum())
+                self.eager_right += int((ours.flatten() == classes).sum())
+                self.lost = self.eager_right - self.right
+            else:
+                worth = expected if self.probabilities else expected.softmax(1)
+                self.lost += (worth.gather(1, ours) - worth.gather(1, theirs)).sum().item()
+
+    def result(self) -> Parity:
+        """What was measured so far."""
+        signal = max(0.0, self.squares - self.total.square().sum().item() / self.images)
+        return Parity(
+            max_abs=self.max_abs,
+            relative=self.max_abs / self.largest if self.largest else math.inf if self.max_abs else 0.0,
+            sqnr_db=_decibels(signal, self.noise),
+            top1_agreement=self.agreed / self.places if self.decides else None,
+            images=self.images,
+            accuracy_loss=self.lost / self.places if self.decides else 0.0,
         )
-    expected, got = reference.detach().double().cpu(), candidate.detach().double().cpu()
-    difference = got - expected
-    max_abs = difference.abs().max().item()
-    largest = expected.abs().max().item()
-    ours, theirs = expected.argmax(1), got.argmax(1)
-    if classes is not None:
-        worth = classes[:, None] == torch.arange(expected.shape[1])
-    else:
-        worth = expected if probabilities else expected.softmax(1)
-    loss = worth.gather(1, ours[:, None]).double() - worth.gather(1, theirs[:, None]).double()
-    signal = (expected - expected.mean(0)).square().sum().item()
+
+
+def measure(reference: Tensor, candidate: Tensor, classes: Tensor | None = None, **about: bool) -> Parity:
+    """Compare outputs for all images at once; arguments, and errors, as in :class:`Comparison`."""
+    comparison = Comparison(**about)
+    comparison.add(reference, candidate, classes)
+    return comparison.result()
+
+
+def worst(measured: Sequence[Parity]) -> Parity:
+    """The worst of every measure over the outputs of a file."""
+    agreements = [one.top1_agreement for one in measured if one.top1_agreement is not None]
     return Parity(
-        max_abs=max_abs,
-        relative=max_abs / largest if largest else math.inf if max_abs else 0.0,
-        sqnr_db=_decibels(signal, difference.square().sum().item()),
-        top1_agreement=(ours == theirs).double().mean().item(),
-        images=len(expected),
-        accuracy_loss=loss.mean().item(),
+        max_abs=_most([one.max_abs for one in measured]),
+        relative=_most([one.relative for one in measured]),
+        sqnr_db=-_most([-one.sqnr_db for one in measured]),
+        top1_agreement=min(agreements, default=None),
+        images=measured[0].images,
+        accuracy_loss=max(one.accuracy_loss for one in measured),
     )
+
+
+def _most(values: Sequence[float]) -> float:
+    """The largest; NaN if one is."""
+    return math.nan if any(map(math.isnan, values)) else max(values)
 
 
 def check_count(images: int | None) -> None:

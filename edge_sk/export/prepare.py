@@ -6,9 +6,10 @@ import collections
 import contextlib
 import re
 from collections.abc import Iterator
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from edge_sk import running
 from edge_sk.errors import InputError
@@ -30,14 +31,31 @@ def reference(network: Network, *, softmax: bool = False) -> nn.Module:
     return nn.Sequential(collections.OrderedDict(parts)).eval()
 
 
+class Flat(nn.Module):
+    """What a network returns as a tuple of tensors, in the order of :attr:`Network.outputs`."""
+
+    def forward(self, value: Any) -> tuple[Tensor, ...]:
+        """Flatten a structure."""
+        return tuple(running.named_tensors(value).values())
+
+
 def prepare(network: Network, *, softmax: bool = False) -> tuple[nn.Module, Rewrites]:
-    """Rewrite :func:`reference` for phones; the network is not changed. Also returns which rewrites applied."""
+    """Rewrite :func:`reference` for phones; the network is not changed. Also returns which rewrites applied.
+
+    Raises:
+        InputError: ``softmax``, and the network is no classifier.
+    """
+    if softmax and not network.is_classifier:
+        shapes = ", ".join(f"{name} {shape}" for name, shape in network.outputs.items())
+        raise InputError(f"{network.arch} is no classifier (its outputs: {shapes}): leave out the softmax")
     whole = reference(network)
     rewritten = reparameterize(whole, running.random_images(whole, (2, *network.input_size)))
     rewrites: Rewrites = rewritten.reparameterized  # type: ignore[assignment]
     if softmax:
         parts = [("logits", rewritten), ("softmax", nn.Softmax(dim=1))]
         rewritten = nn.Sequential(collections.OrderedDict(parts)).eval()
+    elif not network.is_classifier:
+        rewritten = nn.Sequential(collections.OrderedDict([("network", rewritten), ("flat", Flat())])).eval()
     return rewritten, rewrites
 
 

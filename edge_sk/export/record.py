@@ -94,13 +94,29 @@ class MLProgram(Part):
     )
 
 
+class OutputParity(Part):
+    """One of several outputs against the eager model's."""
+
+    max_abs: Amount | None
+    relative: Amount | None
+    sqnr_db: Number | None
+    top1_agreement: Share | None
+
+    @classmethod
+    def of(cls, parity: Parity) -> OutputParity:
+        """From a measurement."""
+        return cls(**{name: _finite(getattr(parity, name)) for name in cls.model_fields})
+
+
 class ParityEvidence(Part):
     """The exported file against the eager model, on images."""
 
     max_abs: Amount | None
     relative: Amount | None
     sqnr_db: Number | None
-    top1_agreement: Share
+    top1_agreement: Share | None = Field(
+        description="Share of the images, or of their pixels, in the same first class; null where no output has classes"
+    )
     accuracy_loss: Annotated[float, Field(ge=-1, le=1)] | None = Field(
         default=None,
         description="Share of the images: by the record's accuracy, or where labels are not known the loss to expect: "
@@ -114,6 +130,9 @@ class ParityEvidence(Part):
         description="What the host computed in: fp32, int8, 'int8, in part fp32', fp16 (sums too) or 'fp32, stored as "
         "fp16'; null: unknown",
     )
+    outputs: dict[str, OutputParity] = Field(
+        default_factory=dict, description="Of several outputs each by its name; the values above are the worst of them"
+    )
     threshold_relative: Amount | None
     threshold_sqnr_db: Number
     threshold_top1_agreement: Share | None
@@ -126,9 +145,13 @@ class ParityEvidence(Part):
     def of(cls, parity: Parity, threshold: Threshold, **context: Any) -> ParityEvidence:
         """Join a measurement, what was demanded of it, and where it was made: ``context`` is the other fields."""
         limits = {f"threshold_{name}": value for name, value in dataclasses.asdict(threshold).items()}
-        # JSON has no NaN: None says that the output was not finite.
-        measured = {name: value if math.isfinite(value) else None for name, value in dataclasses.asdict(parity).items()}
+        measured = {name: _finite(value) for name, value in dataclasses.asdict(parity).items()}
         return cls(**measured, **limits, **context)
+
+
+def _finite(value: float | None) -> float | None:
+    """JSON has no NaN: ``None`` says that the output was not finite."""
+    return value if value is not None and math.isfinite(value) else None
 
 
 class Accuracy(Part):
@@ -218,7 +241,10 @@ class Record(Part):
     training: str | None = Field(
         None, description="That the training of a run was not finished, or is not known to be; null where it was"
     )
-    num_classes: Positive
+    num_classes: Positive | None = Field(description="null where no output chooses a class")
+    outputs: dict[str, list[Positive]] = Field(
+        default_factory=dict, description="Name and shape of each output for one image, in the file's order"
+    )
     labels: list[str] | None
     softmax: bool
     input: InputContract

@@ -67,6 +67,7 @@ def make_record(
         weights_sha256=network.weights_digest(),
         training=network.training,
         num_classes=network.num_classes,
+        outputs={name: list(shape) for name, shape in network.outputs.items()},
         input=network.contract,
         params=cost.params,
         macs=cost.macs,

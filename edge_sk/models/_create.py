@@ -85,7 +85,8 @@ def create_model(
                 f"{name}: {', '.join(units)} belong to selective kernels: give kernels too, for instance kernels=3+5 "
                 "or kernels=auto"
             )
-        model = _libraries.create(name, 1000 if num_classes is None else num_classes, in_chans, options)
+        classes = 1000 if num_classes is None and name.startswith("timm:") else num_classes
+        model = _libraries.create(name, classes, in_chans, options)
     else:
         entry = find(name)
         graft = entry.graft

@@ -53,14 +53,19 @@ def _create_timm(name: str, in_chans: int, classes: dict[str, int], options: dic
 def _create_torchvision(name: str, in_chans: int, classes: dict[str, int], options: dict[str, Any]) -> Any:
     import torchvision
 
-    known = torchvision.models.list_models(module=torchvision.models)
+    maps = torchvision.models.list_models(module=torchvision.models.segmentation)
+    known = torchvision.models.list_models(module=torchvision.models) + maps
     if name not in known:
-        raise InputError(f"torchvision has no classification model {name!r}{did_you_mean(name, known)}")
+        raise InputError(f"torchvision has no model for classes or maps {name!r}{did_you_mean(name, known)}")
     if classes.get("num_classes") == 0:
         raise InputError(f"torchvision:{name} has no form without classes; timm's models take num_classes=0")
     if in_chans != 3:
         raise InputError(f"torchvision:{name} reads 3 channels, not {in_chans}; timm's models take in_chans")
-    cfg = DEFAULT_CFG | {"architecture": f"torchvision:{name}"} | classes
+    cfg = (
+        DEFAULT_CFG | {"architecture": f"torchvision:{name}"} | ({"num_classes": 21} if name in maps else {}) | classes
+    )
+    if name in maps:
+        options = {"weights_backbone": None} | options  # no download that nobody asked for
     if options.get("weights") is not None:
         weights: Any = torchvision.models.get_model_weights(name)
         try:
@@ -68,12 +73,13 @@ def _create_torchvision(name: str, in_chans: int, classes: dict[str, int], optio
         except (KeyError, TypeError):
             given, known = shown(options["weights"]), ", ".join(weights.__members__)
             raise InputError(f"torchvision:{name} has no weights {given}; it has {known}") from None
+        crop = getattr(transform, "crop_size", transform.resize_size)[0]
         cfg |= {
             "mean": tuple(transform.mean),
             "std": tuple(transform.std),
-            "crop_pct": transform.crop_size[0] / transform.resize_size[0],
+            "crop_pct": crop / transform.resize_size[0],
             "interpolation": transform.interpolation.value,
-            "input_size": (3, transform.crop_size[0], transform.crop_size[0]),
+            "input_size": (3, crop, crop),
             "label_names": distinct(weights.verify(options["weights"]).meta["categories"]),
         }
     elif name in ("googlenet", "inception_v3"):

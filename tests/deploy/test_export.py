@@ -182,7 +182,7 @@ def test_checkpoint_of_another_arch(tmp_path: Path) -> None:
         networks.from_run(tmp_path)
 
 
-@pytest.mark.parametrize("step", ["_partitioner", "run_pte"])
+@pytest.mark.parametrize("step", ["_partitioner", "run_outputs"])
 def test_interrupt_leaves_no_partial_file(
     step: str,
     small_network: Network,

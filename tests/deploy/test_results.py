@@ -28,6 +28,7 @@ def test_the_files_of_trained_networks_recognise_what_the_networks_do(arch: str)
     assert int8.accuracy.eager_top1 == fp32.accuracy.top1
     assert int8.accuracy.top1 >= fp32.accuracy.top1 - 0.005
     readme = " ".join((RESULTS.parents[1] / "README.md").read_text(encoding="utf-8").split())
+    assert int8.parity.top1_agreement is not None
     assert f"{round(360 * (1 - int8.parity.top1_agreement))} ({arch})" in readme
 
 
@@ -41,6 +42,7 @@ def test_fp16_files_of_trained_networks_are_well_within_the_thresholds() -> None
         assert proof.sqnr_db is not None
         assert proof.relative is not None
         assert (record.precision, proof.arithmetic, proof.images) == ("fp16", "fp16", 360)
+        assert proof.top1_agreement is not None
         assert proof.top1_agreement > 0.99
         assert proof.sqnr_db >= limits.sqnr_db + 10
         assert 2 * proof.relative <= (limits.relative or 0.0)

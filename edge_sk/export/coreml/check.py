@@ -97,22 +97,24 @@ def check_outputs(
     name = program.path.name
     on_mac = platform.system() == "Darwin"
 
-    def interpret(image: np.ndarray) -> tuple[Tensor, str | None]:
+    def interpret(image: np.ndarray) -> tuple[list[Tensor], str | None]:
         prediction = program.predict(image)
-        return prediction.logits, prediction.label
+        if prediction.label is not None:
+            return [prediction.logits], prediction.label
+        return [torch.from_numpy(prediction.outputs[output])[0] for output in network.outputs], None
 
-    predict = _core_ml(program) if on_mac else interpret
+    predict = _core_ml(program, [*network.outputs]) if on_mac else interpret
 
     mislabelled: list[str] = []
 
-    def run(batch: Tensor) -> Tensor:
+    def run(batch: Tensor) -> list[Tensor]:
         rows = []
         for image in (batch * 255).round().to(torch.uint8).permute(0, 2, 3, 1).squeeze(-1).numpy():
             row, label = predict(image)
-            if program.labels is not None and label != (highest := program.labels[int(row.argmax())]):
+            if program.labels is not None and label != (highest := program.labels[int(row[0].argmax())]):
                 mislabelled.append(f"an image gets the label {label!r}, and its highest output is that of {highest!r}")
             rows.append(row)
-        return torch.stack(rows)
+        return [torch.stack(column) for column in zip(*rows, strict=True)]
 
     evidence, accuracy = prove(
         network,
@@ -138,7 +140,7 @@ def check_outputs(
     return evidence, accuracy, [] if on_mac else [INTERPRETER_NOTE]
 
 
-def _core_ml(program: MilProgram) -> Callable[[np.ndarray], tuple[Tensor, str | None]]:
+def _core_ml(program: MilProgram, names: Sequence[str]) -> Callable[[np.ndarray], tuple[list[Tensor], str | None]]:
     """Load a package in Core ML; return a function from an image to its outputs and label."""
     from PIL import Image
 
@@ -146,13 +148,13 @@ def _core_ml(program: MilProgram) -> Callable[[np.ndarray], tuple[Tensor, str | 
         model: Any = coremltools().models.MLModel(str(program.path))
     description = program.description
 
-    def predict(image: np.ndarray) -> tuple[Tensor, str | None]:
+    def predict(image: np.ndarray) -> tuple[list[Tensor], str | None]:
         with capture_stderr():
             outputs = model.predict({program.image.name: Image.fromarray(image)})
         if program.labels is None:
-            return torch.as_tensor(outputs[description.output[0].name]).float().flatten(), None
+            return [torch.as_tensor(outputs[name]).float()[0] for name in names], None
         by_label = outputs[description.predictedProbabilitiesName]
         probabilities = torch.tensor([float(by_label[label]) for label in program.labels])
-        return probabilities, str(outputs[description.predictedFeatureName])
+        return [probabilities], str(outputs[description.predictedFeatureName])
 
     return predict

@@ -38,7 +38,7 @@ PALETTE_TROUBLE = (
     "packages with palettes from coremltools 9.0 were reported wrong or crashing on the Neural Engine "
     "(github.com/apple/coremltools issues 2716, 2688: 4 bits): compare on the device, or use int8"
 )
-INPUT, LOGITS, LABEL = "image", "logits", "classLabel"
+INPUT, LABEL = "image", "classLabel"
 
 
 def to_mlpackage(
@@ -62,7 +62,7 @@ def to_mlpackage(
         precision: ``int8`` and ``palette6`` say how weights are stored; arithmetic is then in half precision.
         target: Oldest system, of :data:`TARGETS`; ``17`` and ``ios17`` mean ``iOS17``.
         softmax: A classifier with probabilities and labels, as Xcode's preview and the Vision framework expect;
-            ``False`` gives raw logits.
+            ``False`` gives raw logits, as does a network that is no classifier: its outputs, by name.
         images: Test images for parity and accuracy, at least 64; ``None`` as
             :meth:`edge_sk.export.network.Network.test_images` says.
         replace: Also replace a package of the same name that holds other weights.
@@ -85,6 +85,7 @@ def to_mlpackage(
     network.check_images(images)
     path = new_path(network, Path(output), f"coreml_{precision}.mlpackage", replace=replace)
     coremltools()
+    softmax = softmax and network.is_classifier
     labels = class_labels(network) if softmax else None
     started = time.perf_counter()
     rewritten, rewrites = prepare(network, softmax=softmax)
@@ -141,7 +142,7 @@ def class_labels(network: Network) -> list[str]:
     Raises:
         InputError: Another number of labels, or two equal ones: Core ML returns a dictionary by label.
     """
-    labels = network.labels or [str(index) for index in range(network.num_classes)]
+    labels = network.labels or [str(index) for index in range(network.num_classes or 0)]
     if len(labels) != network.num_classes:
         raise InputError(
             f"{len(labels)} labels for {network.num_classes} classes of {network.arch}; give one label per class"
@@ -170,7 +171,7 @@ def _convert(
     outputs = (
         {"classifier_config": ct.ClassifierConfig(labels, predicted_feature_name=LABEL)}
         if labels is not None
-        else {"outputs": [ct.TensorType(name=LOGITS, dtype=np.float32)]}
+        else {"outputs": [ct.TensorType(name=name, dtype=np.float32) for name in network.outputs]}
     )
     try:
         with capture_stderr():
@@ -232,14 +233,16 @@ def _describe(model: Any, network: Network, precision: str, labels: list[str] | 
     model.author = "edge-sk"
     model.license = "MIT (the converter's code); weights and labels: those of their training data"
     model.version = __version__
-    model.short_description = f"{network.arch}, {network.num_classes} classes, {precision}"
+    classes = f"{network.num_classes} classes, " if network.num_classes else ""
+    model.short_description = f"{network.arch}, {classes}{precision}"
     model.input_description[INPUT] = (
         f"{'RGB' if channels == 3 else 'grayscale'} image, {width}x{height}. Resize in proportion to cover "
         f"{int(width / network.crop_pct)}x{int(height / network.crop_pct)} ({network.interpolation}), crop the centre; "
         "normalisation is inside."
     )
     if labels is None:
-        model.output_description[LOGITS] = "Logits, one per class."
+        for name, shape in network.outputs.items():
+            model.output_description[name] = "Logits, one per class." if network.is_classifier else f"Of shape {shape}."
     else:
         model.output_description[LABEL] = "The most probable class."
         model.output_description[model.get_spec().description.predictedProbabilitiesName] = (

@@ -2,7 +2,8 @@
 
 The arguments have the names of the operator's definition
 (https://apple.github.io/coremltools/source/coremltools.converters.mil.mil.ops.defs.html). Here are the operators that
-the networks of the zoo with all their options, and the grafts of ``deploy/sweeping.py``, become.
+the networks of the zoo with all their options, the grafts of ``deploy/sweeping.py``, and torchvision's segmentation
+networks become.
 """
 
 from __future__ import annotations
@@ -81,6 +82,12 @@ def _reshape(x, shape):
     return x.reshape([x.shape[axis] if size == 0 else size for axis, size in enumerate(_ints(shape))])
 
 
+def _upsample(x, scale_factor_height=1, scale_factor_width=1, align_corners=None, mode="bilinear"):
+    # Factors are rounded: 7 rows times 2.4285715 are 17, whatever the product's last digits say.
+    size = [int(x.shape[axis] * float(by) + 1e-3) for axis, by in ((-2, scale_factor_height), (-1, scale_factor_width))]
+    return F.interpolate(x, size, mode=mode, align_corners=align_corners)
+
+
 OPERATORS: dict[str, Callable[..., Tensor]] = {
     # What has weights or a window.
     "conv": _conv,
@@ -88,6 +95,8 @@ OPERATORS: dict[str, Callable[..., Tensor]] = {
     "max_pool": _max_pool,
     "avg_pool": _avg_pool,
     "batch_norm": _batch_norm,
+    "upsample_bilinear": lambda x, align_corners=True, **factors: _upsample(x, **factors, align_corners=align_corners),
+    "upsample_nearest_neighbor": lambda x, **factors: _upsample(x, **factors, mode="nearest"),
     # Element by element.
     "add": lambda x, y: x + y,
     "sub": lambda x, y: x - y,

@@ -95,7 +95,7 @@ def to_pte(
     if backend == "xnnpack":
         evidence, accuracy = prove(
             network,
-            functools.partial(run_pte, program),
+            functools.partial(run_outputs, program),
             file=path.name,
             file_format="pte",
             precision=precision,
@@ -228,7 +228,8 @@ def _constants(network: Network, precision: str, softmax: bool) -> dict[str, Any
         "interpolation": network.interpolation,
         "mean": list(network.mean),
         "std": list(network.std),
-        "num_classes": network.num_classes,
+        "num_classes": network.num_classes or 0,
+        "outputs": "\n".join(network.outputs),
         "labels": "\n".join(network.labels or []),
         "softmax": softmax,
         "edge_sk_version": __version__,
@@ -237,6 +238,11 @@ def _constants(network: Network, precision: str, softmax: bool) -> dict[str, Any
 
 
 def run_pte(program: bytes, images: Tensor) -> Tensor:
+    """The first output of a program, as :func:`run_outputs` returns it."""
+    return run_outputs(program, images)[0]
+
+
+def run_outputs(program: bytes, images: Tensor) -> list[Tensor]:
     """Run a program of batch 1 on images.
 
     Args:
@@ -244,7 +250,7 @@ def run_pte(program: bytes, images: Tensor) -> Tensor:
         images: ``(N, C, H, W)``, in [0, 1].
 
     Returns:
-        Outputs, ``(N, classes)``, float32.
+        Its outputs, each ``(N, ...)``, float32.
 
     Raises:
         InputError: ExecuTorch cannot load it: truncated, or of another version.
@@ -255,10 +261,13 @@ def run_pte(program: bytes, images: Tensor) -> Tensor:
             method = loaded.load_method("forward")
             dtype = torch.float16 if method.metadata.input_tensor_meta(0).dtype() == _HALF else torch.float32
             # The runtime reads memory in order, whatever a tensor's strides say.
-            outputs = [method.execute([image[None].to(dtype).contiguous()])[0].float().clone() for image in images]
+            rows = [
+                [output.float().clone() for output in method.execute([image[None].to(dtype).contiguous()])]
+                for image in images
+            ]
     except RuntimeError as error:
         raise InputError(f"ExecuTorch cannot run the program: {first_line(error)}") from error
-    return torch.cat(outputs)
+    return [torch.cat(column) for column in zip(*rows, strict=True)]
 
 
 def _arithmetic(precision: Precision, delegated: Delegation) -> str | None:
@@ -294,11 +303,11 @@ def _bundle(network: Network, program: Any, precision: str) -> bytes:
     config = executorch("devtools.bundled_program.config")
     serialize = executorch("devtools.bundled_program.serialize").serialize_from_bundled_program_to_flatbuffer
     images = next(iter(network.images(split="test", limit=4)))[0]
-    outputs = run_pte(bytes(program.buffer), images)
+    outputs = run_outputs(bytes(program.buffer), images)
     dtype = torch.float16 if precision == "fp16" else torch.float32
     cases = [
-        config.MethodTestCase(inputs=[image[None].to(dtype)], expected_outputs=[out[None].to(dtype)])
-        for image, out in zip(images, outputs, strict=True)
+        config.MethodTestCase(inputs=[image[None].to(dtype)], expected_outputs=[out[None].to(dtype) for out in row])
+        for image, *row in zip(images, *outputs, strict=True)
     ]
     with capture_stderr():
         return bytes(serialize(bundled.BundledProgram(program, [config.MethodTestSuite("forward", cases)])))

@@ -40,10 +40,10 @@ def parity_mark(record: Record) -> Mark:
         return Mark("unknown", "not verified", "; ".join(record.notes) or "the record holds no comparison")
     sqnr = "outputs not finite" if proof.sqnr_db is None else f"SQNR {proof.sqnr_db:.1f} dB"
     relative = "" if proof.relative is None else f", largest difference {proof.relative:.1e} of the largest output"
-    measured = (
-        f"same first class on {proof.top1_agreement:.1%}, {sqnr}{relative}, on {proof.images} images ({proof.data}), "
-        f"run by: {proof.runtime}"
-    )
+    same = "" if proof.top1_agreement is None else f"same first class on {proof.top1_agreement:.1%}, "
+    measured = f"{same}{sqnr}{relative}, on {proof.images} images ({proof.data}), run by: {proof.runtime}"
+    if proof.outputs:
+        measured += f"; the worst of {len(proof.outputs)} outputs"
     thresholds, missed = _thresholds(proof)
     if missed:
         return Mark("bad", "differs", f"{'; '.join(missed)}. {measured}")
@@ -63,7 +63,7 @@ def _thresholds(proof: ParityEvidence) -> tuple[list[str], list[str]]:
         return thresholds, ["outputs are not finite"]
     if proof.sqnr_db < sqnr:
         missed.append(f"SQNR {proof.sqnr_db:.1f} dB is below {sqnr:g} dB")
-    if agreement is not None:
+    if agreement is not None and proof.top1_agreement is not None:
         thresholds.append(f"the same class on {agreement:.0%}")
         if proof.top1_agreement < agreement:
             missed.append(f"the same class on {proof.top1_agreement:.1%} is below {agreement:.0%}")

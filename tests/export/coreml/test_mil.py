@@ -77,6 +77,13 @@ HEADS: dict[str, nn.Module | Callable[[Tensor], Tensor]] = {
         torch.cat([x, x * 2, x * 3], 1).view(1, 3, 8, SIZE, SIZE).transpose(1, 2).reshape(1, 24, SIZE, SIZE)
     ),
     "gate": _sum_of_gates,
+    "enlarged": lambda x: nn.functional.interpolate(x, scale_factor=2, mode="bilinear"),
+    "enlarged_to_the_corners": lambda x: nn.functional.interpolate(
+        x, size=(31, 47), mode="bilinear", align_corners=True
+    ),
+    "enlarged_oddly": lambda x: nn.functional.interpolate(x[..., :7, :5], size=(17, 16), mode="bilinear"),
+    "shrunk": lambda x: nn.functional.interpolate(x, size=(5, 7), mode="bilinear"),
+    "nearest": lambda x: nn.functional.interpolate(x, scale_factor=3, mode="nearest"),
     "norm_alone": nn.Sequential(nn.Sigmoid(), nn.BatchNorm2d(8)),
 }
 
@@ -160,10 +167,11 @@ def test_every_operator_computes_what_torch_does(outputs, head):
 
 
 def test_the_operators_are_those_of_the_swept_networks_and_of_activations():
-    """What ``act=`` puts into a unit becomes one of five more operators."""
+    """What ``act=`` puts into a unit becomes one of five more operators, and what resizes maps one of two."""
     networks = json.loads((RESULTS / "coreml.json").read_text())["networks"].values()
     swept = {kind for network in networks for kind in network["operators"]}
-    assert set(OPERATORS) | {"classify"} == swept | {"elu", "gelu", "leaky_relu", "softplus", "tanh"}
+    resizing = {"upsample_bilinear", "upsample_nearest_neighbor"}
+    assert set(OPERATORS) | {"classify"} == swept | resizing | {"elu", "gelu", "leaky_relu", "softplus", "tanh"}
 
 
 def test_every_known_operator_is_exercised(packages):

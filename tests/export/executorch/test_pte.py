@@ -152,8 +152,8 @@ def test_a_damaged_fp16_file_is_refused(weights: str, lived_in: Callable[[nn.Mod
         damage(damaged)
         program = pte.lower(dataclasses.replace(network, model=damaged), precision="fp16").program
         return prove(
-            network, partial(pte.run_pte, bytes(program.buffer)), file="small.pte", file_format="pte", precision="fp16",
-            images=64, softmax=False, runtime=pte.RUNTIME, arithmetic=None,
+            network, partial(pte.run_outputs, bytes(program.buffer)), file="small.pte", file_format="pte",
+            precision="fp16", images=64, softmax=False, runtime=pte.RUNTIME, arithmetic=None,
         )[0]  # fmt: skip
 
     evidence(lambda model: None)
