@@ -86,7 +86,7 @@ def test_betas_and_eps_are_the_optimizer_s_or_are_refused() -> None:
         make_optimizer(nn.Linear(2, 2), OptimRecipe(name="adamw", betas=(0.8, 0.9, 0.99)))
 
 
-@pytest.mark.parametrize("arch", ["sk_shufflenetv2_0.5", "sk_mobilenetv3_small_0.75"])
+@pytest.mark.parametrize("arch", ["sk_shufflenetv2_0.5", "sk_mobilenetv3_small_1.0"])
 def test_layer_decay_lowers_the_rate_from_the_classifier_to_the_stem(arch: str) -> None:
     model = create_model(arch, num_classes=10)
     optimizer = make_optimizer(model, OptimRecipe(layer_decay=0.5, lr=0.4))
