@@ -16,10 +16,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from edge_sk.errors import InputError, script, short  # isort: skip (before torch: Ctrl-C)
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from edge_sk.errors import InputError, script, short
 from edge_sk.export.coreml.mil import MilProgram
 from edge_sk.export.executorch import executorch
 from edge_sk.export.executorch.pte import run_pte

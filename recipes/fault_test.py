@@ -1,9 +1,12 @@
 """Kill, corrupt and starve a training run, hundreds of times, and count the losses: ``python recipes/fault_test.py``.
 
-The reference is one uninterrupted run. Then, until the counts are reached: runs are killed (SIGKILL, which no
-program can catch) at random moments and resumed; checkpoints are truncated or get a flipped bit between a kill and
-the resume; saves meet a full disk; image files are damaged. A run is *lost* when it cannot be resumed or finished
-(InputError, traceback, hang), its result is *wrong* when its weights are not bitwise the reference's.
+The reference of each kind of run is one uninterrupted run. The kinds: `digits`, in memory; `folder`, image files read
+by a loader process; `two processes`, which torchrun's launcher starts. Then, until the counts are reached, checkpoints
+are truncated or get a flipped bit between a kill and the resume; saves meet a full disk; image files are damaged; runs
+of all kinds are killed (SIGKILL, which no program can catch) at random moments and resumed. Of two processes either
+one is killed, and the launcher starts both again, or both and the launcher, as if the machine were lost. A run is
+*lost* when it cannot be resumed or finished (InputError, traceback, hang), its result is *wrong* when its weights are
+not bitwise the reference's. With `--seconds` the test ends early, and `--resume` adds to the record in `--output`.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -28,9 +32,19 @@ from typing import Any
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from edge_sk.errors import InputError, script
+from edge_sk.files import write_text
+from edge_sk.manifest import manifest
+from edge_sk.reading import read_json
 
 ARCH = "sk_shufflenetv2_0.5"
+WHAT = (
+    "faults that a training run was put through; lost: cannot be resumed or finished; wrong: not bitwise the "
+    "uninterrupted run"
+)
+FULL_DISK = "RLIMIT_FSIZE: the write that passes the limit fails"
 SETTINGS = ["data.batch_size=128", "data.input_size=32", "schedule.epochs=1", "ema.enabled=true", "ema.decay=0.9"]
+OF_FOLDERS = ["data.batch_size=16", "data.max_unreadable=100"]
+KINDS = ("digits", "folder", "two processes")
 # Past this, a process is counted as hanging.
 PATIENCE_S = 600.0
 # A traceback's exit code, 1, is also that of one clear line about the disk.
@@ -47,27 +61,48 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--bad-images", type=int, default=20, help="runs over damaged images (default: 20)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", metavar="FILE.json", help="where the record goes")
+    parser.add_argument("--seconds", type=float, help="end the test after this time, between two runs")
+    parser.add_argument("--resume", action="store_true", help="add to the record in --output")
     args = parser.parse_args(argv)
+    began = time.monotonic()
     for name in ("kills", "damages", "full_disks", "bad_images"):
         if getattr(args, name) < 0:
             raise InputError(f"--{name.replace('_', '-')} {getattr(args, name)} is negative; give 0 or more")
-    began = time.monotonic()
+    earlier: dict[str, Any] = {}
+    if args.resume and args.output is None:
+        raise InputError("--resume adds to a record: name it with --output")
+    if args.resume and Path(args.output).exists():
+        earlier = read_json(args.output)
+        if earlier.get("what") != WHAT or "pieces" not in earlier:
+            raise InputError(f"{args.output} is not a record of this test; without --resume it is replaced")
+    pieces = earlier.get("pieces", [])
     with tempfile.TemporaryDirectory(prefix="fault_test_") as folder:
-        faults = FaultTest(Path(folder), random.Random(args.seed))
+        # Another piece goes on with other random numbers.
+        faults = FaultTest(Path(folder), random.Random(f"{args.seed} {len(pieces)}"))
+        counts = faults.counts
+        counts |= {name: earlier.get(name, count) for name, count in counts.items()}
+        kills_before = counts["kills"]
+        deadline = None if args.seconds is None else began + args.seconds
         _show(
-            ("killed", args.kills, faults.kill_until(args.kills)),
+            deadline,
             ("damaged checkpoints", args.damages, faults.damage_until(args.damages)),
             ("full disks", args.full_disks, faults.fill_disk_until(args.full_disks)),
             ("damaged images", args.bad_images, faults.damage_images_until(args.bad_images)),
+            ("killed", args.kills, faults.kill_until(args.kills)),
         )
-    record = faults.counts | {"seconds": round(time.monotonic() - began)}
-    print(json.dumps(record, indent=2))
-    if args.output is not None:
-        _write_record(Path(args.output), record, args.seed, argv)
-    return 0 if faults.counts["lost_runs"] == faults.counts["wrong_results"] == 0 else 1
+        about = manifest(None if argv is None else ["recipes/fault_test.py", *argv], seed=args.seed)
+        piece = {"kills": counts["kills"] - kills_before, "seconds": round(time.monotonic() - began)}
+        pieces.append(piece | {"commit": about["commit"], "date": about["date"]})
+        record = counts | {"seconds": sum(piece["seconds"] for piece in pieces)}
+        print(json.dumps(record, indent=2))
+        if args.output is not None:
+            run = {"arch": ARCH, "recipe": "digits", "settings": SETTINGS, "settings_of_folders": OF_FOLDERS}
+            whole = {"what": WHAT, "run": run, "full_disk_by": FULL_DISK, **record, "pieces": pieces, "manifest": about}
+            write_text(args.output, json.dumps(whole, indent=2) + "\n")
+    return 0 if counts["lost_runs"] == counts["wrong_results"] == 0 else 1
 
 
-def _show(*phases: tuple[str, int, Iterator[int]]) -> None:
+def _show(deadline: float | None, *phases: tuple[str, int, Iterator[int]]) -> None:
     """Go through the phases, which say after each run how many faults there were, with a bar for each on stderr."""
     from rich.console import Console
     from rich.progress import Progress
@@ -78,10 +113,20 @@ def _show(*phases: tuple[str, int, Iterator[int]]) -> None:
         for task, (_, _, phase) in zip(tasks, phases, strict=True):
             for count in phase:
                 bars.update(task, completed=count, refresh=True)
+                if deadline is not None and time.monotonic() > deadline:
+                    return
+
+
+@dataclass(frozen=True)
+class Reference:
+    """An uninterrupted run, with which the others of its kind are compared."""
+
+    run: Path
+    duration: float  # seconds
 
 
 class FaultTest:
-    """Runs under faults, against one uninterrupted reference.
+    """Runs under faults, against an uninterrupted reference of each kind, made when it is first needed.
 
     Each kind of fault is a generator that yields, after every run, how many there have been.
     """
@@ -90,6 +135,8 @@ class FaultTest:
         self.folder, self.rng = folder, rng
         self.counts: dict[str, Any] = {
             "kills": 0,
+            "kills_by_kind": dict.fromkeys(KINDS, 0),
+            "kills_of_one_process_of_two": 0,
             "kills_before_the_first_checkpoint": 0,
             "kills_while_a_file_was_being_written": 0,
             "truncated_checkpoints": 0,
@@ -104,23 +151,33 @@ class FaultTest:
         }
         # Loaded once: the processes to be killed are forked and start in milliseconds.
         import torch
+        import torch.distributed.launcher.api
 
         import edge_sk.training.plan  # noqa: F401
 
         torch.set_num_threads(1)
-        self.reference = folder / "reference"
-        began = time.monotonic()
-        if self._wait(self._start(self.reference)) != 0:
-            raise InputError("the uninterrupted run fails already")
-        self.duration = time.monotonic() - began
+        self.references: dict[str, Reference] = {}
+
+    def reference(self, kind: str) -> Reference:
+        """The uninterrupted run of a kind."""
+        if kind not in self.references:
+            if kind == "folder":
+                self._make_images(self.folder / "images", damaged=0.0)
+            run, began = self.folder / f"reference of {kind}", time.monotonic()
+            if self._wait(self._start(run, kind)) != 0:
+                raise InputError(f"the uninterrupted run fails already ({kind})")
+            self.references[kind] = Reference(run, time.monotonic() - began)
+        return self.references[kind]
 
     def kill_until(self, kills: int) -> Iterator[int]:
-        """Kill runs at random moments, start to end, and resume them."""
+        """Kill runs at random moments, start to end, and resume them; the kind with the fewest kills is next."""
         while self.counts["kills"] < kills:
-            run = self._new_run()
-            while self.counts["kills"] < kills and not self._killed_attempt(run):
+            by_kind = self.counts["kills_by_kind"]
+            kind, run = min(KINDS, key=lambda kind: by_kind[kind]), self._new_run()
+            self.reference(kind)
+            while self.counts["kills"] < kills and not self._killed_attempt(run, kind):
                 pass
-            self._finish(run)
+            self._finish(run, kind)
             yield self.counts["kills"]
 
     def damage_until(self, damages: int) -> Iterator[int]:
@@ -135,12 +192,12 @@ class FaultTest:
 
     def fill_disk_until(self, full_disks: int) -> Iterator[int]:
         """Let a save run out of space (the process's limit on the size of files), then resume with space."""
-        for _ in range(full_disks):
+        while self.counts["full_disks"] < full_disks:
             run = self._new_run()
             # At once, so that there is still something to save.
             self._kill_once(run, when=lambda run=run: (run / "checkpoint.pt").exists(), within=0.0)
             size = (run / "checkpoint.pt").stat().st_size
-            process = self._start(run, resume=True, file_limit=self.rng.randrange(size // 4, size - 1))
+            process = self._start(run, "digits", resume=True, file_limit=self.rng.randrange(size // 4, size - 1))
             code = self._wait(process)
             self.counts["full_disks"] += 1
             # 1: one clear line about the disk; anything else is a crash.
@@ -156,10 +213,10 @@ class FaultTest:
         """Train on folders in which some files are truncated or not images: they are skipped, the run ends."""
         from edge_sk.training.run import CSV
 
-        for number in range(runs):
+        while (number := self.counts["runs_over_damaged_images"]) < runs:
             data, run = self.folder / f"images{number}", self.folder / f"on_images{number}"
-            damaged = self._make_images(data)
-            code = self._wait(self._start(run, data=data))
+            damaged = self._make_images(data, damaged=0.05)
+            code = self._wait(self._start(run, "folder", data=data))
             self.counts["runs_over_damaged_images"] += 1
             self.counts["damaged_images"] += damaged
             if code != 0 or not (run / CSV).exists():
@@ -177,9 +234,18 @@ class FaultTest:
         return self.counts["truncated_checkpoints"] + self.counts["bit_flipped_checkpoints"]
 
     def _start(
-        self, run: Path, *, resume: bool = False, data: Path | None = None, file_limit: int | None = None
+        self,
+        run: Path,
+        kind: str,
+        *,
+        resume: bool = False,
+        data: Path | None = None,
+        file_limit: int | None = None,
     ) -> BaseProcess:
-        process = multiprocessing.get_context("fork").Process(target=_train, args=(run, resume, data, file_limit))
+        if kind == "folder" and data is None:
+            data = self.folder / "images"
+        body = _launch if kind == "two processes" else _train
+        process = multiprocessing.get_context("fork").Process(target=_exit, args=(body, run, resume, data, file_limit))
         process.start()
         return process
 
@@ -192,36 +258,51 @@ class FaultTest:
             return None
         return process.exitcode
 
-    def _killed_attempt(self, run: Path) -> bool:
+    def _killed_attempt(self, run: Path, kind: str) -> bool:
         """Start or resume, and kill after a random time; returns whether the run ended before."""
-        process = self._start(run, resume=run.exists())
-        process.join(self.rng.uniform(0.0, self.duration * 0.6))
-        return not self._kill(process, run)
+        process = self._start(run, kind, resume=run.exists())
+        process.join(self.rng.uniform(0.0, self.reference(kind).duration * 0.6))
+        if kind == "two processes" and self.rng.random() < 0.5 and (workers := _children(process)):
+            # The launcher starts both again. It may still end before the next kill, or be killed too.
+            os.kill(self.rng.choice(workers), signal.SIGKILL)
+            self._count_kill(run, kind)
+            self.counts["kills_of_one_process_of_two"] += 1
+            process.join(self.rng.uniform(0.0, self.reference(kind).duration * 1.5))
+        return not self._kill(process, run, kind)
 
     def _kill_once(self, run: Path, *, when: Callable[[], bool], within: float) -> None:
         """Start a run and kill it after ``when``, at a random moment ``within`` that share of a run's duration."""
-        process = self._start(run)
+        process = self._start(run, "digits")
         deadline = time.monotonic() + PATIENCE_S
         while not when() and process.exitcode is None and time.monotonic() < deadline:
             process.join(0.005)
-        process.join(self.rng.uniform(0.0, self.duration * within))
-        self._kill(process, run)
+        process.join(self.rng.uniform(0.0, self.reference("digits").duration * within))
+        self._kill(process, run, "digits")
 
-    def _kill(self, process: BaseProcess, run: Path) -> bool:
+    def _kill(self, process: BaseProcess, run: Path, kind: str) -> bool:
         """Kill; ``False`` when the process had ended by itself, which is a loss unless it had finished."""
         if process.exitcode is not None:
             if process.exitcode != 0:
-                self._lost(f"ended by itself with exit code {process.exitcode}")
+                self._lost(f"{kind}: ended by itself with exit code {process.exitcode}")
             return False
         assert process.pid is not None
-        os.kill(process.pid, signal.SIGKILL)
+        workers = _children(process)
+        for number in (process.pid, *workers):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(number, signal.SIGKILL)
         process.join()
+        while any(_runs(worker) for worker in workers):
+            time.sleep(0.001)
+        self._count_kill(run, kind)
+        return True
+
+    def _count_kill(self, run: Path, kind: str) -> None:
         self.counts["kills"] += 1
+        self.counts["kills_by_kind"][kind] += 1
         if run.exists():
             self.counts["kills_while_a_file_was_being_written"] += bool(list(run.glob(".*")))
             has_checkpoint = (run / "checkpoint.pt").exists() or (run / "checkpoint.previous.pt").exists()
             self.counts["kills_before_the_first_checkpoint"] += not has_checkpoint
-        return True
 
     def _lost(self, why: str) -> None:
         self.counts["lost_runs"] += 1
@@ -241,29 +322,32 @@ class FaultTest:
             self.counts["bit_flipped_checkpoints"] += 1
         file.write_bytes(content)
 
-    def _finish(self, run: Path) -> None:
+    def _finish(self, run: Path, kind: str = "digits") -> None:
         """Resume until the end and compare with the reference."""
         from safetensors.torch import load_file
 
-        code = self._wait(self._start(run, resume=run.exists()))
+        code = self._wait(self._start(run, kind, resume=run.exists()))
         if code != 0:
-            self._lost(f"resume: exit code {code}")
+            self._lost(f"{kind}: resume: exit code {code}")
             return
         self.counts["finished_runs"] += 1
-        expected, found = load_file(self.reference / "model.safetensors"), load_file(run / "model.safetensors")
+        expected, found = (
+            load_file(self.reference(kind).run / "model.safetensors"),
+            load_file(run / "model.safetensors"),
+        )
         same = expected.keys() == found.keys() and all(bool((found[k] == expected[k]).all()) for k in expected)
         if not same:
             self.counts["wrong_results"] += 1
-            self.counts["what_went_wrong"].append("weights differ from the uninterrupted run's")
+            self.counts["what_went_wrong"].append(f"{kind}: weights differ from the uninterrupted run's")
         shutil.rmtree(run)
 
-    def _make_images(self, root: Path) -> int:
-        """A folder of digits with some damaged files; returns how many."""
+    def _make_images(self, root: Path, *, damaged: float) -> int:
+        """A folder of digits of which a part has damaged files; returns how many."""
         from PIL import Image
 
         from edge_sk.training.digits import digits
 
-        damaged = 0
+        count_damaged = 0
         for split, count in (("train", 96), ("test", 32)):
             images, labels = digits(split)  # type: ignore[arg-type]
             for index in range(count):
@@ -271,18 +355,28 @@ class FaultTest:
                 folder.mkdir(parents=True, exist_ok=True)
                 path = folder / f"{index}.png"
                 Image.fromarray(images[index].numpy()).save(path)
-                if self.rng.random() < 0.05:
+                if self.rng.random() < damaged:
                     content = path.read_bytes()
                     junk = self.rng.choice(
                         [b"", content[: self.rng.randrange(len(content))], b"GIF89a", os.urandom(64)]
                     )
                     path.write_bytes(junk)
-                    damaged += 1
-        return damaged
+                    count_damaged += 1
+        return count_damaged
 
 
-def _train(run: Path, resume: bool, data: Path | None, file_limit: int | None) -> None:
-    """Body of a forked process: what ``recipes/train.py`` does, with a checkpoint after every step."""
+def _exit(body: Callable[..., int], *args: Any) -> None:
+    """Body of a forked process: runs ``body`` and ends with its exit code."""
+    with _silence():
+        try:
+            code = body(*args)
+        except BaseException:
+            code = CRASH
+        os._exit(code)
+
+
+def _train(run: Path, resume: bool, data: Path | None, file_limit: int | None) -> int:
+    """What ``recipes/train.py`` does, with a checkpoint after every step."""
     from edge_sk.training.distributed import join_world
     from edge_sk.training.plan import start
     from recipes.planning import make_plan
@@ -292,9 +386,7 @@ def _train(run: Path, resume: bool, data: Path | None, file_limit: int | None) -
 
     @script
     def train(_: Sequence[str] | None = None) -> int:
-        settings = [*SETTINGS, "checkpoint.every_minutes=0"]
-        if data is not None:
-            settings += ["data.batch_size=32", "data.max_unreadable=100"]
+        settings = [*SETTINGS, "checkpoint.every_minutes=0", *(OF_FOLDERS if data else [])]
         plan = make_plan(
             ARCH,
             recipe="digits",
@@ -304,35 +396,60 @@ def _train(run: Path, resume: bool, data: Path | None, file_limit: int | None) -
             resume=resume,
         )
         with join_world("cpu") as world:
-            return 0 if start(plan, world, workers=0).run() is None else 1
+            return 0 if start(plan, world, workers=1 if data else 0).run() is None else 1
 
+    return train([])
+
+
+def _launch(run: Path, *args: Any) -> int:
+    """Train in two processes under torchrun's launcher, which forks them and starts them again up to three times."""
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    # What the launcher leaves behind when it is killed is removed with the test's folder.
+    tempfile.tempdir = str(run.parent)
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=2,
+        run_id=f"{os.getpid()}",
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        local_addr="localhost",
+        max_restarts=3,
+        start_method="fork",
+    )
+    elastic_launch(config, _work)(run, *args)
+    return 0
+
+
+def _work(*args: Any) -> None:
+    """One of two processes; the launcher takes a return for success."""
     with _silence():
-        try:
-            code = train([])
-        except BaseException:
-            code = CRASH
-        os._exit(code)
+        if code := _train(*args):
+            os._exit(code)
+
+
+def _children(process: BaseProcess) -> list[int]:
+    """Ids of the processes that a process has started."""
+    try:
+        path = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        return [int(number) for number in path.read_text().split()]
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+
+
+def _runs(number: int) -> bool:
+    """Whether a process is alive: not gone, and no zombie."""
+    try:
+        return Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 @contextlib.contextmanager
 def _silence() -> Iterator[None]:
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
         yield
-
-
-def _write_record(path: Path, record: dict[str, Any], seed: int, argv: Sequence[str] | None) -> None:
-    from edge_sk.files import write_text
-    from edge_sk.manifest import manifest
-
-    record = {
-        "what": "faults that a training run was put through; lost: cannot be resumed or finished; wrong: not bitwise "
-        "the uninterrupted run",
-        "run": {"arch": ARCH, "recipe": "digits", "settings": SETTINGS},
-        "full_disk_by": "RLIMIT_FSIZE: the write that passes the limit fails",
-        **record,
-        "manifest": manifest(argv if argv is None else ["recipes/fault_test.py", *argv], seed=seed),
-    }
-    write_text(path, json.dumps(record, indent=2) + "\n")
 
 
 if __name__ == "__main__":

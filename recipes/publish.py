@@ -109,7 +109,7 @@ def card(run: Path, network: networks.Network, records: Sequence[Record], name: 
         "multiply-accumulates": f"{cost.macs / 1e6:.1f} M",
         "image": " x ".join(map(str, network.input_size)),
         "classes": network.num_classes,
-        "test top-1": f"{rows[-1]['test_top1']:.2f} %, after {rows[-1]['epoch']:.0f} epochs" if rows else "not known",
+        "test top-1": f"{rows[-1]['val_top1']:.2f} %, after {rows[-1]['epoch']:.0f} epochs" if rows else "not known",
         "trained on": escape(Path(network.data or "").name),
     }
     training = f"\n**The training is {network.training}.**\n" if network.training else ""

@@ -238,5 +238,5 @@ def test_flags_are_few_and_known() -> None:
     assert flags == {
         "-h", "--help", "--checkpoint", "--arch", "--init-from", "--output", "--name", "--formats", "--precisions",
         "--backend", "--data", "--images", "--accept", "--softmax", "--no-softmax", "--target", "--allow-fallback",
-        "--bundle", "--unfinished", "--verbose",
+        "--bundle", "--merge", "--unfinished", "--verbose",
     }  # fmt: skip

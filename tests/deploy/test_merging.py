@@ -98,7 +98,7 @@ def test_exports_within_a_budget(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(networks, "from_arch", lambda name, data: linear_network)
+    monkeypatch.setattr(networks, "from_arch", lambda name, **_: linear_network)
     clock |= {"step-1": 1.2, "step-2": 1.06, "step-3": 1.0}
     clock["step-1"] = 1.24  # slower than the costs said: it has to go on
     command = ["--arch", "linear_1.0", "--output", str(tmp_path), "--merge", "budget=1.23"]
@@ -160,7 +160,7 @@ def test_bad_input(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     unknown = dataclasses.replace(linear_network, knows_data=False)
-    monkeypatch.setattr(networks, "from_arch", lambda name, data: unknown)
+    monkeypatch.setattr(networks, "from_arch", lambda name, **_: unknown)
     table = CostTable(plain=1.0, units={"3": {"select": 1, "merge": 0.5, "cut": 0}, "5": {"select": 1, "merge": 0}})
     monkeypatch.setattr(merging, "measure_costs", lambda *_, **__: table)
     assert main(["--arch", "linear_1.0", "--output", str(tmp_path), "--merge", *given]) == 2

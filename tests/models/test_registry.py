@@ -326,7 +326,7 @@ def test_bad_weights(tmp_path: Path) -> None:
         (tmp_path / "missing.pth", "no weights at .*missing.pth; give a run folder"),
         (other_shape, "of this network: .* is .* there and"),
         ("timm:no_such_model", "timm has no model 'no_such_model'"),
-        ("torchvision:no_such_model", "torchvision has no classification model 'no_such_model'"),
+        ("torchvision:no_such_model", "torchvision has no model for classes or maps 'no_such_model'"),
         ("torchvision:mobilenet_v2.NOPE", "has no weights 'NOPE'; it has IMAGENET1K_V1"),
     ):
         with pytest.raises(InputError, match=message):
@@ -340,7 +340,7 @@ def test_bad_weights(tmp_path: Path) -> None:
         (None, {}, "None is no name of a model: give text"),
         ("xyzzy", {}, "unknown model 'xyzzy'; edge_sk.list_models"),
         ("timm:mobilenetv2_10", {}, "timm has no model 'mobilenetv2_10'; did you mean"),
-        ("torchvision:shufflenet", {}, "torchvision has no classification model 'shufflenet'"),
+        ("torchvision:shufflenet", {}, "torchvision has no model for classes or maps 'shufflenet'"),
         ("shufflenetv2_1.0", {"kernels": "3+5"}, "has no option 'kernels' .it has no selective kernels."),
         ("mobilenetv2_1.0", {"sk_units": "all"}, "has no option 'sk_units' .*; it has drop_rate, drop_path_rate"),
         (

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from recipes.fault_test import FaultTest, main
+from recipes.fault_test import KINDS, FaultTest, Reference, main
 
 ROOT = Path(__file__).parents[2]
 
@@ -39,12 +39,12 @@ def test_a_wrong_result_and_a_lost_run_are_noticed(tmp_path: Path, monkeypatch: 
         return run
 
     # What a run leaves behind is written here; the process that would train it does nothing, or cannot resume.
-    codes = iter((0, 0, 0, 1))
+    codes = iter((0, 0, 1))
     monkeypatch.setattr("torch.set_num_threads", lambda _: None)
     monkeypatch.setattr(FaultTest, "_start", lambda *_, **__: None)
     monkeypatch.setattr(FaultTest, "_wait", lambda *_: next(codes))
     faults = FaultTest(tmp_path, random.Random(0))
-    weights(faults.reference, 1.0)
+    faults.references["digits"] = Reference(weights(tmp_path / "reference", 1.0), 1.0)
     faults._finish(weights(tmp_path / "same", 1.0))
     assert (faults.counts["finished_runs"], faults.counts["wrong_results"], faults.counts["lost_runs"]) == (1, 0, 0)
     faults._finish(weights(tmp_path / "one rounding off", 1.0 + 2**-23))
@@ -55,20 +55,38 @@ def test_a_wrong_result_and_a_lost_run_are_noticed(tmp_path: Path, monkeypatch: 
 
 @pytest.mark.slow
 def test_a_fault_of_each_kind_loses_nothing(tmp_path: Path) -> None:
-    counts = {"kills": 2, "damages": 1, "full-disks": 1, "bad-images": 1}
-    command = [sys.executable, "recipes/fault_test.py", "--output", str(tmp_path / "record.json")]
-    command += [word for name, count in counts.items() for word in (f"--{name}", str(count))]
-    # A process of its own: it forks, which one that has computed with several threads cannot.
-    done = subprocess.run(
-        command, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=600
-    )
-    assert done.returncode == 0, done.stderr
-    record = json.loads((tmp_path / "record.json").read_text(encoding="utf-8"))
-    assert record["kills"] >= 2
+    # Each kind is killed once at least: that with the fewest kills is next.
+    counts = {"kills": 4, "damages": 1, "full-disks": 1, "bad-images": 1}
+    output = tmp_path / "record.json"
+    command = [sys.executable, "recipes/fault_test.py", "--output", str(output), "--resume"]
+    for piece in ({"kills": 0, "damages": 0, "full-disks": 0, "bad-images": 1}, counts):
+        words = [word for name, count in piece.items() for word in (f"--{name}", str(count))]
+        # A process of its own: it forks, which one that has computed with several threads cannot.
+        done = subprocess.run(
+            [*command, *words],
+            cwd=ROOT,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            timeout=600,
+        )
+        assert done.returncode == 0, done.stderr
+    record = json.loads(output.read_text(encoding="utf-8"))
+    assert record["kills"] == sum(record["kills_by_kind"].values()) >= 4
+    assert min(record["kills_by_kind"][kind] for kind in KINDS) >= 1
+    assert [piece["kills"] for piece in record["pieces"]] == [0, record["kills"]]
     assert record["truncated_checkpoints"] + record["bit_flipped_checkpoints"] == 1
     assert (record["full_disks"], record["runs_over_damaged_images"]) == (1, 1)
     assert record["lost_runs"] == record["wrong_results"] == 0
-    assert record["finished_runs"] >= 3
+    assert record["finished_runs"] >= 5
+
+
+def test_a_record_of_something_else_is_not_added_to(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--resume"]) == 2
+    assert "--resume adds to a record: name it with --output" in capsys.readouterr().err
+    (tmp_path / "other.json").write_text('{"what": "training step"}')
+    assert main(["--resume", "--output", str(tmp_path / "other.json")]) == 2
+    assert "other.json is not a record of this test" in capsys.readouterr().err
 
 
 def test_a_negative_count_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
