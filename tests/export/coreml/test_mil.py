@@ -167,7 +167,7 @@ def test_every_operator_computes_what_torch_does(outputs, head):
 
 
 def test_the_operators_are_those_of_the_swept_networks_and_of_activations():
-    """What ``act=`` puts into a unit becomes one of five more operators, what resizes maps one of two; and a maximum."""
+    """What ``act=`` puts into a unit becomes one of five more operators; some networks resize or take a maximum."""
     networks = json.loads((RESULTS / "coreml.json").read_text())["networks"].values()
     swept = {kind for network in networks for kind in network["operators"]}
     others = {"upsample_bilinear", "upsample_nearest_neighbor", "reduce_max"}
