@@ -175,7 +175,8 @@ class FaultTest:
             by_kind = self.counts["kills_by_kind"]
             kind, run = min(KINDS, key=lambda kind: by_kind[kind]), self._new_run()
             self.reference(kind)
-            while self.counts["kills"] < kills and not self._killed_attempt(run, kind):
+            most = min(kills, self.counts["kills"] + max(1, kills // len(KINDS)))  # so that every kind has its turn
+            while self.counts["kills"] < most and not self._killed_attempt(run, kind):
                 pass
             self._finish(run, kind)
             yield self.counts["kills"]

@@ -83,7 +83,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         "seconds": seconds,
         "median": medians,
         "ratio": {
-            name: {kind: round(median / baseline[kind], 3) for kind, median in kinds.items()}
+            name: {
+                kind: round(median / baseline[kind], 3) if baseline[kind] > 0 else None
+                for kind, median in kinds.items()
+            }
             for name, kinds in medians.items()
         },
     }

@@ -62,6 +62,25 @@ def train(policy: dict[str, str], arch: str, seed: int, settings: Sequence[str])
     return {"seconds": round(seconds, 1), "cores": round(spent / seconds, 2), "top1": float(last["val_top1"])}
 
 
+def table(record: dict[str, Any]) -> str:
+    """Medians over the seeds, and the mean accuracy, as Markdown."""
+    rows = [
+        [
+            load,
+            policy,
+            len(done),
+            f"{(seconds := statistics.median(run['seconds'] for run in done)):.0f}",
+            f"{seconds / statistics.median(run['seconds'] for run in by_policy['one']):.2f}",
+            f"{statistics.median(run['cores'] for run in done):.2f}",
+            f"{statistics.mean(run['top1'] for run in done):.2f}",
+        ]
+        for load, by_policy in record["runs"].items()
+        for policy, done in by_policy.items()
+    ]
+    header = ["cores", "policy", "seeds", "seconds", "of one thread's", "cores used", "top-1, %"]
+    return markdown_table(header, rows, "llrrrrr")
+
+
 @script
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print a table, write the record."""
@@ -83,35 +102,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             runs["shared"][name] = [train(policy, args.arch, args.seeds[0], args.set)]
     finally:
         busy.kill()
-    median: dict[str, dict[str, Any]] = {
-        load: {name: statistics.median(run["seconds"] for run in done) for name, done in by_policy.items()}
-        for load, by_policy in runs.items()
-    }
     record = {
         "what": "README's training under several thread policies",
         "arch": args.arch,
         "runs": runs,
-        "ratios": {
-            "quiet, measured / sleeping": round(median["quiet"]["measured"] / median["quiet"]["sleeping"], 3),
-            "quiet, measured / one": round(median["quiet"]["measured"] / median["quiet"]["one"], 3),
-            "shared, measured / one": round(median["shared"]["measured"] / median["shared"]["one"], 3),
-        },
         "manifest": manifest(["recipes/thread_policy.py", *(sys.argv[1:] if argv is None else argv)]),
     }
-    rows = [
-        [
-            load,
-            name,
-            len(done),
-            median[load][name],
-            statistics.median(run["cores"] for run in done),
-            f"{statistics.mean(run['top1'] for run in done):.2f}",
-        ]
-        for load, by_policy in runs.items()
-        for name, done in by_policy.items()
-    ]
-    print(markdown_table(["cores", "policy", "seeds", "seconds", "cores used", "top-1, %"], rows, "llrrrr"))
-    print(json.dumps(record["ratios"]))
+    print(table(record))
     if args.output:
         write_text(args.output, json.dumps(record, indent=1) + "\n")
     return 0

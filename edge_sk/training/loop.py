@@ -213,10 +213,11 @@ class Trainer:
         epochs, per_epoch, is_main = self.recipe.schedule.epochs, self.feed.steps_per_epoch, self.world.is_main
         self._report = report if report and is_main else Report()
         stopped = None
-        if self.world.device.type == "cpu" and self.world.size == 1 and not (fixed() or self.recipe.runtime.compile):
-            self._threads = Threads(self._trial(self._input_size), self.state.threads)
-            self.state.threads = self._threads.count
+        alone_on_cpu = self.world.device.type == "cpu" and self.world.size == 1
         with stop_signals() as self._signals:
+            if alone_on_cpu and not (fixed() or self.recipe.runtime.compile or self.finished):
+                self._threads = Threads(self._trial(self._input_size), self.state.threads)
+                self.state.threads = self._threads.count
             while stopped is None:
                 if self.state.step // per_epoch > len(self.state.history):
                     self._end_epoch()

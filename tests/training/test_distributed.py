@@ -7,23 +7,19 @@ import functools
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
-from PIL import Image
 from safetensors.torch import load_file
 from torch.nn.parallel import DistributedDataParallel
 
 from edge_sk.training.data import make_shard
-from edge_sk.training.digits import digits
 from edge_sk.training.distributed import World
 from edge_sk.training.plan import start
 from recipes.evaluate import main as evaluate
@@ -41,13 +37,9 @@ ARGS = [
 ]  # fmt: skip
 
 
-def torchrun(
-    *args: str,
-    restarts: int = 0,
-    script: str = str(ROOT / "recipes" / "train.py"),
-    nodes: tuple[str, ...] = ("--standalone", "--nproc-per-node", "2"),
-) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "torch.distributed.run", *nodes, "--max-restarts", str(restarts), script, *args]
+def torchrun(*args: str, restarts: int = 0, script: str = str(ROOT / "recipes" / "train.py")) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += ["--max-restarts", str(restarts), script, *args]
     # Warnings are errors here, not in torchrun's own code.
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
     return subprocess.Popen(
@@ -224,53 +216,3 @@ def test_a_compiled_network_exchanges_gradients_once_a_step(tmp_path: Path, monk
     finally:
         dist.destroy_process_group()
     assert exchanged == [False, False, True] * 2
-
-
-def node(port: int, number: int, *args: str) -> subprocess.Popen[str]:
-    """One of two agents with a process each; the first holds the rendezvous."""
-    conf = f"is_host={number == 0},keep_alive_interval=1,keep_alive_max_attempt=2"
-    nodes = ("--nnodes", "2", "--nproc-per-node", "1", "--rdzv-backend", "c10d", "--rdzv-id", "pair")
-    nodes += ("--rdzv-endpoint", f"localhost:{port}", "--rdzv-conf", conf, "--local-addr", "localhost")
-    return torchrun(*args, restarts=3, nodes=nodes)
-
-
-@pytest.mark.slow
-def test_a_node_that_is_lost_and_replaced_costs_nothing(tmp_path: Path) -> None:
-    """Both agents get the same command; the new one does not know that there was another before it."""
-    data = tmp_path / "images"
-    for split, count in (("train", 400), ("test", 50)):
-        images, labels = digits(split)
-        for number in range(count):
-            path = data / ("train" if split == "train" else "val") / str(int(labels[number])) / f"{number}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(images[number].numpy()).save(path)
-    (data / "train" / "notes.txt").touch()
-    for folder, _, _ in os.walk(data):
-        os.utime(folder, (10**9, 10**9))
-    args = [*ARGS, "data.batch_size=20", "augment.hflip=0.0", "--recipe", "digits", "--data", str(data)]
-    args += ["--workers", "1"]
-    outputs = []
-    for name in ("whole", "killed"):
-        with socket.socket() as free:
-            free.bind(("localhost", 0))
-            port = free.getsockname()[1]
-        run = tmp_path / name
-        agents = [node(port, number, *args, "--output", str(run)) for number in (0, 1)]
-        try:
-            if name == "killed":
-                wait_for(run / "checkpoint.previous.pt", *agents)
-                for process in (agents[1].pid, *workers(agents[1].pid).values()):
-                    os.kill(process, signal.SIGKILL)
-                finish(agents[1])
-                agents[1] = node(port, 1, *args, "--output", str(run))
-            # Each reads its own pipe, or a full one would stop the other.
-            with ThreadPoolExecutor() as pool:
-                results = list(pool.map(finish, agents))
-        finally:
-            for agent in agents:
-                agent.kill()
-        assert [code for code, _ in results] == [0, 0], results
-        outputs.append("".join(output for _, output in results))
-    assert_same_weights(tmp_path / "killed", tmp_path / "whole")
-    # One walk for both nodes, which share their disk, and none after the restart.
-    assert [output.count("these files are not read: 1 .txt") for output in outputs] == [1, 1]
