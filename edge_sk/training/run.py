@@ -24,7 +24,7 @@ from edge_sk.files import atomic_write, check_output, write_text
 from edge_sk.models import _folders, _weights, create_model
 from edge_sk.models._registry import todays_name
 from edge_sk.reading import read_json, read_yaml, short, validated
-from edge_sk.training.recipe import Count, DataRecipe, Recipe, read_recipe, recipe_to_yaml
+from edge_sk.training.recipe import Count, DataRecipe, Recipe, read_recipe, recipe_to_yaml, settings
 from edge_sk.training.sources import is_embedded
 from edge_sk.training.transforms import Preprocessing
 
@@ -36,7 +36,11 @@ MANIFEST = "manifest.json"  # the command, the versions, the host
 CHECKPOINT = "checkpoint.pt"  # where to resume
 PREVIOUS = "checkpoint.previous.pt"
 DAMAGED = "checkpoint.damaged.pt"
-NEWER = {"distill"}  # sections that the recipes of older runs lack
+LATER = {  # fields that the recipes of version 0.1's runs lack
+    *("augment.erasing", "checkpoint.evaluate_every", "log.every_seconds", "loss.bce_threshold", "loss.name"),
+    *("distill.arch", "distill.teacher", "distill.temperature", "distill.weight"),
+    *("optim.betas", "optim.eps", "optim.layer_decay"),
+}
 INDEX = "index"  # folder for the lists of a data set's images
 FORMAT = 2  # of checkpoints; 1 is version 0.1's, whose sk_ networks are others
 DIGITS = 64  # of a SHA-256 in hexadecimal
@@ -183,9 +187,17 @@ def save_config(folder: Path, config: RunConfig) -> None:
 def saved_recipe(folder: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """The resolved recipe of a run folder, with ``overrides``; errors as in :func:`~recipe.read_recipe`."""
     path = _file(folder, RECIPE)
-    if missing := Recipe.model_fields.keys() - (read_yaml(path) or {}) - NEWER:
-        raise InputError(f"{path} is damaged: it lacks {', '.join(sorted(missing))}; a run's recipe names every field")
-    return read_recipe(path, overrides)
+    recipe, values = read_recipe(path, overrides), read_yaml(path) or {}
+    if (
+        missing := settings(recipe).keys()
+        - {f"{section}.{key}" for section in values for key in values[section]}
+        - LATER
+    ):
+        some = ", ".join(sorted(missing)[:3])
+        raise InputError(
+            f"{path} is damaged: {len(missing)} of its fields are missing ({some}); a run's recipe names all"
+        )
+    return recipe
 
 
 def data_options(folder: str | Path, data: str) -> DataRecipe:

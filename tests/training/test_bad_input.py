@@ -101,16 +101,23 @@ def test_a_manifest_has_its_seed_or_is_refused(tmp_path: Path, damaged: Any) -> 
     assert run.MANIFEST in problem if manifest is None else isinstance(manifest["seed"], int)
 
 
+GIVEN = make_recipe({}, ["optim.lr=0.5", "log.tensorboard=true", "data.batch_size=7"])
+WHOLE = recipe_to_yaml(GIVEN).encode()
+
+
 @quick
-@given(st.integers(0, len(recipe_to_yaml(Recipe()))), st.binary(max_size=3))
-def test_a_cut_or_overwritten_recipe_of_a_run_is_never_read_as_defaults(tmp_path: Path, at: int, junk: bytes) -> None:
-    given = make_recipe({}, ["optim.lr=0.5", "log.tensorboard=true", "data.batch_size=7"])
-    whole = recipe_to_yaml(given).encode()
-    for content in (whole[:at], whole[:at] + junk + whole[at + len(junk) :]):
-        (tmp_path / run.RECIPE).write_bytes(content)
-        recipe, _ = outcome(saved_recipe, tmp_path)
-        if recipe is not None and content == whole[:at]:
-            assert recipe == given
+@given(st.integers(0, len(WHOLE)), st.binary(max_size=3))
+def test_an_overwritten_recipe_of_a_run_is_read_or_refused(tmp_path: Path, at: int, junk: bytes) -> None:
+    (tmp_path / run.RECIPE).write_bytes(WHOLE[:at] + junk + WHOLE[at + len(junk) :])
+    outcome(saved_recipe, tmp_path)
+
+
+def test_a_cut_recipe_of_a_run_is_never_read_as_defaults(tmp_path: Path) -> None:
+    starts = [at for at in range(len(WHOLE)) if WHOLE[at - 1 : at] == b"\n"]
+    for at in {*starts, *range(starts[-4], len(WHOLE))}:
+        (tmp_path / run.RECIPE).write_bytes(WHOLE[:at])
+        recipe, problem = outcome(saved_recipe, tmp_path)
+        assert run.RECIPE in problem if recipe is None else recipe == GIVEN
 
 
 @quick
