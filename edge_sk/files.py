@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,6 +36,35 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
         _sync_folder(target.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_folder(target: Path) -> Iterator[Path]:
+    """Give a path of the same name in a hidden folder beside ``target``; on success move it to ``target``.
+
+    If the block raises (a full disk, an interrupt), what it wrote is removed and whatever was at ``target`` before
+    stays as it was.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    hidden = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    new, previous = hidden / target.name, hidden / "previous"
+    try:
+        yield new
+        for file in new.rglob("*"):
+            if file.is_file():
+                with file.open("rb+") as handle:
+                    os.fsync(handle.fileno())
+        # A folder cannot be renamed over another: the older one moves away first, and back if the new one cannot come.
+        if target.exists() or target.is_symlink():
+            target.rename(previous)
+        try:
+            new.rename(target)
+        except BaseException:
+            if previous.exists() and not target.exists():
+                previous.rename(target)
+            raise
+    finally:
+        shutil.rmtree(hidden, ignore_errors=True)
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

@@ -270,9 +270,17 @@ class SelectiveKernel(nn.Module):
         if self.gate is None:
             return _sum(maps)
         # Pooling is linear: the sum of the pooled maps is the pooled sum, without a full-size addition.
-        s = _sum([u.mean((2, 3), keepdim=True) for u in maps])
+        s = _sum([self._pool(u) for u in maps])
         attention = self.gate(s)  # (N, M, C, 1, 1)
-        return _sum([attention[:, m] * u for m, u in enumerate(maps)])
+        # The weights add up to 1. By differences, autograd keeps a map less than by sum(a_m U_m), and multiplies less.
+        last = maps[-1]
+        return _sum([last] + [attention[:, m] * (u - last) for m, u in enumerate(maps[:-1])])
+
+    def _pool(self, u: Tensor) -> Tensor:
+        if not self.training:
+            return u.mean((2, 3), keepdim=True)
+        # The mean's backward pass divides a full-size map; this divides the sums.
+        return (u.sum((2, 3), keepdim=True) / (u.shape[2] * u.shape[3])).type_as(u)
 
     def fuse(self) -> nn.Module:
         """The trained unit in its deploy form, a new module: what ``timm.utils.reparameterize_model`` asks for."""

@@ -21,9 +21,8 @@ from pathlib import Path
 
 from edge_sk.errors import InputError, script
 from edge_sk.export import network as networks
-from edge_sk.export.record import Record, read_record
-from edge_sk.export.write import atomic_folder
-from edge_sk.files import write_text
+from edge_sk.export.record import Record, record_of
+from edge_sk.files import atomic_folder, write_text
 from edge_sk.markdown import code, escape
 from edge_sk.models import _folders
 from edge_sk.profiling import profile
@@ -49,14 +48,14 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Publish; returns the exit code."""
     args = parse(argv)
-    target = Path(args.to)
+    target = Path(args.to.removeprefix("local-dir:"))
     if not args.to.startswith(HUB) and target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise InputError(f"--to {args.to} exists and is not empty: give a new folder, or {HUB}USER/NAME")
     network = networks.from_run(args.run, unfinished=args.unfinished)
     exported = list(find_files(network, args.files))
     if not args.to.startswith(HUB):
         with atomic_folder(target) as folder:
-            fill(folder, Path(args.run), network, exported, f"local-dir:{args.to}")
+            fill(folder, Path(args.run), network, exported, f"local-dir:{target}")
         print(f"{target}: {network.arch}, {len(exported)} exported files")
         return 0
     with tempfile.TemporaryDirectory() as temporary:
@@ -74,11 +73,13 @@ def find_files(network: networks.Network, folders: Sequence[str]) -> Iterator[tu
         if not found:
             raise InputError(f"--files {folder} has no file with a record; deploy/export.py writes them")
         for path in found:
-            record = read_record(path)
-            if record.weights_sha256 == digest and (folder / record.file).exists():
-                yield folder / record.file, record
+            artifact = path.with_suffix("")
+            if not artifact.exists():
+                print(f"left out: {artifact} is missing", file=sys.stderr)
+            elif (record := record_of(artifact)).weights_sha256 == digest:
+                yield artifact, record
             else:
-                print(f"left out: {folder / record.file} is missing or holds other weights", file=sys.stderr)
+                print(f"left out: {artifact} holds other weights", file=sys.stderr)
 
 
 def fill(
@@ -103,13 +104,15 @@ def fill(
 def card(run: Path, network: networks.Network, records: Sequence[Record], name: str, *, of_timm: bool) -> str:
     """The model card: what the network is, what it costs, how good it is, how to load it, and its files."""
     cost = profile(network.model, (1, *network.input_size))
-    rows = run_folder.read_csv(run)
+    measured = [row for row in run_folder.read_csv(run) if "val_top1" in row]
     facts = {
         "parameters": f"{cost.params / 1e6:.2f} M",
         "multiply-accumulates": f"{cost.macs / 1e6:.1f} M",
         "image": " x ".join(map(str, network.input_size)),
         "classes": network.num_classes,
-        "test top-1": f"{rows[-1]['val_top1']:.2f} %, after {rows[-1]['epoch']:.0f} epochs" if rows else "not known",
+        "validation top-1": f"{measured[-1]['val_top1']:.2f} %, after {measured[-1]['epoch']:.0f} epochs"
+        if measured
+        else "not known",
         "trained on": escape(Path(network.data or "").name),
     }
     training = f"\n**The training is {network.training}.**\n" if network.training else ""

@@ -17,12 +17,12 @@ def train(arch: str, folder: Path, seed: int, overrides: Sequence[str], *, recip
     """
     from edge_sk.training.distributed import join_world
     from edge_sk.training.plan import start
-    from edge_sk.training.run import RECIPE, can_resume
+    from edge_sk.training.run import RECIPE, WEIGHTS, can_resume
     from recipes.planning import make_plan
     from recipes.progress import progress
 
     resume = can_resume(folder)
-    if not resume and (folder / RECIPE).is_file():
+    if not resume and (folder / RECIPE).is_file() and not (folder / WEIGHTS).exists():
         # Stopped before its first checkpoint: what would be resumed has no weights, not even those it started from.
         shutil.rmtree(folder)
     plan = make_plan(

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -95,32 +93,3 @@ def new_record(artifact: Path) -> Iterator[Callable[[Record], None]]:
             path.unlink(missing_ok=True)
 
         yield write
-
-
-@contextlib.contextmanager
-def atomic_folder(target: Path) -> Iterator[Path]:
-    """Give a path of the same name in a hidden folder beside ``target``; on success move it to ``target``.
-
-    If the block raises (a full disk, an interrupt), what it wrote is removed and whatever was at ``target`` before
-    stays as it was.
-    """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    hidden = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    new, previous = hidden / target.name, hidden / "previous"
-    try:
-        yield new
-        for file in new.rglob("*"):
-            if file.is_file():
-                with file.open("rb+") as handle:
-                    os.fsync(handle.fileno())
-        # A folder cannot be renamed over another: the older one moves away first, and back if the new one cannot come.
-        if target.exists() or target.is_symlink():
-            target.rename(previous)
-        try:
-            new.rename(target)
-        except BaseException:
-            if previous.exists() and not target.exists():
-                previous.rename(target)
-            raise
-    finally:
-        shutil.rmtree(hidden, ignore_errors=True)

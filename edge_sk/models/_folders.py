@@ -79,10 +79,15 @@ def local(source: str) -> str:
     from huggingface_hub import snapshot_download
 
     repository, _, revision = name.partition("@")
+    folder = ""
     try:
-        return snapshot_download(repository, revision=revision or None, allow_patterns=[CONFIG, *WEIGHTS])
+        for weights in WEIGHTS:  # one of them is enough
+            folder = snapshot_download(repository, revision=revision or None, allow_patterns=[CONFIG, weights])
+            if Path(folder, weights).exists():
+                break
     except Exception as error:  # of the Hub's, of the connection's and of the disk's many types
         raise InputError(f"{source} cannot be downloaded: {first_line(error)}; see huggingface.co/{name}") from error
+    return folder
 
 
 def saved_network(folder: str) -> tuple[str, dict[str, Any]]:

@@ -12,7 +12,7 @@ from torch import nn
 
 from edge_sk.errors import InputError
 from edge_sk.manifest import __version__, manifest
-from edge_sk.models import _libraries, create_model
+from edge_sk.models import _folders, _libraries, create_model
 from edge_sk.models._registry import PREFIXES
 from edge_sk.models._weights import image_fields
 from edge_sk.reading import short
@@ -164,19 +164,18 @@ def load_teacher(
     if arch is None and source.startswith(PREFIXES):
         arch = source.partition(".")[0]
     elif arch is None:
-        is_run = Path(source).is_dir()
-        folder = Path(source) if is_run else Path(source).parent
+        given = Path(_folders.local(source))
+        folder = given if given.is_dir() else given.parent
         if not (folder / CONFIG).is_file():
             raise InputError(f"distill.teacher={source} does not say which network it holds: set distill.arch")
-        config = load_config(folder)
-        arch, options = config.arch, config.options
-        if is_run and (epochs := unfinished(folder)):
+        arch, options = _folders.saved_network(str(folder))
+        if given.is_dir() and (given / RECIPE).is_file() and (epochs := unfinished(given)):
             raise InputError(
                 f"the training of distill.teacher={source} is not finished ({epochs}): finish it with --resume"
             )
-        if classes and config.classes and classes != config.classes:
-            raise InputError(f"distill.teacher={source} was trained on other classes than this run's data has")
-    model = create_model(arch, num_classes=num_classes, **options)
+    if classes and weights.labels and classes != weights.labels:
+        raise InputError(f"distill.teacher={source} was trained on other classes than this run's data has")
+    model = create_model(arch, **options | {"num_classes": num_classes})
     weights.load(model, network=arch, new_classes=False)
     try:
         with evaluating(model):

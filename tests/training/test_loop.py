@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import torch
 from safetensors.torch import load_file
+from timm.models import save_for_hf
 from torch import Tensor
 from torch.nn import functional as F
 
+import edge_sk
 from edge_sk.errors import InputError
 from edge_sk.training import loop, run
 from edge_sk.training.data import Batch
@@ -121,8 +124,14 @@ def test_a_teacher_is_a_run_a_file_or_weights_of_its_arch(tmp_path: Path, teache
 
     weights = load_file(teacher / run.WEIGHTS)
     torch.save(weights, bare := tmp_path / "bare.pt")
+    edge_sk.register_with_timm()
+    timms = timm.create_model("shufflenetv2_050", num_classes=10)
+    timms.load_state_dict(weights)
+    save_for_hf(timms, tmp_path / "timms", safe_serialization=True)
     for settings in (
         [f"distill.teacher={teacher}"],
+        [f"distill.teacher=local-dir:{teacher}"],
+        [f"distill.teacher={tmp_path / 'timms'}"],
         [f"distill.teacher={teacher / run.BEST}"],
         [f"distill.teacher={bare}", f"distill.arch={ARCH}"],
     ):

@@ -24,8 +24,8 @@ from edge_sk.export.network import Network
 from edge_sk.export.prepare import drop_aliases, export_errors, prepare
 from edge_sk.export.record import MLProgram, Precision, Record
 from edge_sk.export.stderr import capture_stderr
-from edge_sk.export.write import atomic_folder, make_record, new_path, new_record
-from edge_sk.files import file_digest
+from edge_sk.export.write import make_record, new_path, new_record
+from edge_sk.files import atomic_folder, file_digest
 from edge_sk.manifest import __version__, manifest
 from edge_sk.reading import read_json
 from edge_sk.running import first_line
