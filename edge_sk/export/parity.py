@@ -31,6 +31,37 @@ class Threshold:
     top1_agreement: float | None
     accuracy_loss: float | None = None
 
+    def demands(self) -> list[str]:
+        """What is demanded, for readers."""
+        return [
+            f"{words} {'at least' if name in AT_LEAST else 'at most'} {form.format(limit)}"
+            for name, (words, form) in WORDS.items()
+            if (limit := getattr(self, name)) is not None
+        ]
+
+    def shortfalls(self, measured: Any) -> list[str]:
+        """What falls short in a :class:`Parity`, or in a record's evidence, where ``None`` says "not finite"."""
+        short = []
+        for name, (words, form) in WORDS.items():
+            limit, value = getattr(self, name), getattr(measured, name)
+            if limit is None or (name == "top1_agreement" and value is None):
+                continue
+            value = math.nan if value is None else value
+            if not (value >= limit if name in AT_LEAST else value <= limit):  # a NaN is never good
+                side = "below" if name in AT_LEAST else "above"
+                short.append(f"{words} {form.format(value)} is {side} {form.format(limit)}")
+        return short
+
+
+AT_LEAST = ("sqnr_db", "top1_agreement")
+AT_MOST = ("relative", "accuracy_loss")
+# Of each measure: its name for readers, and how to write it.
+WORDS = {
+    "relative": ("relative difference", "{:.1e}"),
+    "sqnr_db": ("SQNR", "{:.1f} dB"),
+    "top1_agreement": ("top-1 agreement", "{:.1%}"),
+    "accuracy_loss": ("accuracy loss", "{:.1%}"),
+}
 
 THRESHOLDS: dict[tuple[str, str], Threshold] = {
     ("pte", "fp32"): Threshold(relative=1e-4, sqnr_db=80.0, top1_agreement=1.0),
@@ -49,9 +80,6 @@ THRESHOLDS: dict[tuple[str, str], Threshold] = {
 With weights of few bits, a network of many classes changes its mind between two that it finds equally likely: what is
 demanded there is its accuracy.
 """
-
-AT_LEAST = ("sqnr_db", "top1_agreement")
-AT_MOST = ("relative", "accuracy_loss")
 
 
 def accepting(demanded: Threshold, accepted: Sequence[str]) -> Threshold:
@@ -120,18 +148,7 @@ class Parity:
         """
         if self.images < MIN_IMAGES:
             raise InputError(f"parity of {what} was measured on {self.images} images; at least {MIN_IMAGES} are needed")
-        short = []
-        # Written as "not (good)": a NaN is never good.
-        if threshold.relative is not None and not self.relative <= threshold.relative:
-            short.append(f"relative difference {self.relative:.1e} is above {threshold.relative:.0e}")
-        if not self.sqnr_db >= threshold.sqnr_db:
-            short.append(f"SQNR {self.sqnr_db:.1f} dB is below {threshold.sqnr_db:.0f} dB")
-        agreement, least = self.top1_agreement, threshold.top1_agreement
-        if agreement is not None and least is not None and not agreement >= least:
-            short.append(f"top-1 agreement {agreement:.1%} is below {least:.1%}")
-        if threshold.accuracy_loss is not None and not self.accuracy_loss <= threshold.accuracy_loss:
-            short.append(f"accuracy loss {self.accuracy_loss:.1%} is above {threshold.accuracy_loss:.1%}")
-        if short:
+        if short := threshold.shortfalls(self):
             raise InputError(
                 f"{what} does not compute what the model computes on {self.images} images: {'; '.join(short)}"
             )

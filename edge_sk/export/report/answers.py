@@ -106,7 +106,7 @@ def _sk_pays(records: Sequence[Record], setting: Setting | None, on_front: Seque
 def _trust(report: Report) -> tuple[str, str]:
     records = report.records
     counts = Counter(parity_mark(record).level for record in records)
-    texts = {"partial": "meet only a weaker one (untrained weights)", "unknown": "were not run", "bad": "differ"}
+    texts = {"partial": "meet only weaker ones", "unknown": "were not run", "bad": "differ"}
     said = [f"{counts['good']} of {len(records)} meet every threshold"]
     said += [f"{counts[level]} {text}" for level, text in texts.items() if counts[level]]
     because = f"Files were run on real images and compared with the network in PyTorch: {', '.join(said)}."
@@ -118,11 +118,12 @@ def _trust(report: Report) -> tuple[str, str]:
         return "No: some files compute something else", because
     if counts["unknown"]:
         return "Only those that were run", because
+    if any(record.parity and record.parity.accepted for record in records):
+        return "As far as --accept asked; see what each file was held to", because
     if counts["partial"]:
         return "Conversion yes; int8 needs trained weights", because
     if any(record.precision in ("int8", "palette6") for record in records):
-        because += " Rounded files (int8, palette6) need not give equal numbers: they must reach an SQNR and the same "
-        because += "class on 95% of the images."
+        because += " Rounded files (int8, palette6) need not give equal numbers: see what was required."
         return "Yes, as far as each precision goes", because
     return "Yes: all compute what the networks compute", because
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Literal, NamedTuple
 
-from edge_sk.export.record import ParityEvidence, Record
+from edge_sk.export.parity import Threshold
+from edge_sk.export.record import Record
 
 Level = Literal["good", "partial", "unknown", "bad"]
 # From best to worst.
@@ -44,39 +46,16 @@ def parity_mark(record: Record) -> Mark:
     measured = f"{same}{sqnr}{relative}, on {proof.images} images ({proof.data}), run by: {proof.runtime}"
     if proof.outputs:
         measured += f"; the worst of {len(proof.outputs)} outputs"
-    thresholds, missed = _thresholds(proof)
-    if missed:
+    limits = Threshold(**{f.name: getattr(proof, f"threshold_{f.name}") for f in dataclasses.fields(Threshold)})
+    if missed := limits.shortfalls(proof):
         return Mark("bad", "differs", f"{'; '.join(missed)}. {measured}")
     if proof.threshold_relative is proof.threshold_top1_agreement is proof.threshold_accuracy_loss is None:
         least = f"only {proof.threshold_sqnr_db:g} dB were required"
         return Mark("partial", "weakly tested", f"untrained weights barely react to the image, so {least}. {measured}")
-    word = "equal" if record.precision == "fp32" else "agrees"
-    by = f" (by --accept {' '.join(proof.accepted)})" if proof.accepted else ""
-    return Mark("good", word, f"{measured}. Required{by}: {', '.join(thresholds)}")
-
-
-def _thresholds(proof: ParityEvidence) -> tuple[list[str], list[str]]:
-    """Return the thresholds of a comparison, and those that the file missed."""
-    sqnr, agreement, relative = proof.threshold_sqnr_db, proof.threshold_top1_agreement, proof.threshold_relative
-    thresholds, missed = [f"SQNR at least {sqnr:g} dB"], []
-    if proof.sqnr_db is None or proof.relative is None:
-        return thresholds, ["outputs are not finite"]
-    if proof.sqnr_db < sqnr:
-        missed.append(f"SQNR {proof.sqnr_db:.1f} dB is below {sqnr:g} dB")
-    if agreement is not None and proof.top1_agreement is not None:
-        thresholds.append(f"the same class on {agreement:.0%}")
-        if proof.top1_agreement < agreement:
-            missed.append(f"the same class on {proof.top1_agreement:.1%} is below {agreement:.0%}")
-    loss, most = proof.accuracy_loss, proof.threshold_accuracy_loss
-    if most is not None:
-        thresholds.append(f"a loss of accuracy of at most {most:.0%}")
-        if loss is None or loss > most:
-            missed.append(f"the loss of accuracy {'is unknown' if loss is None else f'{loss:.1%} is above {most:.0%}'}")
-    if relative is not None:
-        thresholds.append(f"a difference of at most {relative:.0e}")
-        if proof.relative > relative:
-            missed.append(f"the difference {proof.relative:.1e} is above {relative:.0e}")
-    return thresholds, missed
+    required = f"{measured}. Required: {', '.join(limits.demands())}"
+    if proof.accepted:
+        return Mark("partial", "accepted", f"{required} (by --accept {' '.join(proof.accepted)})")
+    return Mark("good", "equal" if record.precision == "fp32" else "agrees", required)
 
 
 def delegation_mark(record: Record) -> Mark:

@@ -93,6 +93,9 @@ def test_marks_give_reasons(report: Report) -> None:
     assert str(delegation_mark(whole)) == "~ 15 delegates, 13 left"
     assert "13x split_copy: no split (take slices)" in delegation_mark(whole).reason
     assert whole.parity is not None
+    whole.parity.accepted = ["sqnr_db>=0"]
+    assert str(parity_mark(whole)) == "~ accepted"
+    assert "by --accept sqnr_db>=0" in parity_mark(whole).reason
     whole.parity.sqnr_db = None
     assert parity_mark(whole).level == "bad"
     whole.parity = None
