@@ -40,14 +40,15 @@ ARMS = {
 @torch.no_grad()
 def top1(model: torch.nn.Module, folder: Path) -> tuple[float, torch.Tensor]:
     """Top-1 in per cent on the test digits, fed as the run folder says; and the scores."""
+    from edge_sk.rewriting.normalize import Normalize
     from edge_sk.training.data import eval_batches
     from edge_sk.training.run import load_config
 
     model.eval()
     config = load_config(folder)
-    mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (config.mean, config.std))
+    normalize = Normalize(config.mean, config.std)
     batches = [
-        (model((images - mean) / std), labels) for images, labels in eval_batches(config.model_dump(), data="digits")
+        (model(normalize(images)), labels) for images, labels in eval_batches(config.model_dump(), data="digits")
     ]
     scores, labels = (torch.cat(parts) for parts in zip(*batches, strict=True))
     return 100 * int((scores.argmax(1) == labels).sum()) / len(labels), scores

@@ -25,6 +25,7 @@ from typing import Any
 from edge_sk.errors import InputError, script
 from edge_sk.files import write_text
 from edge_sk.manifest import manifest
+from edge_sk.training.run import read_csv
 from recipes.markdown_tables import markdown_table
 
 TRAIN = Path(__file__).with_name("train.py")
@@ -56,10 +57,9 @@ def train(policy: dict[str, str], arch: str, seed: int, settings: Sequence[str])
         seconds, after = time.perf_counter() - began, os.times()
         if done.returncode:
             raise InputError(f"{' '.join(command)} failed: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
-        rows = Path(folder, "run", "metrics.csv").read_text(encoding="utf-8").splitlines()
-    last = dict(zip(rows[0].split(","), rows[-1].split(","), strict=True))
+        last = read_csv(f"{folder}/run")[-1]
     spent = after.children_user + after.children_system - before.children_user - before.children_system
-    return {"seconds": round(seconds, 1), "cores": round(spent / seconds, 2), "top1": float(last["val_top1"])}
+    return {"seconds": round(seconds, 1), "cores": round(spent / seconds, 2), "top1": last["val_top1"]}
 
 
 def table(record: dict[str, Any]) -> str:
@@ -102,6 +102,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             runs["shared"][name] = [train(policy, args.arch, args.seeds[0], args.set)]
     finally:
         busy.kill()
+        busy.wait()
     record = {
         "what": "README's training under several thread policies",
         "arch": args.arch,
