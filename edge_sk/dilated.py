@@ -61,7 +61,8 @@ def _phases(x: Tensor, dilation: int, *, least: int) -> Tensor:
     n, c, h, w = x.shape
     d = dilation
     rows, columns = max(-(-h // d), least), max(-(-w // d), least)
-    x = nn.functional.pad(x, (0, columns * d - w, 0, rows * d - h))
+    if (rows * d, columns * d) != (h, w):  # padding by nothing copies
+        x = nn.functional.pad(x, (0, columns * d - w, 0, rows * d - h))
     if x.is_contiguous(memory_format=torch.channels_last):
         parts = x.permute(0, 2, 3, 1).reshape(n, rows, d, columns, d, c)
         return parts.permute(2, 4, 0, 1, 3, 5).reshape(d * d * n, rows, columns, c).permute(0, 3, 1, 2)

@@ -242,6 +242,7 @@ class SelectiveKernel(nn.Module):
             raise InputError(
                 "the unit has more than 2**28 weights: give smaller kernels, fewer channels or more groups"
             )
+        self.linear = act_layer is None
         self.branches = nn.ModuleList(self._branch(kernel, groups, act_layer) for kernel in self.kernels)
         self.gate = Gate(self.out_channels, len(self.kernels), width, act_layer or nn.ReLU) if select else None
 
@@ -272,7 +273,9 @@ class SelectiveKernel(nn.Module):
         # Pooling is linear: the sum of the pooled maps is the pooled sum, without a full-size addition.
         s = _sum([self._pool(u) for u in maps])
         attention = self.gate(s)  # (N, M, C, 1, 1)
-        # The weights add up to 1. By differences, autograd keeps a map less than by sum(a_m U_m), and multiplies less.
+        if not self.linear:
+            return _sum([attention[:, m] * u for m, u in enumerate(maps)])
+        # The weights add up to 1. So autograd keeps M - 1 differences, not the M maps (which a ReLU keeps anyway).
         last = maps[-1]
         return _sum([last] + [attention[:, m] * (u - last) for m, u in enumerate(maps[:-1])])
 

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from edge_sk.errors import InputError
+from edge_sk.training.activations import keep_outputs
 from edge_sk.training.data import Batch
 from edge_sk.training.distributed import World
 from edge_sk.training.evaluation import autocast, evaluate
@@ -123,7 +124,7 @@ class Trainer:
             from timm.layers import convert_sync_batchnorm
 
             model = convert_sync_batchnorm(model)
-        self.model = model = model.to(world.device)
+        self.model = model = keep_outputs(model).to(world.device)
         if runtime.channels_last:
             model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimizer = make_optimizer(model, recipe.optim)
