@@ -35,7 +35,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         type=float,
         nargs="+",
         metavar="X",
-        help="ascending; enlargements of the middle (default: 1.0 1.5 2.0), for scaled_digits fractions of the canvas "
+        help="ascending; enlargements of the middle (default: 1.0 1.5 2.0), for drawn data fractions of the canvas "
         "(default: 0.25 0.5 1.0)",
     )
     parser.add_argument("--limit", type=int, metavar="N", help="images (default: the whole test set)")
@@ -67,9 +67,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     loaded = [load_run(folder) for folder in args.checkpoint]
     config = loaded[0].config
     data = args.data or config.data
-    if data.startswith("scaled_digits@"):
-        raise InputError(f"--data {data}: the scale is what is varied; give --data scaled_digits, and --scales")
-    drawn = data == "scaled_digits"
+    if data.startswith(("scaled_digits@", "scaled_glyphs@")):
+        raise InputError(f"--data {data}: the scale is what is varied; leave out @SCALE and give --scales")
+    drawn = data in ("scaled_digits", "scaled_glyphs")
     scales = args.scales or (OBJECT_SCALES if drawn else ENLARGEMENTS)
     if scales != sorted(set(scales)) or len(scales) < 2 or not all(map(math.isfinite, scales)):
         raise InputError(f"--scales {' '.join(f'{scale:g}' for scale in scales)}: give two or more, ascending")

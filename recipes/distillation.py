@@ -31,7 +31,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--teacher", default="sk_shufflenetv2_1.0", metavar="A", help="(default: %(default)s)")
     parser.add_argument("--student", default="shufflenetv2_0.5", metavar="A", help="(default: %(default)s)")
-    parser.add_argument("--recipe", default="digits", help="digits or scaled_digits, also the data (default: digits)")
+    parser.add_argument("--recipe", default="digits", help="an embedded data set and its recipe (default: digits)")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4], metavar="N", help="(default: 0 to 4)")
     parser.add_argument("--teacher-epochs", type=int, default=20, metavar="N", help="(default: 20)")
     parser.add_argument("--epochs", type=int, default=10, metavar="N", help="of the student (default: 10)")

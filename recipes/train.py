@@ -37,7 +37,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--arch", required=True, help="a name of the zoo, timm:NAME or torchvision:NAME")
     parser.add_argument("--recipe", help="a recipe beside this script or a .yaml file (default: by data and arch)")
     parser.add_argument(
-        "--data", help="digits, scaled_digits, FOLDER (train/, val/), torch/NAME, hfds/NAME, wds/FOLDER"
+        "--data", help="digits, scaled_digits, scaled_glyphs, FOLDER (train/, val/), torch/NAME, hfds/NAME, wds/FOLDER"
     )
     parser.add_argument("--output", metavar="DIR", help="run folder (default: runs/ARCH-RECIPE-DATA-seedN)")
     parser.add_argument(

@@ -98,12 +98,13 @@ def part_size(data: DataRecipe, processes: int) -> int:
 
 
 def make_shard(data: str, world: World, workers: int | None = None) -> Shard:
-    """The part of ``data`` that this process reads; by default with up to 8 workers, embedded data with 0.
+    """The part of ``data`` that this process reads; by default with up to 8 workers, digits with 0.
 
     The processes of a node share its cores: together they have a worker per core.
     """
     if workers is None:
-        workers = 0 if is_embedded(data) else min(8, max(1, (os.cpu_count() or 1) // world.local_size))
+        drawn_before = is_embedded(data) and not data.startswith("scaled_glyphs")
+        workers = 0 if drawn_before else min(8, max(1, (os.cpu_count() or 1) // world.local_size))
     if not 0 <= workers <= MOST_WORKERS:
         raise InputError(f"--workers {workers} must be from 0 to {MOST_WORKERS} processes")
     return Shard(world.rank, world.size, workers, pin_memory=world.device.type == "cuda")
@@ -243,7 +244,7 @@ class _Samples(Dataset[Sample]):
         for offset in range(1 if self.seed is None else MAX_DAMAGED + 1):
             candidate = (index + offset) % len(self.images)
             try:
-                image, label = self.images.load(candidate)
+                image, label = self.images.load(candidate, seed=self.seed or 0, epoch=epoch)
                 if self.seed is not None:
                     seed_sample(self.seed, "augment", epoch, index)
                 return Sample(self.transform(image), label, tuple(failed))

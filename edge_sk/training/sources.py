@@ -15,12 +15,14 @@ from torch import Tensor
 from edge_sk.errors import InputError, require
 from edge_sk.training.digits import CLASSES, digits, scaled_digits
 from edge_sk.training.folder import label_files
+from edge_sk.training.glyphs import CLASSES as CHARACTERS
+from edge_sk.training.glyphs import ScaledGlyphs
 from edge_sk.training.image_files import eight_bits, read_image
 from edge_sk.training.recipe import DataRecipe
 
 Split = Literal["train", "test"]
 
-SPECS = "digits, scaled_digits, a folder with train and val in it, torch/NAME, hfds/NAME or wds/FOLDER"
+SPECS = "digits, scaled_digits, scaled_glyphs, a folder with train and val in it, torch/NAME, hfds/NAME or wds/FOLDER"
 # The run stops after so many unreadable images in a row: the data set is broken, not one file.
 MAX_DAMAGED = 100
 
@@ -47,14 +49,19 @@ class Sample(NamedTuple):
 class Images:
     """The labelled images of one split, by index."""
 
-    items: Any  # sequence of pairs: an image, or a file with one, and its label
+    items: Any  # sequence of pairs: an image, or a file with one, and its label; or what draws them
     classes: list[str] | None  # label names, in the order of the labels
 
     def __len__(self) -> int:
         return len(self.items)
 
-    def load(self, index: int) -> tuple[Image.Image, int]:
-        """Read an image and its label; raises one of ``DECODE_ERRORS`` when the image cannot be read."""
+    def load(self, index: int, *, seed: int = 0, epoch: int = 0) -> tuple[Image.Image, int]:
+        """Read an image and its label; raises one of ``DECODE_ERRORS`` when the image cannot be read.
+
+        What is drawn for training is another image in every epoch and for every seed.
+        """
+        if isinstance(self.items, ScaledGlyphs):
+            return self.items.draw(index, seed=seed, epoch=epoch)
         image, label = self.items[index]
         if not isinstance(image, Image.Image):
             with image as file:
@@ -75,7 +82,7 @@ def unreadable(name: str, error: Exception) -> str:
 
 def is_embedded(data: str) -> bool:
     """Whether ``data`` is made in memory, without files."""
-    return data == "digits" or data.partition("@")[0] == "scaled_digits"
+    return data == "digits" or data.partition("@")[0] in ("scaled_digits", "scaled_glyphs")
 
 
 def open_images(data: str, split: Split, options: DataRecipe, indexes: Sequence[Path] = ()) -> Images:
@@ -83,6 +90,8 @@ def open_images(data: str, split: Split, options: DataRecipe, indexes: Sequence[
 
     ``indexes`` are folders for the lists of a folder's images, as for :func:`~edge_sk.training.folder.label_files`.
     """
+    if data.startswith("scaled_glyphs") and is_embedded(data):
+        return Images(ScaledGlyphs(split, scale=_scale(data)), CHARACTERS)
     if is_embedded(data):
         images, labels = (part.numpy() for part in digits(split))
         if data != "digits":
@@ -107,11 +116,11 @@ def open_images(data: str, split: Split, options: DataRecipe, indexes: Sequence[
 
 
 def _scale(data: str) -> float | None:
-    _, at, text = data.partition("@")
+    name, at, text = data.partition("@")
     try:
         return float(text) if at else None
     except ValueError:
-        raise InputError(f"--data {data}: {text!r} is not a number; for example scaled_digits@0.5") from None
+        raise InputError(f"--data {data}: {text!r} is not a number; for example {name}@0.5") from None
 
 
 def _torchvision(name: str, split: Split, options: DataRecipe) -> Images:

@@ -98,7 +98,7 @@ def test_an_image_folder_is_enlarged_in_the_middle(
         (["--scales", "0.5", "1"], "the middle of an image can only be enlarged, by 1.0 to 10.0"),
         (["--scales", "1", "1e308"], "--scales 1e+308: the middle of an image can only be enlarged, by 1.0 to 10.0"),
         (["--data", "scaled_digits", "--scales", "0.5", "2"], "the scale must be from 0.25 to 1.0"),
-        (["--data", "scaled_digits@0.5"], "the scale is what is varied; give --data scaled_digits, and --scales"),
+        (["--data", "scaled_digits@0.5"], "the scale is what is varied; leave out @SCALE and give --scales"),
         (["--device", "gpu"], "unknown device 'gpu'"),
         (["--device", "cuda:99"], "asks for GPU 99"),
         (["--workers", "-1"], "--workers -1 must be from 0 to 256"),
