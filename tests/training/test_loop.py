@@ -300,3 +300,22 @@ def test_lines_where_stderr_is_no_terminal(
         assert capsys.readouterr().err == ""
         report.epoch({name: 1.0 for name in run.COLUMNS if not name.startswith("val_")})
     assert "epoch 1.0/3  train loss 1.000  not evaluated  lr 1 " in capsys.readouterr().err
+
+
+def test_the_number_of_threads_is_chosen_without_an_effect_on_the_weights_and_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def weights(folder: Path) -> dict[str, Tensor]:
+        training = trainer(folder, "schedule.epochs=1", "schedule.warmup_epochs=0")
+        training.run()
+        assert training.state.threads == (None if loop.fixed() else 1)
+        return training.model.state_dict()
+
+    monkeypatch.setattr(loop, "fixed", lambda: True)
+    given = weights(tmp_path / "given")
+    monkeypatch.setattr(loop, "fixed", lambda: False)
+    chosen = weights(tmp_path / "chosen")
+    assert all(torch.equal(tensor, chosen[name]) for name, tensor in given.items())
+    saved = run.load_checkpoint(tmp_path / "chosen")
+    assert saved is not None
+    assert saved[0]["threads"] == 1
