@@ -9,9 +9,7 @@ from collections.abc import Callable
 import torch
 
 REPEATS = 3
-SLOW = (
-    1.8  # times what was measured: a program that takes one of two cores makes steps of two threads 3 to 4 times slower
-)
+SLOW = 1.8  # times what was measured
 SLOW_STEPS = 5  # in a row
 SHARE = 0.05  # of the time that goes into trials, at most, while fewer threads compute than there are cores
 SECONDS_BETWEEN = 60.0  # of trials, at least
@@ -25,9 +23,8 @@ def fixed() -> bool:
 class Threads:
     """Keeps torch at the number of threads with which ``work`` is fastest.
 
-    Threads wait for each other after every operator. Where another program takes one of two cores, two threads need
-    three to four times as long as on a quiet machine, and one thread no longer than before
-    (``recipes/thread_policy.py``). Numbers of threads differ in their rounding: a resumed run begins with its own.
+    Threads wait for each other after every operator: where another program takes one of two cores, one thread is the
+    faster (docs/training.md has both). Numbers of threads differ in their rounding: a resumed run begins with its own.
 
     Args:
         work: Something like a training step, without an effect; it is run a few times for every number of threads.
