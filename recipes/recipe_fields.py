@@ -17,7 +17,7 @@ from typing import Any
 from edge_sk.errors import script  # isort: skip (before torch: Ctrl-C)
 from edge_sk.files import write_text
 from edge_sk.training import recipe
-from recipes.markdown_tables import markdown_table
+from recipes.markdown_tables import allowed, markdown_table
 
 README = Path(__file__).resolve().parent / "README.md"
 MARKS = ("<!-- fields -->\n", "<!-- end of the fields -->\n")
@@ -36,25 +36,6 @@ def meanings() -> dict[str, dict[str, str]]:
         for node in ast.parse(source).body
         if isinstance(node, ast.ClassDef)
     }
-
-
-def allowed(schema: dict[str, Any]) -> str:
-    """The values that a field takes, from its JSON schema."""
-    if "anyOf" in schema:
-        return ", ".join(allowed(option) for option in schema["anyOf"])
-    if "enum" in schema:
-        return ", ".join(schema["enum"])
-    if schema["type"] == "array":
-        items = schema.get("prefixItems") or [schema["items"]]
-        return f"[{', '.join(allowed(item) for item in items)}{'' if 'prefixItems' in schema else ', ...'}]"
-    names = {"boolean": "true, false", "string": "text", "integer": "whole number", "number": "number", "null": "null"}
-    low = next((f"{sign} {schema[key]:,}" for key, sign in _LOW.items() if key in schema), "")
-    high = next((f"{sign} {schema[key]:,}" for key, sign in _HIGH.items() if key in schema), "")
-    return " ".join(filter(None, (names[schema["type"]], low, high)))
-
-
-_LOW = {"minimum": "from", "exclusiveMinimum": "above"}
-_HIGH = {"maximum": "to", "exclusiveMaximum": "below"}
 
 
 def fields() -> str:
