@@ -175,7 +175,8 @@ def load_teacher(
             )
     if classes and weights.labels and classes != weights.labels:
         raise InputError(f"distill.teacher={source} was trained on other classes than this run's data has")
-    model = create_model(arch, **options | {"num_classes": num_classes})
+    options["num_classes"] = num_classes
+    model = create_model(arch, **options)
     weights.load(model, network=arch, new_classes=False)
     try:
         with evaluating(model):
