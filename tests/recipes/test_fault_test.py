@@ -41,6 +41,7 @@ def test_a_wrong_result_and_a_lost_run_are_noticed(tmp_path: Path, monkeypatch: 
 
     # What a run leaves behind is written here; the process that would train it does nothing, or cannot resume.
     codes = iter((0, 0, 0, 1))
+    monkeypatch.setattr("torch.set_num_threads", lambda _: None)
     monkeypatch.setattr(FaultTest, "_start", lambda *_, **__: None)
     monkeypatch.setattr(FaultTest, "_wait", lambda *_: next(codes))
     faults = FaultTest(tmp_path, random.Random(0))
