@@ -47,8 +47,8 @@ ABOUT = {
     "full_disk_by": "RLIMIT_FSIZE: the write that passes the limit fails",
 }
 KINDS = ("digits", "folder", "two processes")
-# Past this, a process is counted as hanging.
-PATIENCE_S = 600.0
+# Past this, a process is counted as hanging. Beside other programs, at a low priority, a run may take minutes.
+PATIENCE_S = 3600.0
 # A traceback's exit code, 1, is also that of one clear line about the disk.
 CRASH = 70
 
