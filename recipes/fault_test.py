@@ -141,6 +141,7 @@ class FaultTest:
             "what_went_wrong": [],
         }
         self.references: dict[str, Reference] = {}
+        self.seen: set[Path] = set()  # half-written files that a kill has left
         # Loaded once: the processes to be killed are forked and start in milliseconds.
         import torch
         import torch.distributed.launcher.api
@@ -260,9 +261,12 @@ class FaultTest:
     def _await_save(self, process: BaseProcess, run: Path, kind: str) -> None:
         """Wait until a file is being written, and a random moment longer: few moments of a run are so delicate."""
         deadline = time.monotonic() + self.reference(kind).duration * 0.2
-        while not list(run.glob(".*")) and process.exitcode is None and time.monotonic() < deadline:
+        while not self._unfinished(run) and process.exitcode is None and time.monotonic() < deadline:
             process.join(0.001)
         process.join(self.rng.uniform(0.0, 0.05))
+
+    def _unfinished(self, run: Path) -> set[Path]:
+        return set(run.glob(".*")) - self.seen
 
     def _kill_once(self, run: Path, *, when: Callable[[], bool], within: float) -> None:
         """Start a run and kill it after ``when``, at a random moment ``within`` that share of a run's duration."""
@@ -295,7 +299,8 @@ class FaultTest:
         self.counts["kills"] += 1
         self.counts["kills_by_kind"][kind] += 1
         if run.exists():
-            self.counts["kills_while_a_file_was_being_written"] += bool(list(run.glob(".*")))
+            self.counts["kills_while_a_file_was_being_written"] += bool(unfinished := self._unfinished(run))
+            self.seen |= unfinished
             has_checkpoint = (run / "checkpoint.pt").exists() or (run / "checkpoint.previous.pt").exists()
             self.counts["kills_before_the_first_checkpoint"] += not has_checkpoint
 
@@ -326,6 +331,8 @@ class FaultTest:
         if code != 0:
             self._lost(f"{kind}: resume: exit code {code}")
             return
+        if left := [path.name for path in run.glob(".*")]:
+            self._lost(f"{kind}: left {', '.join(left)}")
         self.counts["finished_runs"] += 1
         reference = self.reference(kind).run
         expected, found = (load_file(folder / "model.safetensors") for folder in (reference, run))
