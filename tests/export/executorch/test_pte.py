@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import copy
+import dataclasses
 import errno
 import hashlib
 import os
@@ -141,29 +142,24 @@ def test_softmax_and_fp16(lived_in: Callable[[nn.Module], nn.Module], tmp_path: 
     assert next(network.model.parameters()).dtype is torch.float32
 
 
-def test_a_damaged_fp16_file_is_refused(lived_in: Callable[[nn.Module], nn.Module]) -> None:
+@pytest.mark.parametrize("weights", ["random", UNTRAINED])
+def test_a_damaged_fp16_file_is_refused(weights: str, lived_in: Callable[[nn.Module], nn.Module]) -> None:
     """By the thresholds that the intact file passes, whether the processor adds up in fp16 or in fp32."""
-    model = _small(lived_in)
+    network = _tiny(_small(lived_in), weights=weights)
 
-    def lowered(damage: Callable[[Any], object]) -> bytes:
-        damaged = copy.deepcopy(model).requires_grad_(False)
+    def evidence(damage: Callable[[Any], object]) -> ParityEvidence:
+        damaged = copy.deepcopy(network.model).requires_grad_(False)
         damage(damaged)
-        return bytes(pte.lower(_tiny(damaged), precision="fp16").program.buffer)
-
-    def evidence(program: bytes, weights: str) -> ParityEvidence:
+        program = pte.lower(dataclasses.replace(network, model=damaged), precision="fp16").program
         return prove(
-            _tiny(model, weights=weights), partial(pte.run_outputs, program), file="small.pte", file_format="pte",
+            network, partial(pte.run_outputs, bytes(program.buffer)), file="small.pte", file_format="pte",
             precision="fp16", images=64, softmax=False, runtime=pte.RUNTIME, arithmetic=None,
         )[0]  # fmt: skip
 
-    intact = lowered(lambda model: None)
-    damages = (lambda model: model[0].weight.zero_(), lambda model: model[1].reset_parameters())
-    damaged = [lowered(damage) for damage in damages]
-    for weights in ("random", UNTRAINED):
-        evidence(intact, weights)
-        for program in damaged:
-            with pytest.raises(InputError, match=r"SQNR .* dB is below"):
-                evidence(program, weights)
+    evidence(lambda model: None)
+    for damage in (lambda model: model[0].weight.zero_(), lambda model: model[1].reset_parameters()):
+        with pytest.raises(InputError, match=r"SQNR .* dB is below"):
+            evidence(damage)
 
 
 def test_the_arithmetic_of_fp16_is_what_the_processor_has() -> None:
@@ -303,25 +299,10 @@ def test_what_the_delegate_refuses_is_one_line(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.fixture
-def lowered_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lower a network of the same labels once: for tests of how files are written."""
-    lower, made = pte.lower, dict[tuple[str, ...], pte.Lowered]()
-
-    def once(network: Network, **options: Any) -> pte.Lowered:
-        labels = tuple(network.labels or ())
-        if labels not in made:
-            made[labels] = lower(network, **options)
-        return made[labels]
-
-    monkeypatch.setattr(pte, "lower", once)
-
-
 def _contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-@pytest.mark.usefixtures("lowered_once")
 def test_a_new_file_replaces_bundle_and_record(
     monkeypatch: pytest.MonkeyPatch, lived_in: Callable[[nn.Module], nn.Module], tmp_path: Path
 ) -> None:
