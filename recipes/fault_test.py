@@ -1,18 +1,20 @@
 """Kill, corrupt and starve a training run, hundreds of times, and count the losses: ``python recipes/fault_test.py``.
 
 The reference of each kind of run is one uninterrupted run. The kinds: `digits`, in memory; `folder`, image files read
-by a loader process; `two processes`, which torchrun's launcher starts. Then, until the counts are reached, checkpoints
+by a loader process; `two processes`, the same with torchrun's launcher. Then, until the counts are reached, checkpoints
 are truncated or get a flipped bit between a kill and the resume; saves meet a full disk; image files are damaged; runs
 of all kinds are killed (SIGKILL, which no program can catch) at random moments and resumed. Of two processes either
 one is killed, and the launcher starts both again, or both and the launcher, as if the machine were lost. A run is
-*lost* when it cannot be resumed or finished (InputError, traceback, hang), its result is *wrong* when its weights are
-not bitwise the reference's. With `--seconds` the test ends early, and `--resume` adds to the record in `--output`.
+*lost* when it cannot be resumed or finished (InputError, traceback, hang), its result is *wrong* when a weight, or a
+loss in its history, is not bitwise the reference's. The record in `--output` is written after each run; `--resume`
+adds to it, and with `--seconds` the test ends early.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import csv
 import json
 import multiprocessing
 import os
@@ -29,24 +31,24 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
 from edge_sk.errors import InputError, script
 from edge_sk.files import write_text
 from edge_sk.manifest import manifest
 from edge_sk.reading import read_json
 
-ARCH = "sk_shufflenetv2_0.5"
-WHAT = (
-    "faults that a training run was put through; lost: cannot be resumed or finished; wrong: not bitwise the "
-    "uninterrupted run"
-)
-FULL_DISK = "RLIMIT_FSIZE: the write that passes the limit fails"
-SETTINGS = ["data.batch_size=128", "data.input_size=32", "schedule.epochs=1", "ema.enabled=true", "ema.decay=0.9"]
-OF_FOLDERS = ["data.batch_size=16", "data.max_unreadable=100"]
+# Two units in a network of few layers, with dropout: a step takes a tenth of a second, so that there are more kills.
+ARCH = "timm:test_efficientnet@kernels=3+3d2,drop_rate=0.2"
+SETTINGS = ["data.batch_size=240", "data.input_size=32", "schedule.epochs=1", "ema.enabled=true", "ema.decay=0.9"]
+OF_FOLDERS = ["data.batch_size=16", "data.max_unreadable=100", "schedule.epochs=2"]
+ABOUT = {
+    "what": "faults that a training run was put through; lost: cannot be resumed or finished; wrong: weights or losses "
+    "not bitwise the uninterrupted run's",
+    "run": {"arch": ARCH, "recipe": "digits", "settings": SETTINGS, "settings_of_folders": OF_FOLDERS},
+    "full_disk_by": "RLIMIT_FSIZE: the write that passes the limit fails",
+}
 KINDS = ("digits", "folder", "two processes")
-# Past this, a process is counted as hanging.
-PATIENCE_S = 600.0
+# Past this, a process is counted as hanging. Beside other programs, at a low priority, a run may take minutes.
+PATIENCE_S = 3600.0
 # A traceback's exit code, 1, is also that of one clear line about the disk.
 CRASH = 70
 
@@ -73,8 +75,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise InputError("--resume adds to a record: name it with --output")
     if args.resume and Path(args.output).exists():
         earlier = read_json(args.output)
-        if earlier.get("what") != WHAT or "pieces" not in earlier:
+        if {name: earlier.get(name) for name in ABOUT} != ABOUT:
             raise InputError(f"{args.output} is not a record of this test; without --resume it is replaced")
+    made = manifest(None if argv is None else ["recipes/fault_test.py", *argv], seed=args.seed)
     pieces = earlier.get("pieces", [])
     with tempfile.TemporaryDirectory(prefix="fault_test_") as folder:
         # Another piece goes on with other random numbers.
@@ -82,39 +85,29 @@ def main(argv: Sequence[str] | None = None) -> int:
         counts = faults.counts
         counts |= {name: earlier.get(name, count) for name, count in counts.items()}
         kills_before = counts["kills"]
-        deadline = None if args.seconds is None else began + args.seconds
-        _show(
-            deadline,
-            ("damaged checkpoints", args.damages, faults.damage_until(args.damages)),
-            ("full disks", args.full_disks, faults.fill_disk_until(args.full_disks)),
-            ("damaged images", args.bad_images, faults.damage_images_until(args.bad_images)),
-            ("killed", args.kills, faults.kill_until(args.kills)),
-        )
-        about = manifest(None if argv is None else ["recipes/fault_test.py", *argv], seed=args.seed)
-        piece = {"kills": counts["kills"] - kills_before, "seconds": round(time.monotonic() - began)}
-        pieces.append(piece | {"commit": about["commit"], "date": about["date"]})
-        record = counts | {"seconds": sum(piece["seconds"] for piece in pieces)}
-        print(json.dumps(record, indent=2))
-        if args.output is not None:
-            run = {"arch": ARCH, "recipe": "digits", "settings": SETTINGS, "settings_of_folders": OF_FOLDERS}
-            whole = {"what": WHAT, "run": run, "full_disk_by": FULL_DISK, **record, "pieces": pieces, "manifest": about}
-            write_text(args.output, json.dumps(whole, indent=2) + "\n")
+
+        def save() -> None:
+            seconds = round(time.monotonic() - began)
+            piece = {"kills": counts["kills"] - kills_before, "seconds": seconds}
+            record = counts | {"seconds": seconds + sum(piece["seconds"] for piece in pieces)}
+            whole = {**ABOUT, **record, "pieces": [*pieces, piece | {k: made[k] for k in ("commit", "date")}]}
+            if args.output is not None:
+                write_text(args.output, json.dumps(whole | {"manifest": made}, indent=2) + "\n")
+
+        phases: list[tuple[str, int, Callable[[], object]]] = [
+            ("damaged_checkpoints", args.damages, faults.damage),
+            ("full_disks", args.full_disks, faults.fill_disk),
+            ("runs_over_damaged_images", args.bad_images, faults.damage_images),
+            ("kills", args.kills, lambda: faults.kill(args.kills)),
+        ]
+        for name, wanted, fault in phases:
+            while counts[name] < wanted and (args.seconds is None or time.monotonic() - began < args.seconds):
+                fault()
+                save()
+                print(f"{name} {counts[name]} of {wanted}, lost {counts['lost_runs']}", file=sys.stderr)
+        save()
+    print(json.dumps(counts, indent=2))
     return 0 if counts["lost_runs"] == counts["wrong_results"] == 0 else 1
-
-
-def _show(deadline: float | None, *phases: tuple[str, int, Iterator[int]]) -> None:
-    """Go through the phases, which say after each run how many faults there were, with a bar for each on stderr."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    # Without the thread that redraws: processes are forked meanwhile.
-    with Progress(console=Console(stderr=True), auto_refresh=False) as bars:
-        tasks = [bars.add_task(name, total=total) for name, total, _ in phases]
-        for task, (_, _, phase) in zip(tasks, phases, strict=True):
-            for count in phase:
-                bars.update(task, completed=count, refresh=True)
-                if deadline is not None and time.monotonic() > deadline:
-                    return
 
 
 @dataclass(frozen=True)
@@ -126,10 +119,7 @@ class Reference:
 
 
 class FaultTest:
-    """Runs under faults, against an uninterrupted reference of each kind, made when it is first needed.
-
-    Each kind of fault is a generator that yields, after every run, how many there have been.
-    """
+    """Runs under faults, against an uninterrupted reference of each kind, made when it is first needed."""
 
     def __init__(self, folder: Path, rng: random.Random) -> None:
         self.folder, self.rng = folder, rng
@@ -139,6 +129,7 @@ class FaultTest:
             "kills_of_one_process_of_two": 0,
             "kills_before_the_first_checkpoint": 0,
             "kills_while_a_file_was_being_written": 0,
+            "damaged_checkpoints": 0,
             "truncated_checkpoints": 0,
             "bit_flipped_checkpoints": 0,
             "full_disks": 0,
@@ -149,19 +140,22 @@ class FaultTest:
             "wrong_results": 0,
             "what_went_wrong": [],
         }
+        self.references: dict[str, Reference] = {}
+        self.seen: set[Path] = set()  # half-written files that a kill has left
         # Loaded once: the processes to be killed are forked and start in milliseconds.
         import torch
         import torch.distributed.launcher.api
 
-        import edge_sk.training.plan  # noqa: F401
+        from edge_sk.training.distributed import World
+        from edge_sk.training.plan import start
 
         torch.set_num_threads(1)
-        self.references: dict[str, Reference] = {}
+        start(_plan(folder / "loaded", resume=False, data=None), World(torch.device("cpu")))
 
     def reference(self, kind: str) -> Reference:
         """The uninterrupted run of a kind."""
         if kind not in self.references:
-            if kind == "folder":
+            if kind != "digits" and not (self.folder / "images").exists():
                 self._make_images(self.folder / "images", damaged=0.0)
             run, began = self.folder / f"reference of {kind}", time.monotonic()
             if self._wait(self._start(run, kind)) != 0:
@@ -169,70 +163,61 @@ class FaultTest:
             self.references[kind] = Reference(run, time.monotonic() - began)
         return self.references[kind]
 
-    def kill_until(self, kills: int) -> Iterator[int]:
-        """Kill runs at random moments, start to end, and resume them; the kind with the fewest kills is next."""
-        while self.counts["kills"] < kills:
-            by_kind = self.counts["kills_by_kind"]
-            kind, run = min(KINDS, key=lambda kind: by_kind[kind]), self._new_run()
-            self.reference(kind)
-            most = min(kills, self.counts["kills"] + max(1, kills // len(KINDS)))  # so that every kind has its turn
-            while self.counts["kills"] < most and not self._killed_attempt(run, kind):
-                pass
-            self._finish(run, kind)
-            yield self.counts["kills"]
+    def kill(self, most: int) -> None:
+        """Kill a run at random moments, start to end, and resume it; it is of the kind with the fewest kills.
 
-    def damage_until(self, damages: int) -> Iterator[int]:
+        A third of ``most`` kills at most, so that every kind has its turn, and no more than are left of ``most``.
+        """
+        by_kind = self.counts["kills_by_kind"]
+        kind, run = min(KINDS, key=lambda kind: by_kind[kind]), self._new_run()
+        self.reference(kind)
+        most = min(most, self.counts["kills"] + max(1, most // len(KINDS)))
+        while self.counts["kills"] < most and not self._killed_attempt(run, kind):
+            pass
+        self._finish(run, kind)
+
+    def damage(self) -> None:
         """Truncate a checkpoint, or flip one of its bits, between a kill and the resume."""
-        while self._damages() < damages:
-            run = self._new_run()
-            # Two checkpoints at least: the damaged one and the one to fall back to.
-            self._kill_once(run, when=lambda run=run: (run / "checkpoint.previous.pt").exists(), within=0.4)
-            self._damage(run / "checkpoint.pt")
-            self._finish(run)
-            yield self._damages()
+        run = self._new_run()
+        # Two checkpoints at least: the damaged one and the one to fall back to.
+        self._kill_once(run, when=lambda: (run / "checkpoint.previous.pt").exists(), within=0.4)
+        self._damage(run / "checkpoint.pt")
+        self._finish(run, "digits")
 
-    def fill_disk_until(self, full_disks: int) -> Iterator[int]:
+    def fill_disk(self) -> None:
         """Let a save run out of space (the process's limit on the size of files), then resume with space."""
-        while self.counts["full_disks"] < full_disks:
-            run = self._new_run()
-            # At once, so that there is still something to save.
-            self._kill_once(run, when=lambda run=run: (run / "checkpoint.pt").exists(), within=0.0)
-            size = (run / "checkpoint.pt").stat().st_size
-            process = self._start(run, "digits", resume=True, file_limit=self.rng.randrange(size // 4, size - 1))
-            code = self._wait(process)
-            self.counts["full_disks"] += 1
-            # 1: one clear line about the disk; anything else is a crash.
-            if code != 1:
-                self._lost(f"full disk: exit code {code}, not 1")
-            elif left := [path.name for path in run.glob(".checkpoint*")]:
-                self._lost(f"full disk: left {', '.join(left)}")
-            else:
-                self._finish(run)
-            yield self.counts["full_disks"]
+        run = self._new_run()
+        # At once, so that there is still something to save.
+        self._kill_once(run, when=lambda: (run / "checkpoint.pt").exists(), within=0.0)
+        size = (run / "checkpoint.pt").stat().st_size
+        process = self._start(run, "digits", resume=True, file_limit=self.rng.randrange(size // 4, size - 1))
+        code = self._wait(process)
+        self.counts["full_disks"] += 1
+        # 1: one clear line about the disk; anything else is a crash.
+        if code != 1:
+            self._lost(f"full disk: exit code {code}, not 1")
+        elif left := [path.name for path in run.glob(".checkpoint*")]:
+            self._lost(f"full disk: left {', '.join(left)}")
+        else:
+            self._finish(run, "digits")
 
-    def damage_images_until(self, runs: int) -> Iterator[int]:
-        """Train on folders in which some files are truncated or not images: they are skipped, the run ends."""
-        from edge_sk.training.run import CSV
-
-        while (number := self.counts["runs_over_damaged_images"]) < runs:
-            data, run = self.folder / f"images{number}", self.folder / f"on_images{number}"
-            damaged = self._make_images(data, damaged=0.05)
-            code = self._wait(self._start(run, "folder", data=data))
-            self.counts["runs_over_damaged_images"] += 1
-            self.counts["damaged_images"] += damaged
-            if code != 0 or not (run / CSV).exists():
-                self._lost(f"damaged images: exit code {code}")
-            else:
-                self.counts["finished_runs"] += 1
-            shutil.rmtree(data)
-            shutil.rmtree(run, ignore_errors=True)
-            yield self.counts["runs_over_damaged_images"]
+    def damage_images(self) -> None:
+        """Train on a folder in which some files are truncated or not images: they are skipped, the run ends."""
+        number = self.counts["runs_over_damaged_images"]
+        data, run = self.folder / f"images{number}", self.folder / f"on_images{number}"
+        damaged = self._make_images(data, damaged=0.05)
+        code = self._wait(self._start(run, "folder", data=data))
+        self.counts["runs_over_damaged_images"] += 1
+        self.counts["damaged_images"] += damaged
+        if code != 0 or not (run / "metrics.csv").exists():
+            self._lost(f"damaged images: exit code {code}")
+        else:
+            self.counts["finished_runs"] += 1
+        shutil.rmtree(data)
+        shutil.rmtree(run, ignore_errors=True)
 
     def _new_run(self) -> Path:
         return self.folder / f"run{self.rng.getrandbits(64):016x}"
-
-    def _damages(self) -> int:
-        return self.counts["truncated_checkpoints"] + self.counts["bit_flipped_checkpoints"]
 
     def _start(
         self,
@@ -243,7 +228,7 @@ class FaultTest:
         data: Path | None = None,
         file_limit: int | None = None,
     ) -> BaseProcess:
-        if kind == "folder" and data is None:
+        if kind != "digits" and data is None:
             data = self.folder / "images"
         body = _launch if kind == "two processes" else _train
         process = multiprocessing.get_context("fork").Process(target=_exit, args=(body, run, resume, data, file_limit))
@@ -263,6 +248,8 @@ class FaultTest:
         """Start or resume, and kill after a random time; returns whether the run ended before."""
         process = self._start(run, kind, resume=run.exists())
         process.join(self.rng.uniform(0.0, self.reference(kind).duration * 0.6))
+        if self.rng.random() < 0.3:
+            self._await_save(process, run, kind)
         if kind == "two processes" and self.rng.random() < 0.5 and (workers := _children(process)):
             # The launcher starts both again. It may still end before the next kill, or be killed too.
             os.kill(self.rng.choice(workers), signal.SIGKILL)
@@ -271,13 +258,24 @@ class FaultTest:
             process.join(self.rng.uniform(0.0, self.reference(kind).duration * 1.5))
         return not self._kill(process, run, kind)
 
+    def _await_save(self, process: BaseProcess, run: Path, kind: str) -> None:
+        """Wait until a file is being written, and a random moment longer: few moments of a run are so delicate."""
+        deadline = time.monotonic() + self.reference(kind).duration * 0.2
+        while not self._unfinished(run) and process.exitcode is None and time.monotonic() < deadline:
+            process.join(0.001)
+        process.join(self.rng.uniform(0.0, 0.05))
+
+    def _unfinished(self, run: Path) -> set[Path]:
+        return set(run.glob(".*")) - self.seen
+
     def _kill_once(self, run: Path, *, when: Callable[[], bool], within: float) -> None:
         """Start a run and kill it after ``when``, at a random moment ``within`` that share of a run's duration."""
+        duration = self.reference("digits").duration
         process = self._start(run, "digits")
         deadline = time.monotonic() + PATIENCE_S
         while not when() and process.exitcode is None and time.monotonic() < deadline:
             process.join(0.005)
-        process.join(self.rng.uniform(0.0, self.reference("digits").duration * within))
+        process.join(self.rng.uniform(0.0, duration * within))
         self._kill(process, run, "digits")
 
     def _kill(self, process: BaseProcess, run: Path, kind: str) -> bool:
@@ -301,7 +299,8 @@ class FaultTest:
         self.counts["kills"] += 1
         self.counts["kills_by_kind"][kind] += 1
         if run.exists():
-            self.counts["kills_while_a_file_was_being_written"] += bool(list(run.glob(".*")))
+            self.counts["kills_while_a_file_was_being_written"] += bool(unfinished := self._unfinished(run))
+            self.seen |= unfinished
             has_checkpoint = (run / "checkpoint.pt").exists() or (run / "checkpoint.previous.pt").exists()
             self.counts["kills_before_the_first_checkpoint"] += not has_checkpoint
 
@@ -321,9 +320,10 @@ class FaultTest:
             bit = self.rng.randrange(8 * len(content))
             content[bit // 8] ^= 1 << bit % 8
             self.counts["bit_flipped_checkpoints"] += 1
+        self.counts["damaged_checkpoints"] += 1
         file.write_bytes(content)
 
-    def _finish(self, run: Path, kind: str = "digits") -> None:
+    def _finish(self, run: Path, kind: str) -> None:
         """Resume until the end and compare with the reference."""
         from safetensors.torch import load_file
 
@@ -331,15 +331,15 @@ class FaultTest:
         if code != 0:
             self._lost(f"{kind}: resume: exit code {code}")
             return
+        if left := [path.name for path in run.glob(".*")]:
+            self._lost(f"{kind}: left {', '.join(left)}")
         self.counts["finished_runs"] += 1
-        expected, found = (
-            load_file(self.reference(kind).run / "model.safetensors"),
-            load_file(run / "model.safetensors"),
-        )
+        reference = self.reference(kind).run
+        expected, found = (load_file(folder / "model.safetensors") for folder in (reference, run))
         same = expected.keys() == found.keys() and all(bool((found[k] == expected[k]).all()) for k in expected)
-        if not same:
+        if not same or _history(run) != _history(reference):
             self.counts["wrong_results"] += 1
-            self.counts["what_went_wrong"].append(f"{kind}: weights differ from the uninterrupted run's")
+            self.counts["what_went_wrong"].append(f"{kind}: weights or losses differ from the uninterrupted run's")
         shutil.rmtree(run)
 
     def _make_images(self, root: Path, *, damaged: float) -> int:
@@ -366,6 +366,13 @@ class FaultTest:
         return count_damaged
 
 
+def _history(run: Path) -> list[dict[str, str]]:
+    """The rows of ``metrics.csv`` without what depends on the machine's speed."""
+    with (run / "metrics.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    return [{k: v for k, v in row.items() if k not in ("images_per_second", "data_wait", "seconds")} for row in rows]
+
+
 def _exit(body: Callable[..., int], *args: Any) -> None:
     """Body of a forked process: runs ``body`` and ends with its exit code."""
     with _silence():
@@ -376,26 +383,26 @@ def _exit(body: Callable[..., int], *args: Any) -> None:
         os._exit(code)
 
 
+def _plan(run: Path, *, resume: bool, data: Path | None) -> Any:
+    """A checkpoint after every step."""
+    from recipes.planning import make_plan
+
+    settings = [*SETTINGS, "checkpoint.every_minutes=0", *(OF_FOLDERS if data else [])]
+    source = None if data is None else str(data)
+    return make_plan(ARCH, recipe="digits", data=source, output=str(run), overrides=settings, resume=resume)
+
+
 def _train(run: Path, resume: bool, data: Path | None, file_limit: int | None) -> int:
-    """What ``recipes/train.py`` does, with a checkpoint after every step."""
+    """What ``recipes/train.py`` does."""
     from edge_sk.training.distributed import join_world
     from edge_sk.training.plan import start
-    from recipes.planning import make_plan
 
     if file_limit is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
 
     @script
     def train(_: Sequence[str] | None = None) -> int:
-        settings = [*SETTINGS, "checkpoint.every_minutes=0", *(OF_FOLDERS if data else [])]
-        plan = make_plan(
-            ARCH,
-            recipe="digits",
-            data=None if data is None else str(data),
-            output=str(run),
-            overrides=settings,
-            resume=resume,
-        )
+        plan = _plan(run, resume=resume, data=data)
         with join_world("cpu") as world:
             return 0 if start(plan, world, workers=1 if data else 0).run() is None else 1
 

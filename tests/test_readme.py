@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shlex
@@ -13,15 +12,21 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
+import torch
 
 import edge_sk
+from edge_sk.export.coreml.mil import MilProgram
+from edge_sk.export.executorch.pte import run_pte
+from edge_sk.export.network import from_run
 from edge_sk.export.parity import THRESHOLDS
+from edge_sk.export.record import record_of
 from recipes.experiments.attention_summary import direction
 from recipes.experiments.comparison import paired, verdict
 from recipes.experiments.plan import ATTENTION, COMPARISONS, read_records
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+RUN = "runs/sk_shufflenetv2_1.0-digits-seed0"
 
 
 CODE = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
@@ -159,38 +164,63 @@ def test_ci_runs_what_the_readme_promises() -> None:
     (tests,) = re.findall(r"^pip .+ && (.*pytest.*)$", TEXT, re.MULTILINE)
     assert tests in script.splitlines()
     (paths,) = re.findall(r"^OMP_NUM_THREADS=1 pytest .+ -m slow (.+)$", script, re.MULTILINE)
-    promised = "tests/test_readme.py tests/recipes tests/test_public_api.py tests/deploy/test_same_answers.py"
-    assert {*promised.split(), "tests/deploy/test_claims.py"} <= set(paths.split())
+    promised = "tests/test_readme.py tests/test_readme_report.py tests/recipes tests/test_public_api.py"
+    promised += " tests/deploy/test_claims.py"
+    assert {*promised.split()} <= set(paths.split())
+
+
+def run_as_written(chosen: list[str], folder: Path) -> dict[str, str]:
+    """Run commands in a copy of the repository, which ``folder`` becomes; returns their environment."""
+    listing = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True)
+    for name in listing.stdout.splitlines():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, folder / name)
+    environment = os.environ | {
+        "PYTHONPATH": str(folder),
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    }
+    for command in chosen:
+        written_by_report = "deploy/report.py" in command
+        places = {"RUN": RUN, "DIR": "report" if written_by_report else "exports"}
+        words = [places.get(word, word) for word in shlex.split(command)]
+        done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    return environment
+
+
+@pytest.fixture(scope="module")
+def as_written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the repository in which the commands were run: train, export, evaluate, measure; not the report's."""
+    folder = tmp_path_factory.mktemp("repository")
+    assert len(commands()) == 8
+    chosen = [command for command in commands() if "deploy/report.py" not in command]
+    ran = {shlex.split(command)[1] for command in chosen}
+    assert {"recipes/train.py", "deploy/export.py", "deploy/benchmark.py"} <= ran
+    environment = run_as_written(chosen, folder)
+    (code,) = ON_FILES
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip().isdigit()
+    return folder
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-def test_every_command_does_what_it_says(tmp_path: Path) -> None:
-    """Train, export, evaluate, measure, report: in a copy of the repository, as written."""
-    listing = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True)
-    for name in listing.stdout.splitlines():
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(ROOT / name, tmp_path / name)
-    environment = os.environ | {
-        "PYTHONPATH": str(tmp_path),
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-    }
-    ran = []
-    assert len(commands()) == 8
-    for command in commands():
-        written_by_report = "deploy/report.py" in command
-        places = {"RUN": "runs/sk_shufflenetv2_1.0-digits-seed0", "DIR": "report" if written_by_report else "exports"}
-        words = [places.get(word, word) for word in shlex.split(command)]
-        done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True)
-        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
-        ran.append(words[1])
-    assert {"recipes/train.py", "deploy/export.py", "deploy/report.py", "deploy/benchmark.py"} <= set(ran)
-    (code,) = ON_FILES
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip().isdigit()
-    files = {path.name for path in (tmp_path / "exports").iterdir()}
-    assert {f"sk_shufflenetv2_1.0{rest}" for rest in ("_xnnpack_fp32.pte", "_coreml_fp16.mlpackage")} <= files
-    report = json.loads((tmp_path / "report" / "report.json").read_text(encoding="utf-8"))
-    assert len(report["records"]) == 16
-    assert report["failures"] == []
+def test_both_files_that_the_commands_make_answer_alike_on_all_test_digits(as_written: Path) -> None:
+    """The promise to phones: one trained network, two files, the same answer to every test image."""
+    pte, package = (
+        as_written / "exports" / f"sk_shufflenetv2_1.0{rest}"
+        for rest in ("_xnnpack_fp32.pte", "_coreml_fp16.mlpackage")
+    )
+    images = torch.cat([batch for batch, _ in from_run(as_written / RUN).images(split="test", limit=None)])
+    assert len(images) == 360
+    from_pte = run_pte(pte.read_bytes(), images).argmax(1)
+    program = MilProgram.load(package)
+    assert program.labels is not None
+    pixels = (images * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    answers = [program.predict(picture).label or "" for picture in pixels]
+    assert from_pte.tolist() == [program.labels.index(answer) for answer in answers]
+    of_pte, of_package = (record_of(file).accuracy for file in (pte, package))
+    assert of_pte is not None
+    assert of_package is not None
+    assert of_pte.top1 == of_package.top1 > 0.95

@@ -31,6 +31,7 @@ from edge_sk.training.run import (
     check_new,
     describe_run,
     load_config,
+    remove_unfinished,
     unfinished,
 )
 from edge_sk.training.transforms import Preprocessing, evaluation_transform, training_transform
@@ -122,6 +123,7 @@ def start(
     )
     notes = trainer.resume() if plan.resume else []
     if world.is_main:
+        remove_unfinished(plan.folder)
         for note in notes:
             print(note)
         # Of a finished run only the files of its result are written again.

@@ -129,6 +129,13 @@ def describe_run(folder: Path, config: RunConfig, recipe: Recipe, made: dict[str
     write_text(folder / RECIPE, title + recipe_to_yaml(recipe))
 
 
+def remove_unfinished(folder: Path) -> None:
+    """Remove what a process that was killed had not finished writing: after many kills it would fill the disk."""
+    for name in (CHECKPOINT, WEIGHTS, BEST, CSV, "curves.png", MANIFEST, CONFIG, RECIPE, "edge_sk-"):
+        for path in folder.glob(f".{name}*"):
+            path.unlink(missing_ok=True)
+
+
 def note_divergence(folder: Path, step: int, problem: str) -> None:
     """Add to the manifest that the run diverged: it may then be continued with other ``REMEDIES``."""
     if (folder / MANIFEST).is_file():

@@ -131,7 +131,7 @@ def test_finished_runs_are_not_done_again(compared: Path) -> None:
 
 
 def test_what_was_terminated_goes_on_to_the_same_result(tmp_path: Path) -> None:
-    settings = ["schedule.epochs=2", "schedule.warmup_epochs=0", "data.batch_size=32", "data.input_size=32"]
+    settings = ["schedule.epochs=2", "schedule.warmup_epochs=0", "data.batch_size=100", "data.input_size=32"]
     common = ["--arch", "sk_shufflenetv2_0.5", "--seeds", "1", "--data", "digits", "--device", "cpu"]
     common += ["--set", *settings, "checkpoint.every_minutes=0", "--output"]
     assert main([*common, str(tmp_path / "whole")]) == 0

@@ -33,24 +33,28 @@ def test_the_committed_record_counts_no_loss() -> None:
 
 
 def test_a_wrong_result_and_a_lost_run_are_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def weights(run: Path, value: float) -> Path:
+    def trained(run: Path, value: float, loss: str = "0.5", seconds: str = "7") -> Path:
         run.mkdir()
         save_file({"weight": torch.tensor([1.0, value])}, run / "model.safetensors")
+        (run / "metrics.csv").write_text(f"epoch,val_loss,seconds\n1,{loss},{seconds}\n")
         return run
 
     # What a run leaves behind is written here; the process that would train it does nothing, or cannot resume.
-    codes = iter((0, 0, 1))
+    codes = iter((0, 0, 0, 1))
     monkeypatch.setattr("torch.set_num_threads", lambda _: None)
     monkeypatch.setattr(FaultTest, "_start", lambda *_, **__: None)
     monkeypatch.setattr(FaultTest, "_wait", lambda *_: next(codes))
     faults = FaultTest(tmp_path, random.Random(0))
-    faults.references["digits"] = Reference(weights(tmp_path / "reference", 1.0), 1.0)
-    faults._finish(weights(tmp_path / "same", 1.0))
-    assert (faults.counts["finished_runs"], faults.counts["wrong_results"], faults.counts["lost_runs"]) == (1, 0, 0)
-    faults._finish(weights(tmp_path / "one rounding off", 1.0 + 2**-23))
-    assert (faults.counts["finished_runs"], faults.counts["wrong_results"], faults.counts["lost_runs"]) == (2, 1, 0)
-    faults._finish(weights(tmp_path / "lost", 1.0))
-    assert (faults.counts["finished_runs"], faults.counts["wrong_results"], faults.counts["lost_runs"]) == (2, 1, 1)
+    faults.references["digits"] = Reference(trained(tmp_path / "reference", 1.0), 1.0)
+    names = ("finished_runs", "wrong_results", "lost_runs")
+    for run, expected in (
+        (trained(tmp_path / "same", 1.0, seconds="8"), [1, 0, 0]),
+        (trained(tmp_path / "one rounding off", 1.0 + 2**-23), [2, 1, 0]),
+        (trained(tmp_path / "another loss", 1.0, loss="0.50001"), [3, 2, 0]),
+        (trained(tmp_path / "lost", 1.0), [3, 2, 1]),
+    ):
+        faults._finish(run, "digits")
+        assert [faults.counts[name] for name in names] == expected
 
 
 @pytest.mark.slow

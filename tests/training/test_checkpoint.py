@@ -9,7 +9,10 @@ import torch
 
 from edge_sk.errors import InputError
 from edge_sk.training import run
+from edge_sk.training.distributed import World
+from edge_sk.training.plan import start
 from edge_sk.training.run import CHECKPOINT, DAMAGED, PREVIOUS, load_checkpoint, save_checkpoint
+from recipes.planning import make_plan
 
 
 def save(folder: Path, step: int) -> None:
@@ -132,3 +135,14 @@ def test_a_failing_disk_leaves_what_was_there(tmp_path: Path, monkeypatch: pytes
     monkeypatch.undo()
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([CHECKPOINT, PREVIOUS])
     assert loaded_step(tmp_path) == 2
+
+
+def test_what_a_killed_process_left_half_written_is_removed_when_the_run_continues(tmp_path: Path) -> None:
+    folder, overrides = tmp_path / "run", ["data.batch_size=64", "data.input_size=32"]
+    world = World(torch.device("cpu"))
+    start(make_plan("timm:test_resnet", output=str(folder), overrides=overrides), world)
+    half = [folder / name for name in (".checkpoint.pt.x2_abc12", ".model.safetensors.12345678", ".edge_sk-17")]
+    for path in (*half, folder / ".mine"):
+        path.write_bytes(b"half")
+    start(make_plan("timm:test_resnet", output=str(folder), overrides=overrides, resume=True), world)
+    assert {path.name for path in folder.glob(".*")} == {".mine"}
