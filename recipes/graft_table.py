@@ -1,7 +1,8 @@
 """Graft selective kernels onto many of timm's and torchvision's networks, and tabulate what came of it.
 
 python recipes/graft_table.py --arch timm:ghostnet_100 torchvision:mobilenet_v2    # some, as text
-python recipes/graft_table.py --write                        # all: docs/graft_table.md and results/graft_table.json
+python recipes/graft_table.py --write                        # all: docs/graft_table.md and results/graft_table.json,
+                                                             # and their summary in docs/grafting.md
 
 Networks are randomly initialised and then made to answer to their input as trained ones do (``look_trained``).
 Differences are measured on noise and on two photographs at the network's own input size. ``edge_sk.reparameterize``
@@ -30,7 +31,11 @@ from recipes.markdown_tables import markdown_table
 ROOT = Path(__file__).resolve().parent.parent
 RECORD = ROOT / "recipes" / "results" / "graft_table.json"
 TABLE = ROOT / "docs" / "graft_table.md"
+GUIDE = ROOT / "docs" / "grafting.md"
+MARKS = ("<!-- networks -->\n", "<!-- end of the networks -->\n")
 SEED = 0
+# Networks of a kind that the guide names.
+SHOWN = 24
 # A preserved float32 network may differ by no more, relative to its largest output.
 TARGET = 1e-5
 
@@ -219,6 +224,32 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def summary(rows: Sequence[dict[str, Any]]) -> str:
+    """What ``docs/grafting.md`` says of the networks: how many of their convolutions are replaced, by what follows."""
+    grafted = [one for one in rows if "refused" not in one]
+    replaced, convolutions = (sum(one[key] for one in grafted) for key in ("replaced", "convolutions"))
+    kinds: dict[str, list[dict[str, Any]]] = {"batch norm": [], "batch norm behind some": [], "something else": []}
+    for one in grafted:
+        some = "something else" if one["with_bias"] == one["replaced"] else "batch norm behind some"
+        kinds[some if one["with_bias"] else "batch norm"].append(one)
+    table = []
+    for kind, members in kinds.items():
+        sites = f"{sum(one['replaced'] for one in members)} of {sum(one['convolutions'] for one in members)}"
+        named = ", ".join(one["arch"] for one in members[:SHOWN])
+        more = f" and {len(members) - SHOWN} more" if len(members) > SHOWN else ""
+        table.append([kind, str(len(members)), sites, named + more])
+    left = "; ".join(f"{one['arch']} ({one['refused']})" for one in rows if "refused" in one)
+    return f"""\
+Of {len(rows)} networks of timm and torchvision {len(grafted)} are grafted. Of their depthwise and grouped convolutions
+{replaced} of {convolutions} ({replaced / max(convolutions, 1):.1%}) are replaced. [The table](graft_table.md) has every
+network, what it costs, and why a convolution was not replaced.
+
+{markdown_table(["behind the convolution", "networks", "replaced", "which"], table)}
+
+Not grafted: {left or "none"}.
+"""
+
+
 def worst(one: dict[str, Any]) -> float:
     """The larger of a network's two output differences."""
     return max(one["dense"]["difference"], one["dilated"]["difference"])
@@ -242,7 +273,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Graft, tabulate, and with ``--write`` renew the record."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--arch", nargs="+", default=ARCHS, metavar="A", help="timm:NAME or torchvision:NAME")
-    parser.add_argument("--write", action="store_true", help=f"renew {TABLE.relative_to(ROOT)} and its record")
+    parser.add_argument("--write", action="store_true", help="renew the pages and their record")
     args = parser.parse_args(argv)
     if args.write and args.arch is not ARCHS:
         raise InputError("--write renews the whole table; leave --arch out")
@@ -256,6 +287,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     record = {"rows": rows} | manifest(["recipes/graft_table.py", "--write"], seed=SEED)
     write_text(RECORD, json.dumps(record, indent=1) + "\n")
     write_text(TABLE, markdown(rows))
+    before, _, rest = GUIDE.read_text(encoding="utf-8").partition(MARKS[0])
+    write_text(GUIDE, before + MARKS[0] + summary(rows) + MARKS[1] + rest.partition(MARKS[1])[2])
     return 0
 
 

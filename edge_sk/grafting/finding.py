@@ -144,9 +144,11 @@ def confirm(model: nn.Module, images: Tensor, sites: list[Site]) -> tuple[list[S
     skipped: list[Skipped] = []
     for site in sites:
         of_conv = runs[site.conv]
-        if len(of_conv) != 1:
-            times = f"it runs {len(of_conv)} times in one forward" if of_conv else "it does not run on this input"
-            skipped.append(Skipped(site.name, describe(site.conv), times))
+        reason = f"it runs {len(of_conv)} times in one forward" if of_conv else "it does not run on this input"
+        if len(of_conv) == 1:
+            reason = None if of_conv[0][1].ndim == 4 else "it runs on an image without a batch"
+        if reason:
+            skipped.append(Skipped(site.name, describe(site.conv), reason))
             continue
         if site.norm_module is not None:
             of_norm = runs[site.norm_module]

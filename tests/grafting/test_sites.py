@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -251,6 +253,21 @@ COUNTED: dict[str, tuple[int, Callable[[Any, Any], int]]] = {
     "timm:ghostnetv2_100": (69, lambda block, timm: isinstance(block, nn.Conv2d) and block.groups > 1),
     "timm:resnest14d": (4, lambda block, timm: isinstance(block, SplitAttn)),
 }
+
+
+def test_the_guide_counts_the_sites_of_every_task_right() -> None:
+    import torchvision
+
+    text = (Path(__file__).resolve().parents[2] / "docs" / "grafting.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\S+)` \| [\w ]+ \| (\d+) of (\d+) \|$", text, re.MULTILINE)
+    assert len(rows) == 6
+    for name, found, together in rows:
+        if name.endswith("()"):
+            model = torchvision.models.detection.ssdlite320_mobilenet_v3_large(weights_backbone=None)
+        else:
+            model = edge_sk.create_model(name)
+        sites, skipped, _ = finding.find(model.eval())
+        assert (len(sites), len(sites) + len(skipped)) == (int(found), int(together)), name
 
 
 @pytest.mark.parametrize("name", COUNTED)
