@@ -580,12 +580,11 @@ def cut(conv: nn.Conv2d, size: tuple[int, int], inputs: Iterable[Tensor]) -> nn.
 
 def _second_moments(conv: nn.Conv2d, inputs: Iterable[Tensor]) -> Tensor:
     """Mean of the outer product of what one output sees, its input window and 1, for each group: ``(G, D, D)``."""
-    groups, size = conv.groups, conv.kernel_size
+    groups, (rows, columns) = conv.groups, conv.kernel_size
     total, count = torch.zeros(()), 0
     for x in (part for batch in inputs for part in batch.split(16)):  # windows take size^2 times the memory
-        windows = F.unfold(
-            x.float(), size, padding=(size[0] // 2, size[1] // 2), stride=conv.stride
-        )  # (N, C * taps, L)
+        padding = rows // 2, columns // 2
+        windows = F.unfold(x.float(), conv.kernel_size, padding=padding, stride=conv.stride)  # (N, C * taps, L)
         batch, _, places = windows.shape
         seen = windows.view(batch, groups, -1, places)
         seen = torch.cat([seen, torch.ones(batch, groups, 1, places).to(seen)], 2)

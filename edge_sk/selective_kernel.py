@@ -93,7 +93,7 @@ class Kernel:
                 f"kernel {shown(kernel)} is not SIZE[xCOLUMNS][dDILATION][gGROUPS], for instance 3, 3d2, 5g64"
             )
         size, columns, dilation, groups = (part and int(part) for part in match.groups())
-        return cls(size, dilation or 1, groups, columns)
+        return cls(size, 1 if dilation is None else dilation, groups, columns)
 
 
 # An activation: a class, or timm's name of one.

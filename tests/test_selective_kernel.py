@@ -206,6 +206,7 @@ def test_kernels_read_and_write() -> None:
         (lambda: Kernel(4), "kernel size 4 is even"),
         (lambda: Kernel(0), "kernel size=0 is not a whole number of at least 1"),
         (lambda: Kernel.parse("3*3"), r"kernel '3\*3' is not SIZE"),
+        (lambda: Kernel.parse("3d0"), "kernel dilation=0 is not a whole number"),
         (lambda: Kernel(3, columns=2), "kernel size 2 is even"),
         (lambda: SelectiveKernel(32, 32, norm=0), "norm=0 is neither true nor false"),  # type: ignore[arg-type]
         (lambda: SelectiveKernel(32, 32, kernels="3"), "needs at least 2 kernels, got 1"),
