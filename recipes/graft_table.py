@@ -3,6 +3,7 @@
 python recipes/graft_table.py --arch timm:ghostnet_100 torchvision:mobilenet_v2    # some, as text
 python recipes/graft_table.py --write                        # all: docs/graft_table.md and results/graft_table.json,
                                                              # and their summary in docs/grafting.md
+python recipes/graft_table.py --write --arch timm:starnet_s1  # anew; the other rows stay
 
 Networks are randomly initialised and then made to answer to their input as trained ones do (``look_trained``).
 Differences are measured on noise and on two photographs at the network's own input size. ``edge_sk.reparameterize``
@@ -27,6 +28,7 @@ from edge_sk import running
 from edge_sk.files import write_text
 from edge_sk.grafting import eligibility
 from edge_sk.manifest import manifest
+from edge_sk.reading import read_json
 from recipes.markdown_tables import markdown_table
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -281,21 +283,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--arch", nargs="+", default=ARCHS, metavar="A", help="timm:NAME or torchvision:NAME")
     parser.add_argument("--write", action="store_true", help="renew the pages and their record")
     args = parser.parse_args(argv)
-    if args.write and args.arch is not ARCHS:
-        raise InputError("--write renews the whole table; leave --arch out")
-    rows = []
+    if args.write and (unknown := set(args.arch) - set(ARCHS)):
+        raise InputError(f"--write renews rows of the table, which has no {min(unknown)}; leave it out")
+    known = {one["arch"]: one for one in read_json(RECORD)["rows"]} if args.write else {}
     for number, arch in enumerate(args.arch, 1):
-        rows.append(row(arch))
+        known[arch] = row(arch)
         print(f"{number}/{len(args.arch)} {arch}", file=sys.stderr, flush=True)
+        if args.write:
+            write([known[one] for one in ARCHS if one in known], sys.argv[1:] if argv is None else argv)
     if not args.write:
-        print(markdown(rows))
-        return 0
-    record = {"rows": rows} | manifest(["recipes/graft_table.py", "--write"], seed=SEED)
+        print(markdown(list(known.values())))
+    return 0
+
+
+def write(rows: Sequence[dict[str, Any]], argv: Sequence[str]) -> None:
+    """Renew the record and the pages."""
+    record = {"rows": rows} | manifest(["recipes/graft_table.py", *argv], seed=SEED)
     write_text(RECORD, json.dumps(record, indent=1) + "\n")
     write_text(TABLE, markdown(rows))
     before, _, rest = GUIDE.read_text(encoding="utf-8").partition(MARKS[0])
     write_text(GUIDE, before + MARKS[0] + summary(rows) + MARKS[1] + rest.partition(MARKS[1])[2])
-    return 0
 
 
 if __name__ == "__main__":

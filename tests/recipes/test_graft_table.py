@@ -20,7 +20,7 @@ def test_table_is_what_its_record_says_and_meets_the_target() -> None:
 
     record = _record()
     rows = record["rows"]
-    assert record["command"] == "python recipes/graft_table.py --write"
+    assert record["command"].startswith("python recipes/graft_table.py --write")
     assert [one["arch"] for one in rows] == ARCHS
     assert TABLE.read_text(encoding="utf-8") == markdown(rows)
     assert summary(rows).join(MARKS) in GUIDE.read_text(encoding="utf-8")
