@@ -176,16 +176,17 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
     """The table, with its summary."""
     grafted = [one for one in rows if "refused" not in one]
     above = [one for one in grafted if worst(one) > TARGET]
-    site = max((one[kind]["site_difference"] for one in grafted for kind in ("dense", "dilated")), default=0.0)
+    site = max((pair["site_difference"] for one in grafted for pair in pairs(one)), default=0.0)
     replaced, convolutions = _counts(rows)
-    rewritten = max((one["rewritten"]["difference"] for one in grafted), default=0.0)
+    rewritten = [one["rewritten"]["difference"] for one in grafted if "rewritten" in one]
     names = "; ".join(f"{one['arch']} {worst(one):.1e} against {one['own_rounding']:.1e}" for one in above)
     lines = [
         "# What `edge_sk.graft` does to other libraries' networks",
         "",
         f"{len(rows)} networks of timm and torchvision, {len(grafted)} grafted in float32: {replaced} of "
         f"{convolutions} depthwise and grouped convolutions larger than 1x1 ({replaced / max(convolutions, 1):.1%}). "
-        f"`edge_sk.reparameterize` rewrites all grafts, to within {rewritten:.1e}. Relative output difference: "
+        f"`edge_sk.reparameterize` rewrites {len(rewritten)} grafts, to within {max(rewritten, default=0.0):.1e}. "
+        "Relative output difference: "
         f"at a single site at most {site:.1e}; of the whole network at most {TARGET:.0e} in {len(grafted) - len(above)}"
         + (
             f", and in {len(above)} more than that, where the network itself amplifies rounding ({names})."
@@ -203,9 +204,10 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
         " *own rounding*: the ungrafted network when every input value moves by one float32 rounding; *k, k+2*: two "
         "dense branches; *k, 3x3 dilated*: the default branches",
         "- cost: parameters and MACs added; latency was not measured",
+        "- *not run*, and a refusal because no batch norm follows: the row is of an earlier version",
         "- rewritten: largest change of the output by `edge_sk.reparameterize`, of the default branches after a "
         "little noise on all weights of the units; on an image of 96 pixels where the network takes one",
-        "- not tried here: training; `deploy/results/delegation.md` has files of 30 of them for phones",
+        "- not tried here: training; `deploy/results/delegation.md` has files for phones of some",
         "",
     ]
     reasons: dict[str, list[str]] = {}
@@ -213,13 +215,14 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
     for one in grafted:
         for reason, count in one["left"].items():
             reasons.setdefault(reason, []).append(f"{one['arch']} ({count})")
-        pairs = one["dense"], one["dilated"]
         sites = f"{one['replaced']} of {one['convolutions']}"
-        differences = [f"{pair['difference']:.1e}" for pair in pairs]
-        costs = [
-            _added(*before) for pair in pairs for before in ((one["params"][0], pair["params"]), pair["macs"] or (0, 0))
-        ]
-        differences += [f"{one['own_rounding']:.1e}", f"{one['rewritten']['difference']:.1e}"]
+        differences, costs = list[str](), list[str]()
+        for pair in (one.get("dense"), one["dilated"]):
+            differences.append(f"{pair['difference']:.1e}" if pair else "not run")
+            costs.append(_added(one["params"][0], pair["params"]) if pair else "not run")
+            costs.append(_added(*(pair["macs"] or (0, 0))) if pair else "not run")
+        differences.append(f"{one['own_rounding']:.1e}")
+        differences.append(f"{one['rewritten']['difference']:.1e}" if "rewritten" in one else "not run")
         table.append([one["arch"], one["found_by"], sites, one["with_bias"], *differences, *costs])
     header = ["network", "found by", "sites", "bias", "difference: k, k+2", "k, 3x3 dilated", "own rounding"]
     header += ["rewritten"]
@@ -264,8 +267,13 @@ Not grafted: {left or "none"}.
 
 
 def worst(one: dict[str, Any]) -> float:
-    """The larger of a network's two output differences."""
-    return max(one["dense"]["difference"], one["dilated"]["difference"])
+    """The larger of a network's output differences."""
+    return max(pair["difference"] for pair in pairs(one))
+
+
+def pairs(one: dict[str, Any]) -> list[dict[str, Any]]:
+    """What was measured of a network's grafts, by their branches; rows of earlier versions lack one."""
+    return [one[kind] for kind in ("dense", "dilated") if kind in one]
 
 
 def allowed(one: dict[str, Any]) -> float:
