@@ -107,9 +107,7 @@ def replaced(model: nn.Module, make: Callable[[SelectiveKernel], nn.Module]) -> 
 
 def _plain(unit: SelectiveKernel) -> nn.Module:
     size = host_kernel(unit)
-    branch = next(
-        b for b, kernel in zip(unit.branches, unit.kernels, strict=True) if size in (kernel.size, kernel.extent)
-    )
+    branch = next(b for b, kernel in zip(unit.branches, unit.kernels, strict=True) if kernel.extents == size)
     return copy.deepcopy(branch)
 
 
@@ -144,7 +142,7 @@ def measure_costs(
     for name, unit in gated_units(network.model).items():
         convolution = _evenly(unit)
         if isinstance(convolution, nn.Conv2d):
-            if convolution.kernel_size[0] > host_kernel(unit):
+            if convolution.kernel_size != host_kernel(unit):
                 units[name]["cut"] = 0.0
             else:
                 units[name]["merge"] = 0.0  # the plain convolution

@@ -26,6 +26,16 @@ from edge_sk.export.network import Network
 from recipes.markdown_tables import markdown_table
 
 MOBILE = ("shufflenet", "mobilenet")
+OTHERS = (
+    "timm:convmixer_768_32",
+    "timm:convnext_atto",
+    "timm:edgenext_xx_small",
+    "timm:efficientvit_b0",
+    "timm:ese_vovnet19b_dw",
+    "timm:fastvit_t8",
+    "timm:ghostnetv2_100",
+)
+"""More grafts: most have sites without batch norm, and layers that no delegate takes."""
 IMAGES = 16
 
 
@@ -66,6 +76,8 @@ def _jobs(args: argparse.Namespace) -> Iterator[tuple[str, str]]:
             mobile = not name.startswith(sweeping.PREFIX) and any(word in name for word in MOBILE)
             if precision == "fp32" or mobile:
                 yield name, precision
+        if precision == "fp32" and args.pattern == "*":
+            yield from ((sweeping.PREFIX + name, precision) for name in OTHERS)
 
 
 def _job(name: str, precision: str) -> dict[str, Any]:

@@ -92,7 +92,6 @@ def pays_off(conv: nn.Module, x: Tensor) -> bool:
     margin = conv.kernel_size[0] // 2 * dilation
     return (
         dilation > 1
-        and conv.bias is None
         and conv.padding_mode == "zeros"
         and conv.padding == (margin, margin)
         and len({*conv.dilation}) == len({*conv.stride}) == len({*conv.kernel_size}) == 1
@@ -120,6 +119,8 @@ def run_branch(branch: nn.Module, x: Tensor) -> Tensor:
         return branch(x)
     assert isinstance(conv, nn.Conv2d)
     u = depthwise_dilated(x, conv.weight, stride=conv.stride[0], dilation=conv.dilation[0])
+    if conv.bias is not None:
+        u = u + conv.bias[:, None, None]
     for module in rest:
         u = module(u)
     return u

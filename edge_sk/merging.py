@@ -31,7 +31,7 @@ from edge_sk import running
 from edge_sk.attention import gated_units
 from edge_sk.errors import InputError, shown, whole_number
 from edge_sk.grafting.preserve import regroup
-from edge_sk.selective_kernel import SelectiveKernel, folded
+from edge_sk.selective_kernel import SelectiveKernel, as_convolution
 
 Outcome = Literal["select", "merge", "cut"]
 OUTCOMES: tuple[Outcome, ...] = ("select", "merge", "cut")
@@ -443,7 +443,7 @@ class _Trial:
                 made = merged(self.units[name], self._attention[name].mean(0))
             if outcome == "cut":
                 size = host_kernel(self.units[name])
-                wide = isinstance(made, nn.Conv2d) and made.kernel_size[0] > size
+                wide = isinstance(made, nn.Conv2d) and made.kernel_size != size
                 made = cut(made, size, self._inputs[name]) if wide else None  # type: ignore[arg-type]
             self._made[name, outcome] = made
         return self._made[name, outcome]
@@ -486,33 +486,37 @@ def _number(name: str, value: Any, *, above: float) -> float:
     return value
 
 
-def host_kernel(unit: SelectiveKernel) -> int:
-    """Taps per side of the convolution that a unit stands for: its first branch without dilation, else the smallest.
+def host_kernel(unit: SelectiveKernel) -> tuple[int, int]:
+    """Taps of the convolution that a unit stands for: of its first branch without dilation, else of the smallest.
 
     :func:`edge_sk.graft` and the zoo put the host's own kernel first.
     """
-    undilated = [kernel.size for kernel in unit.kernels if kernel.dilation == 1]
-    return undilated[0] if undilated else min(kernel.extent for kernel in unit.kernels)
+    undilated = [kernel.taps for kernel in unit.kernels if kernel.dilation == 1]
+    return undilated[0] if undilated else min(kernel.extents for kernel in unit.kernels)
+
+
+# Branches that are one convolution each.
+_CONVOLUTIONS = ([nn.Conv2d], [nn.Conv2d, nn.BatchNorm2d])
 
 
 @torch.no_grad()
 def merged(unit: SelectiveKernel, attention: Tensor) -> nn.Module:
     """What a unit computes with its attention fixed to ``(M, C)``, a new module.
 
-    One convolution if the branches are a convolution and a batch norm each; if they have more, such as an activation,
-    the unit without its gate.
+    One convolution if the branches are a convolution each, with or without a batch norm; if they have more, such as an
+    activation, the unit without its gate.
     """
-    if any([*map(type, branch)] != [nn.Conv2d, nn.BatchNorm2d] for branch in unit.branches):  # type: ignore[call-overload]
+    if any([*map(type, branch)] not in _CONVOLUTIONS for branch in unit.branches):  # type: ignore[call-overload]
         return _without_gate(unit, attention)
     exact = copy.deepcopy(unit.branches).to("cpu", torch.float64).eval()
-    convs = [folded(branch.conv, branch.bn) for branch in exact]  # type: ignore[arg-type]
+    convs = [as_convolution(branch)[0] for branch in exact]
     groups = math.gcd(*(conv.groups for conv in convs))
-    size = max(kernel.extent for kernel in unit.kernels)
+    size = tuple(map(max, zip(*(kernel.extents for kernel in unit.kernels), strict=True)))
     weight, bias = torch.zeros(()), torch.zeros(())
     for conv, share in zip(convs, attention.to("cpu", torch.float64), strict=True):
-        assert conv.bias is not None
         weight = weight + share[:, None, None, None] * regroup(_spread(conv, size), conv.groups, groups)
-        bias = bias + share * conv.bias
+        if conv.bias is not None:
+            bias = bias + share * conv.bias
     first = unit.branches[0].get_submodule("conv")
     assert isinstance(first, nn.Conv2d)
     return _convolution(first, weight, bias, groups)
@@ -536,31 +540,32 @@ def _without_gate(unit: SelectiveKernel, attention: Tensor) -> SelectiveKernel:
     twin = copy.deepcopy(unit)
     twin.gate = None
     for branch, share in zip(twin.branches, attention.to(running.reference(unit)), strict=True):
-        norm, *rest = list(branch.children())[1:]
+        conv, *rest = branch.children()
+        last = rest.pop(0) if [type(conv), *map(type, rest[:1])] == _CONVOLUTIONS[1] else conv
         # These commute with positive factors, which attention is.
-        if type(norm) is nn.BatchNorm2d and all(type(act) in (nn.ReLU, nn.LeakyReLU, nn.Identity) for act in rest):
-            norm.weight.mul_(share)
-            norm.bias.mul_(share)
+        commute = all(type(act) in (nn.ReLU, nn.LeakyReLU, nn.Identity) for act in rest)
+        if commute and type(last) in (nn.Conv2d, nn.BatchNorm2d):
+            for parameter in last.parameters():
+                parameter.mul_(share.view(-1, *[1] * (parameter.ndim - 1)))
         else:
             branch.add_module("scale", _Scale(share))
     return twin
 
 
 @torch.no_grad()
-def cut(conv: nn.Conv2d, size: int, inputs: Iterable[Tensor]) -> nn.Conv2d:
-    """The convolution of ``size`` x ``size`` taps and the same groups that comes nearest to ``conv`` on ``inputs``.
+def cut(conv: nn.Conv2d, size: tuple[int, int], inputs: Iterable[Tensor]) -> nn.Conv2d:
+    """The convolution of ``size`` taps and the same groups that comes nearest to ``conv`` on ``inputs``.
 
     Each output channel's taps and bias are a least-squares fit to the larger convolution's output.
 
     Args:
         conv: A convolution with a bias and an odd kernel larger than ``size``.
-        size: Taps per side.
+        size: Rows and columns.
         inputs: What the convolution gets, ``(N, C, H, W)`` each.
     """
-    groups, large, width = conv.groups, conv.kernel_size[0], conv.in_channels // conv.groups
-    moments = _second_moments(conv, inputs)  # (G, D, D), D = width * large^2 + 1
-    border = (large - size) // 2
-    inner = F.pad(torch.ones(width, size, size, dtype=torch.bool), [border] * 4).flatten()
+    groups, width = conv.groups, conv.in_channels // conv.groups
+    moments = _second_moments(conv, inputs)  # (G, D, D), D = width * taps + 1
+    inner = _framed(torch.ones(width, 1, *size, dtype=torch.bool), conv.kernel_size).flatten()
     kept = torch.cat([inner, torch.tensor([True])])  # the last is the bias
     assert conv.bias is not None
     target = torch.cat([conv.weight.flatten(1), conv.bias[:, None]], 1).to("cpu", torch.float64)
@@ -570,15 +575,16 @@ def cut(conv: nn.Conv2d, size: int, inputs: Iterable[Tensor]) -> nn.Conv2d:
     ridge = 1e-6 * inside.diagonal(dim1=1, dim2=2).mean(1)[:, None, None] * torch.eye(inside.shape[1])
     change = torch.linalg.solve(inside + ridge, moments[:, kept][:, :, ~kept] @ target[:, :, ~kept].mT).mT
     fitted = (target[:, :, kept] + change).reshape(conv.out_channels, -1)
-    return _convolution(conv, fitted[:, :-1].reshape(-1, width, size, size), fitted[:, -1], groups)
+    return _convolution(conv, fitted[:, :-1].reshape(-1, width, *size), fitted[:, -1], groups)
 
 
 def _second_moments(conv: nn.Conv2d, inputs: Iterable[Tensor]) -> Tensor:
     """Mean of the outer product of what one output sees, its input window and 1, for each group: ``(G, D, D)``."""
-    groups, size = conv.groups, conv.kernel_size[0]
+    groups, (rows, columns) = conv.groups, conv.kernel_size
     total, count = torch.zeros(()), 0
     for x in (part for batch in inputs for part in batch.split(16)):  # windows take size^2 times the memory
-        windows = F.unfold(x.float(), size, padding=size // 2, stride=conv.stride[0])  # (N, C * k * k, L)
+        padding = rows // 2, columns // 2
+        windows = F.unfold(x.float(), conv.kernel_size, padding=padding, stride=conv.stride)  # (N, C * taps, L)
         batch, _, places = windows.shape
         seen = windows.view(batch, groups, -1, places)
         seen = torch.cat([seen, torch.ones(batch, groups, 1, places).to(seen)], 2)
@@ -590,20 +596,26 @@ def _second_moments(conv: nn.Conv2d, inputs: Iterable[Tensor]) -> Tensor:
     return total / count
 
 
-def _spread(conv: nn.Conv2d, size: int) -> Tensor:
-    """A filter with its dilation written out, in the middle of ``size`` x ``size`` taps."""
-    dilation, extent = conv.dilation[0], conv.dilation[0] * (conv.kernel_size[0] - 1) + 1
-    border = (size - extent) // 2
-    spread = conv.weight.new_zeros(*conv.weight.shape[:2], size, size)
-    spread[:, :, border : border + extent : dilation, border : border + extent : dilation] = conv.weight
-    return spread
+def _spread(conv: nn.Conv2d, size: tuple[int, ...]) -> Tensor:
+    """A filter with its dilation written out, in the middle of ``size`` taps."""
+    dilation, (rows, columns) = conv.dilation[0], conv.kernel_size
+    spread = conv.weight.new_zeros(*conv.weight.shape[:2], dilation * (rows - 1) + 1, dilation * (columns - 1) + 1)
+    spread[:, :, ::dilation, ::dilation] = conv.weight
+    return _framed(spread, size)
+
+
+def _framed(filters: Tensor, size: tuple[int, ...]) -> Tensor:
+    """Filters in the middle of ``size`` taps, the others zero."""
+    rows, columns = ((new - old) // 2 for new, old in zip(size, filters.shape[-2:], strict=True))
+    return F.pad(filters, (columns, columns, rows, rows))
 
 
 def _convolution(like: nn.Conv2d, weight: Tensor, bias: Tensor, groups: int) -> nn.Conv2d:
     """A convolution of the same channels, stride, device, type and memory format; other taps, "same" padding."""
-    size = weight.shape[-1]
+    size = weight.shape[2], weight.shape[3]
+    padding = size[0] // 2, size[1] // 2
     make = functools.partial(nn.Conv2d, device=like.weight.device, dtype=like.weight.dtype)
-    conv = make(like.in_channels, like.out_channels, size, like.stride[0], size // 2, groups=groups)
+    conv = make(like.in_channels, like.out_channels, size, like.stride[0], padding, groups=groups)
     conv.weight.copy_(weight)
     conv.bias.copy_(bias)  # type: ignore[union-attr]
     return conv.train(like.training)

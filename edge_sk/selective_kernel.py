@@ -11,6 +11,7 @@ import contextlib
 import copy
 import dataclasses
 import itertools
+import math
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
@@ -30,9 +31,10 @@ class Kernel:
     """The convolution of one branch.
 
     Args:
-        size: Taps per side, odd.
+        size: Taps per side, odd; of a kernel that is not square, its rows.
         dilation: Distance between taps; a 3x3 of dilation 2 sees 5x5 (the paper's cheap 5x5).
         groups: Groups of this branch; ``None`` takes the unit's.
+        columns: Of a kernel that is not square; ``None``: as many as rows.
 
     Raises:
         InputError: An even size, a value below 1, or a size or dilation above 63.
@@ -41,36 +43,57 @@ class Kernel:
     size: int = 3
     dilation: int = 1
     groups: int | None = None
+    columns: int | None = None
 
     def __post_init__(self) -> None:
-        for name, most in (("size", 63), ("dilation", 63), ("groups", 2**20)):
-            if name != "groups" or self.groups is not None:
+        for name, most in (("size", 63), ("dilation", 63), ("groups", 2**20), ("columns", 63)):
+            if name in ("size", "dilation") or getattr(self, name) is not None:
                 object.__setattr__(self, name, whole_number(f"kernel {name}", getattr(self, name), most=most))
-        if self.size % 2 == 0:
-            raise InputError(f"kernel size {self.size} is even: branches must align, use 1, 3, 5, 7, ...")
+        if self.columns == self.size:
+            object.__setattr__(self, "columns", None)
+        for size in self.taps:
+            if size % 2 == 0:
+                raise InputError(f"kernel size {size} is even: branches must align, use 1, 3, 5, 7, ...")
+
+    @property
+    def taps(self) -> tuple[int, int]:
+        """Rows and columns."""
+        return self.size, self.columns or self.size
+
+    @property
+    def extents(self) -> tuple[int, int]:
+        """Height and width in pixels that the kernel spans."""
+        rows, columns = self.taps
+        return self.dilation * (rows - 1) + 1, self.dilation * (columns - 1) + 1
 
     @property
     def extent(self) -> int:
-        """Pixels per side that the kernel spans."""
-        return self.dilation * (self.size - 1) + 1
+        """Pixels that the kernel spans along its longer side."""
+        return max(self.extents)
 
     def __str__(self) -> str:
         """Write the kernel as :meth:`parse` reads it, for instance ``3d2g64``."""
         dilation = f"d{self.dilation}" if self.dilation > 1 else ""
-        return f"{self.size}{dilation}{f'g{self.groups}' if self.groups else ''}"
+        columns = f"x{self.columns}" if self.columns else ""
+        return f"{self.size}{columns}{dilation}{f'g{self.groups}' if self.groups else ''}"
 
     @classmethod
     def parse(cls, kernel: Kernel | int | str) -> Kernel:
-        """Read a size, or ``SIZE[dDILATION][gGROUPS]``: ``3d2`` is a 3x3 of dilation 2, ``5g64`` a 5x5 of 64 groups."""
+        """Read a size, or ``SIZE[xCOLUMNS][dDILATION][gGROUPS]``.
+
+        ``3d2`` is a 3x3 of dilation 2, ``5g64`` a 5x5 of 64 groups, ``1x11`` a row of 11 taps.
+        """
         if isinstance(kernel, Kernel):
             return kernel
         if not isinstance(kernel, str):
             return cls(kernel)
-        match = re.fullmatch(r"(\d{1,9})(?:d(\d{1,9}))?(?:g(\d{1,9}))?", kernel.strip())
+        match = re.fullmatch(r"(\d{1,9})(?:x(\d{1,9}))?(?:d(\d{1,9}))?(?:g(\d{1,9}))?", kernel.strip())
         if match is None:
-            raise InputError(f"kernel {shown(kernel)} is not SIZE[dDILATION][gGROUPS], for instance 3, 3d2 or 5g64")
-        size, dilation, groups = match.groups()
-        return cls(int(size), int(dilation or 1), int(groups) if groups else None)
+            raise InputError(
+                f"kernel {shown(kernel)} is not SIZE[xCOLUMNS][dDILATION][gGROUPS], for instance 3, 3d2, 5g64"
+            )
+        size, columns, dilation, groups = (part and int(part) for part in match.groups())
+        return cls(size, 1 if dilation is None else dilation, groups, columns)
 
 
 # An activation: a class, or timm's name of one.
@@ -193,6 +216,7 @@ class SelectiveKernel(nn.Module):
         select: ``False`` gives the plain sum of the branches, without a gate (rows without "SK" in Table 7).
         act_layer: Activation of the branches and of the gate: a class, or timm's name of one (``"relu"``). ``None``:
             linear branches, and ReLU in the gate.
+        norm: ``False``: branches have a bias instead of a batch norm.
 
     Raises:
         InputError: Too few branches, channels that the groups do not divide, or a value that makes no sense.
@@ -221,10 +245,12 @@ class SelectiveKernel(nn.Module):
         min_width: int = 32,
         select: bool = True,
         act_layer: Activation | None = nn.ReLU,
+        norm: bool = True,
     ) -> None:
         super().__init__()
-        if not isinstance(select, bool):
-            raise InputError(f"select={shown(select)} is neither true nor false")
+        for name, value in (("select", select), ("norm", norm)):
+            if not isinstance(value, bool):
+                raise InputError(f"{name}={shown(value)} is neither true nor false")
         self.in_channels = whole_number("in_channels", in_channels)
         self.out_channels = whole_number("out_channels", out_channels)
         self.stride = whole_number("stride", stride)
@@ -237,27 +263,32 @@ class SelectiveKernel(nn.Module):
                 f"SelectiveKernel selects between branches and needs at least 2 kernels, got {len(self.kernels)}; "
                 "one kernel is a plain convolution: pass select=False"
             )
-        fan_in = sum(kernel.size**2 * self.in_channels // (kernel.groups or groups) for kernel in self.kernels)
+        fan_in = sum(math.prod(kernel.taps) * self.in_channels // (kernel.groups or groups) for kernel in self.kernels)
         if self.out_channels * (fan_in + (len(self.kernels) + 1) * width) > 2**28:
             raise InputError(
                 "the unit has more than 2**28 weights: give smaller kernels, fewer channels or more groups"
             )
         self.linear = act_layer is None
-        self.branches = nn.ModuleList(self._branch(kernel, groups, act_layer) for kernel in self.kernels)
+        self.branches = nn.ModuleList(self._branch(kernel, groups, act_layer, norm) for kernel in self.kernels)
         self.gate = Gate(self.out_channels, len(self.kernels), width, act_layer or nn.ReLU) if select else None
 
-    def _branch(self, kernel: Kernel, groups: int, act_layer: Activation | None) -> nn.Sequential:
-        """Convolution, batch norm, and the activation if there is one."""
+    def _branch(self, kernel: Kernel, groups: int, act_layer: Activation | None, norm: bool) -> nn.Sequential:
+        """Convolution, batch norm if there is one, and the activation if there is one."""
         inputs, outputs, groups = self.in_channels, self.out_channels, kernel.groups or groups
         if inputs % groups or outputs % groups:
             raise InputError(
                 f"groups={groups} does not divide in_channels={inputs} and out_channels={outputs}; "
                 f"pass a common divisor, or groups={inputs} for depthwise branches"
             )
-        padding = kernel.extent // 2
-        conv = nn.Conv2d(inputs, outputs, kernel.size, self.stride, padding, kernel.dilation, groups, bias=False)
+        height, width = kernel.extents
+        padding = height // 2, width // 2
+        conv = nn.Conv2d(inputs, outputs, kernel.taps, self.stride, padding, kernel.dilation, groups, bias=not norm)
         nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
-        layers = OrderedDict[str, nn.Module](conv=conv, bn=nn.BatchNorm2d(outputs))
+        layers = OrderedDict[str, nn.Module](conv=conv)
+        if conv.bias is None:
+            layers["bn"] = nn.BatchNorm2d(outputs)
+        else:
+            nn.init.zeros_(conv.bias)
         if act_layer is not None:
             layers["act"] = make_activation(act_layer)
         return nn.Sequential(layers)
@@ -302,6 +333,23 @@ def folded(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
     return fuse_conv_bn_eval(exact_conv, exact_norm).to(conv.weight.device, conv.weight.dtype)
 
 
+def as_convolution(branch: nn.Module) -> tuple[nn.Conv2d, list[nn.Module]]:
+    """A branch's convolution with its batch norm folded in, a new one, and what follows them.
+
+    Raises:
+        InputError: The branch is made of something else.
+    """
+    conv, *rest = branch.children()
+    if type(conv) is nn.Conv2d and rest and type(rest[0]) is nn.BatchNorm2d:
+        return folded(conv, rest[0]), rest[1:]
+    if type(conv) is nn.Conv2d and not isinstance(next(iter(rest), None), nn.modules.batchnorm._BatchNorm):
+        return copy.deepcopy(conv), rest
+    raise InputError(
+        f"a branch is made of {', '.join(type(part).__name__ for part in (conv, *rest))}: only Conv2d and BatchNorm2d "
+        "can be folded"
+    )
+
+
 class DeploySelectiveKernel(nn.Module):
     r"""What a trained :class:`~edge_sk.SelectiveKernel` computes, as few operators that every backend takes.
 
@@ -321,13 +369,8 @@ class DeploySelectiveKernel(nn.Module):
         self.out_channels = unit.out_channels
         self.convs, self.acts = nn.ModuleList(), nn.ModuleList()
         for branch in unit.branches:
-            conv, norm, *rest = branch.children()
-            if type(conv) is not nn.Conv2d or type(norm) is not nn.BatchNorm2d:
-                raise InputError(
-                    f"a branch begins with {type(conv).__name__} and {type(norm).__name__}: only Conv2d and "
-                    "BatchNorm2d can be folded"
-                )
-            self.convs.append(folded(conv, norm))
+            conv, rest = as_convolution(branch)
+            self.convs.append(conv)
             self.acts.append(nn.Sequential(*map(_out_of_place, rest)))
         gate = unit.gate
         self.select = gate is not None

@@ -1,10 +1,13 @@
 """Graft selective kernels onto many of timm's and torchvision's networks, and tabulate what came of it.
 
 python recipes/graft_table.py --arch timm:ghostnet_100 torchvision:mobilenet_v2    # some, as text
-python recipes/graft_table.py --write                        # all: docs/graft_table.md and results/graft_table.json
+python recipes/graft_table.py --write                        # all: docs/graft_table.md and results/graft_table.json,
+                                                             # and their summary in docs/grafting.md
+python recipes/graft_table.py --write --arch timm:starnet_s1  # anew; the other rows stay
 
 Networks are randomly initialised and then made to answer to their input as trained ones do (``look_trained``).
-Differences are measured on noise and on two photographs at the network's own input size.
+Differences are measured on noise and on two photographs at the network's own input size. ``edge_sk.reparameterize``
+then rewrites the graft, its units moved off their start, on an image of 96 pixels where the network takes one.
 """
 
 from __future__ import annotations
@@ -23,13 +26,19 @@ from torch import nn
 import edge_sk
 from edge_sk import running
 from edge_sk.files import write_text
+from edge_sk.grafting import eligibility
 from edge_sk.manifest import manifest
+from edge_sk.reading import read_json
 from recipes.markdown_tables import markdown_table
 
 ROOT = Path(__file__).resolve().parent.parent
 RECORD = ROOT / "recipes" / "results" / "graft_table.json"
 TABLE = ROOT / "docs" / "graft_table.md"
+GUIDE = ROOT / "docs" / "grafting.md"
+MARKS = ("<!-- networks -->\n", "<!-- end of the networks -->\n")
 SEED = 0
+# Networks of a kind that the guide names.
+SHOWN = 24
 # A preserved float32 network may differ by no more, relative to its largest output.
 TARGET = 1e-5
 
@@ -60,9 +69,13 @@ def look_trained(model: nn.Module) -> None:
     """Make an untrained network answer to its input, with batch normalisations that nothing can lose unnoticed.
 
     Random scales and shifts, then statistics of real activations, then each statistic off by up to a fifth. Random
-    statistics alone make deep networks nearly constant, and a constant hides every error.
+    statistics alone make deep networks nearly constant, and a constant hides every error. So does layer scale, which
+    starts blocks at a millionth of what they compute.
     """
     generator = torch.Generator().manual_seed(SEED)
+    for parameter in model.parameters():
+        if 0 < parameter.abs().max() <= 1e-4:
+            parameter.uniform_(0.1, 0.5, generator=generator)
     norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     norms = [norm for norm in norms if norm.running_mean is not None]
     momenta = [norm.momentum for norm in norms]
@@ -82,6 +95,13 @@ def look_trained(model: nn.Module) -> None:
             statistic.mul_(torch.empty_like(statistic).uniform_(0.8, 1.2, generator=generator))
 
 
+def dense_kernels(site: edge_sk.grafting.Site) -> tuple[edge_sk.Kernel, edge_sk.Kernel]:
+    """The site's own kernel, and one of two taps more along each side that has more than one."""
+    own, _ = edge_sk.grafting.default_kernels(site)
+    rows, columns = (taps + 2 if taps > 1 else 1 for taps in own.taps)
+    return own, edge_sk.Kernel(rows, columns=columns)
+
+
 def row(arch: str) -> dict[str, Any]:
     """Graft one network twice, with dense branches (k and k + 2) and with the paper's (k and a dilated 3x3)."""
     torch.manual_seed(SEED)
@@ -89,10 +109,10 @@ def row(arch: str) -> dict[str, Any]:
     model.eval()
     look_trained(model)
     try:
-        _, dense = edge_sk.graft(model)
-        _, dilated = edge_sk.graft(model, kernels=edge_sk.grafting.default_kernels)
+        _, dense = edge_sk.graft(model, kernels=dense_kernels)
+        grafted, dilated = edge_sk.graft(model)
     except InputError as error:
-        return {"arch": arch, "refused": str(error)}
+        return {"arch": arch, "refused": str(error), "convolutions": len(eligibility.grouped_convolutions(model))}
     reasons: dict[str, int] = {}
     for item in dense.left:
         reasons[item.reason] = reasons.get(item.reason, 0) + 1
@@ -104,8 +124,10 @@ def row(arch: str) -> dict[str, Any]:
         "found_by": dense.found_by,
         "convolutions": len(dense.replaced) + len(dense.left),
         "replaced": len(dense.replaced),
+        "with_bias": sum(site.norm is None for site in dense.replaced),
         "left": reasons,
         "params": dense.params,
+        "rewritten": _rewritten(grafted, dense.input_size),
     } | {
         name: {
             "macs": report.macs,
@@ -115,6 +137,24 @@ def row(arch: str) -> dict[str, Any]:
         }
         for name, report in (("dense", dense), ("dilated", dilated))
     }
+
+
+@torch.no_grad()
+def _rewritten(grafted: nn.Module, shape: Sequence[int]) -> dict[str, Any]:
+    """What ``edge_sk.reparameterize`` makes of a graft whose units have moved off their start."""
+    generator = torch.Generator().manual_seed(SEED)
+    for unit in edge_sk.attention.gated_units(grafted).values():
+        for parameter in unit.parameters():
+            # More makes deep networks amplify rounding: their batch norms' statistics are those of the start.
+            parameter.add_(torch.empty_like(parameter).normal_(0, 0.01, generator=generator))
+    for side in (96, shape[-1]):
+        try:
+            images = running.random_images(grafted, (1, shape[0], side, side))
+            done: Any = edge_sk.reparameterize(grafted, images).reparameterized
+        except InputError:  # it takes images of one size only
+            continue
+        return {"units": done.get("fuse_units", 0), "difference": done.difference, "size": side, "notes": done.notes()}
+    raise InputError(f"{type(grafted).__name__} does not run on images of {shape[-1]} pixels")
 
 
 @torch.no_grad()
@@ -136,12 +176,17 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
     """The table, with its summary."""
     grafted = [one for one in rows if "refused" not in one]
     above = [one for one in grafted if worst(one) > TARGET]
-    site = max((one[kind]["site_difference"] for one in grafted for kind in ("dense", "dilated")), default=0.0)
+    site = max((pair["site_difference"] for one in grafted for pair in pairs(one)), default=0.0)
+    replaced, convolutions = _counts(rows)
+    rewritten = [one["rewritten"]["difference"] for one in grafted if "rewritten" in one]
     names = "; ".join(f"{one['arch']} {worst(one):.1e} against {one['own_rounding']:.1e}" for one in above)
     lines = [
         "# What `edge_sk.graft` does to other libraries' networks",
         "",
-        f"{len(rows)} networks of timm and torchvision, {len(grafted)} grafted in float32. Relative output difference: "
+        f"{len(rows)} networks of timm and torchvision, {len(grafted)} grafted in float32: {replaced} of "
+        f"{convolutions} depthwise and grouped convolutions larger than 1x1 ({replaced / max(convolutions, 1):.1%}). "
+        f"`edge_sk.reparameterize` rewrites {len(rewritten)} grafts, to within {max(rewritten, default=0.0):.1e}. "
+        "Relative output difference: "
         f"at a single site at most {site:.1e}; of the whole network at most {TARGET:.0e} in {len(grafted) - len(above)}"
         + (
             f", and in {len(above)} more than that, where the network itself amplifies rounding ({names})."
@@ -152,13 +197,17 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
         "Made by `python recipes/graft_table.py --write`; the record is `recipes/results/graft_table.json`.",
         "",
         "- sites: convolutions replaced, of all depthwise and grouped ones larger than 1x1; the others have their "
-        "reasons below the table",
+        "reasons below the table; *bias*: how many of them have no batch norm behind, so that their branches have a "
+        "bias",
         "- difference: largest change of any output value relative to the largest output value, on noise and "
         "photographs; weights are random, batch-normalisation statistics near those of real activations;"
         " *own rounding*: the ungrafted network when every input value moves by one float32 rounding; *k, k+2*: two "
         "dense branches; *k, 3x3 dilated*: the default branches",
         "- cost: parameters and MACs added; latency was not measured",
-        "- not tried here: training, the deploy form and the export of the grafted networks",
+        "- *not run*, and a refusal because no batch norm follows: the row is of an earlier version",
+        "- rewritten: largest change of the output by `edge_sk.reparameterize`, of the default branches after a "
+        "little noise on all weights of the units; on an image of 96 pixels where the network takes one",
+        "- not tried here: training; `deploy/results/delegation.md` has files for phones of some",
         "",
     ]
     reasons: dict[str, list[str]] = {}
@@ -166,14 +215,17 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
     for one in grafted:
         for reason, count in one["left"].items():
             reasons.setdefault(reason, []).append(f"{one['arch']} ({count})")
-        pairs = one["dense"], one["dilated"]
         sites = f"{one['replaced']} of {one['convolutions']}"
-        differences = [f"{pair['difference']:.1e}" for pair in pairs]
-        costs = [
-            _added(*before) for pair in pairs for before in ((one["params"][0], pair["params"]), pair["macs"] or (0, 0))
-        ]
-        table.append([one["arch"], one["found_by"], sites, *differences, f"{one['own_rounding']:.1e}", *costs])
-    header = ["network", "found by", "sites", "difference: k, k+2", "k, 3x3 dilated", "own rounding"]
+        differences, costs = list[str](), list[str]()
+        for pair in (one.get("dense"), one["dilated"]):
+            differences.append(f"{pair['difference']:.1e}" if pair else "not run")
+            costs.append(_added(one["params"][0], pair["params"]) if pair else "not run")
+            costs.append(_added(*(pair["macs"] or (0, 0))) if pair else "not run")
+        differences.append(f"{one['own_rounding']:.1e}")
+        differences.append(f"{one['rewritten']['difference']:.1e}" if "rewritten" in one else "not run")
+        table.append([one["arch"], one["found_by"], sites, one["with_bias"], *differences, *costs])
+    header = ["network", "found by", "sites", "bias", "difference: k, k+2", "k, 3x3 dilated", "own rounding"]
+    header += ["rewritten"]
     header += ["params: k, k+2", "MACs", "params: k, 3x3 dilated", "MACs"]
     lines.append(markdown_table(header, table))
     lines += ["", "## Not replaced", ""]
@@ -183,9 +235,45 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _counts(rows: Sequence[dict[str, Any]]) -> tuple[int, int]:
+    """Convolutions replaced, and all depthwise and grouped ones larger than 1x1."""
+    return sum(one.get("replaced", 0) for one in rows), sum(one["convolutions"] for one in rows)
+
+
+def summary(rows: Sequence[dict[str, Any]]) -> str:
+    """What ``docs/grafting.md`` says of the networks: how many of their convolutions are replaced, by what follows."""
+    grafted = [one for one in rows if "refused" not in one]
+    replaced, convolutions = _counts(rows)
+    kinds: dict[str, list[dict[str, Any]]] = {"batch norm": [], "batch norm behind some": [], "something else": []}
+    for one in grafted:
+        some = "something else" if one["with_bias"] == one["replaced"] else "batch norm behind some"
+        kinds[some if one["with_bias"] else "batch norm"].append(one)
+    table = []
+    for kind, members in kinds.items():
+        sites = f"{sum(one['replaced'] for one in members)} of {sum(one['convolutions'] for one in members)}"
+        named = ", ".join(one["arch"] for one in members[:SHOWN])
+        more = f" and {len(members) - SHOWN} more" if len(members) > SHOWN else ""
+        table.append([kind, str(len(members)), sites, named + more])
+    left = "; ".join(f"{one['arch']} ({one['refused']})" for one in rows if "refused" in one)
+    return f"""\
+Of {len(rows)} networks of timm and torchvision {len(grafted)} are grafted. Of their depthwise and grouped convolutions
+{replaced} of {convolutions} ({replaced / max(convolutions, 1):.1%}) are replaced. [The table](graft_table.md) has every
+network, what it costs, and why a convolution was not replaced.
+
+{markdown_table(["behind the convolution", "networks", "replaced", "which"], table)}
+
+Not grafted: {left or "none"}.
+"""
+
+
 def worst(one: dict[str, Any]) -> float:
-    """The larger of a network's two output differences."""
-    return max(one["dense"]["difference"], one["dilated"]["difference"])
+    """The larger of a network's output differences."""
+    return max(pair["difference"] for pair in pairs(one))
+
+
+def pairs(one: dict[str, Any]) -> list[dict[str, Any]]:
+    """What was measured of a network's grafts, by their branches; rows of earlier versions lack one."""
+    return [one[kind] for kind in ("dense", "dilated") if kind in one]
 
 
 def allowed(one: dict[str, Any]) -> float:
@@ -206,21 +294,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Graft, tabulate, and with ``--write`` renew the record."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--arch", nargs="+", default=ARCHS, metavar="A", help="timm:NAME or torchvision:NAME")
-    parser.add_argument("--write", action="store_true", help=f"renew {TABLE.relative_to(ROOT)} and its record")
+    parser.add_argument("--write", action="store_true", help="renew the pages and their record")
     args = parser.parse_args(argv)
-    if args.write and args.arch is not ARCHS:
-        raise InputError("--write renews the whole table; leave --arch out")
-    rows = []
+    if args.write and (unknown := set(args.arch) - set(ARCHS)):
+        raise InputError(f"--write renews rows of the table, which has no {min(unknown)}; leave it out")
+    known = {one["arch"]: one for one in read_json(RECORD)["rows"]} if args.write else {}
     for number, arch in enumerate(args.arch, 1):
-        rows.append(row(arch))
+        known[arch] = row(arch)
         print(f"{number}/{len(args.arch)} {arch}", file=sys.stderr, flush=True)
+        if args.write:
+            write([known[one] for one in ARCHS if one in known], sys.argv[1:] if argv is None else argv)
     if not args.write:
-        print(markdown(rows))
-        return 0
-    record = {"rows": rows} | manifest(["recipes/graft_table.py", "--write"], seed=SEED)
+        print(markdown(list(known.values())))
+    return 0
+
+
+def write(rows: Sequence[dict[str, Any]], argv: Sequence[str]) -> None:
+    """Renew the record and the pages."""
+    record = {"rows": rows} | manifest(["recipes/graft_table.py", *argv], seed=SEED)
     write_text(RECORD, json.dumps(record, indent=1) + "\n")
     write_text(TABLE, markdown(rows))
-    return 0
+    before, _, rest = GUIDE.read_text(encoding="utf-8").partition(MARKS[0])
+    write_text(GUIDE, before + MARKS[0] + summary(rows) + MARKS[1] + rest.partition(MARKS[1])[2])
 
 
 if __name__ == "__main__":

@@ -60,11 +60,22 @@ def test_it_is_used_only_where_it_pays() -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"bias": True}, {"padding": 1}, {"padding_mode": "reflect"}, {"dilation": (2, 1), "padding": (2, 1)}]
+    "options", [{"padding": 1}, {"padding_mode": "reflect"}, {"dilation": (2, 1), "padding": (2, 1)}]
 )
 def test_it_steps_aside_for_convolutions_of_another_kind(options: dict[str, Any]) -> None:
     conv = nn.Conv2d(16, 16, 3, **{"padding": 2, "dilation": 2, "groups": 16, "bias": False} | options)
     assert not pays_off(conv, torch.randn(2, 16, 8, 8))
+
+
+def test_a_branch_with_a_bias_has_the_same_gradients() -> None:
+    branch = SelectiveKernel(16, 16, groups=16, act_layer=None, norm=False).branches[1]
+    nn.init.normal_(branch.get_submodule("conv").bias)  # type: ignore[arg-type]
+    x = torch.randn(2, 16, 8, 8, requires_grad=True)
+    assert pays_off(branch.get_submodule("conv"), x)
+    results = [run(x) for run in (lambda x: run_branch(branch, x), branch)]
+    torch.testing.assert_close(*results)
+    inputs = (x, *branch.parameters())
+    torch.testing.assert_close(*(torch.autograd.grad(u.square().sum(), inputs) for u in results), rtol=1e-4, atol=1e-4)
 
 
 def test_gradients_of_each_image_through_torch_func() -> None:

@@ -25,21 +25,25 @@ def fixed(unit: SelectiveKernel, attention: Tensor, x: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("act", [None, nn.ReLU, nn.Hardswish])
-@pytest.mark.parametrize("kernels", ["3+3d2", "3+5", "1+3d3+7", "3+3", "3g4+5g8", "3g2+5g16+3d2g8"])
+@pytest.mark.parametrize("kernels", ["3+3d2", "3+5", "1+3d3+7", "3+3", "3g4+5g8", "3g2+5g16+3d2g8", "1x7+3x1d2"])
 @pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("norm", [True, False])
 def test_a_fixed_attention_is_kept_exactly(
-    kernels: str, stride: int, act: type[nn.Module] | None, lived_in: LivedIn
+    kernels: str, stride: int, act: type[nn.Module] | None, norm: bool, lived_in: LivedIn
 ) -> None:
-    unit = SelectiveKernel(16, 32, kernels=kernels, stride=stride, groups=16, act_layer=act).double()
+    unit = SelectiveKernel(16, 32, kernels=kernels, stride=stride, groups=16, act_layer=act, norm=norm).double()
     lived_in(unit)
+    for name, parameter in unit.named_parameters():
+        if name.endswith("conv.bias"):
+            nn.init.normal_(parameter)
     attention = torch.softmax(torch.randn(len(unit.kernels), 32, dtype=torch.float64), 0)
     x = torch.randn(2, 16, 13, 13, dtype=torch.float64)
     module = merged(unit, attention)
     torch.testing.assert_close(module(x), fixed(unit, attention, x), atol=1e-12, rtol=1e-12)
     if act is None:
-        extent = max(kernel.extent for kernel in unit.kernels)
+        height, width = zip(*(kernel.extents for kernel in unit.kernels), strict=True)
         assert isinstance(module, nn.Conv2d)
-        assert module.kernel_size == (extent, extent)
+        assert module.kernel_size == (max(height), max(width))
     else:
         assert isinstance(module, SelectiveKernel)
         assert module.gate is None
@@ -50,7 +54,7 @@ def test_a_fixed_attention_is_kept_exactly(
 def test_cut_is_the_least_squares_fit(channels: int, groups: int, stride: int) -> None:
     conv = nn.Conv2d(channels, channels, 5, stride, 2, groups=groups).requires_grad_(False)
     inputs = [torch.rand(20, channels, 11, 11) for _ in range(2)]
-    small = cut(conv, 3, inputs).requires_grad_(False)
+    small = cut(conv, (3, 3), inputs).requires_grad_(False)
     assert (small.kernel_size, small.stride, small.padding) == ((3, 3), (stride, stride), (1, 1))
 
     def error(candidate: nn.Conv2d) -> float:
@@ -71,7 +75,10 @@ def test_cut_is_the_least_squares_fit(channels: int, groups: int, stride: int) -
 def test_cut_is_exact_where_the_outer_taps_see_nothing() -> None:
     conv = nn.Conv2d(4, 4, 5, padding=2, groups=4)
     x = torch.randn(64, 4, 2, 2)
-    torch.testing.assert_close(cut(conv, 3, [x])(x), conv(x), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(cut(conv, (3, 3), [x])(x), conv(x), atol=1e-4, rtol=1e-4)
+    row = nn.Conv2d(4, 4, (3, 5), padding=(1, 2), groups=4)
+    x = torch.randn(64, 4, 1, 2)
+    torch.testing.assert_close(cut(row, (1, 3), [x])(x), row(x), atol=1e-4, rtol=1e-4)
 
 
 def small(act: type[nn.Module] | None = None, kernels: str = "3+3d2") -> nn.Module:

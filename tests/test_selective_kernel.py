@@ -112,9 +112,10 @@ def test_dilation_gives_the_extent_of_a_larger_kernel() -> None:
 
 
 @pytest.mark.parametrize(("size", "stride", "expected"), [(7, 1, 7), (7, 2, 4), (8, 2, 4), (1, 1, 1), (33, 2, 17)])
-@pytest.mark.parametrize("kernels", ["3+3d2", "1+3", "3+3d2+7g8"])
-def test_sizes(size: int, stride: int, expected: int, kernels: str) -> None:
-    unit = SelectiveKernel(16, 16, groups=16, stride=stride, kernels=kernels)
+@pytest.mark.parametrize("kernels", ["3+3d2", "1+3", "3+3d2+7g8", "1x11+3x1d6"])
+@pytest.mark.parametrize("norm", [True, False])
+def test_sizes(size: int, stride: int, expected: int, kernels: str, norm: bool) -> None:
+    unit = SelectiveKernel(16, 16, groups=16, stride=stride, kernels=kernels, norm=norm)
     assert unit(torch.randn(2, 16, size, size)).shape == (2, 16, expected, expected)
 
 
@@ -192,9 +193,10 @@ def test_kernels_read_and_write() -> None:
     assert parse_kernels("3+3d2+5g64") == (Kernel(3), Kernel(3, dilation=2), Kernel(5, groups=64))
     assert parse_kernels([3, "3d3", Kernel(1)]) == (Kernel(3), Kernel(3, dilation=3), Kernel(1))
     assert parse_kernels(3) == parse_kernels(Kernel(3)) == parse_kernels("3") == (Kernel(3),)
-    for text in ("1", "3d2", "5g64", "3d3g4"):
+    for text in ("1", "3d2", "5g64", "3d3g4", "1x11", "3x1d6g4"):
         assert str(Kernel.parse(text)) == text
-    assert Kernel(3, dilation=2).extent == 5
+    assert Kernel.parse("3x3d2") == Kernel(3, dilation=2, columns=3) == Kernel(3, 2)
+    assert (Kernel(3, dilation=2).extent, Kernel.parse("1x3d6").extents) == (5, (1, 13))
     assert "3+3d2" in repr(SelectiveKernel(32, 32))
 
 
@@ -203,7 +205,10 @@ def test_kernels_read_and_write() -> None:
     [
         (lambda: Kernel(4), "kernel size 4 is even"),
         (lambda: Kernel(0), "kernel size=0 is not a whole number of at least 1"),
-        (lambda: Kernel.parse("3x3"), "kernel '3x3' is not SIZE"),
+        (lambda: Kernel.parse("3*3"), r"kernel '3\*3' is not SIZE"),
+        (lambda: Kernel.parse("3d0"), "kernel dilation=0 is not a whole number"),
+        (lambda: Kernel(3, columns=2), "kernel size 2 is even"),
+        (lambda: SelectiveKernel(32, 32, norm=0), "norm=0 is neither true nor false"),  # type: ignore[arg-type]
         (lambda: SelectiveKernel(32, 32, kernels="3"), "needs at least 2 kernels, got 1"),
         (lambda: SelectiveKernel(32, 32, kernels=(), select=False), "needs at least 2 kernels, got 0"),
         (lambda: SelectiveKernel(24, 24), "groups=32 does not divide in_channels=24"),
@@ -262,3 +267,22 @@ def test_activations_by_timms_names(name: str, layer: type[nn.Module]) -> None:
         layer
     ] * 3
     assert repr(unit) == repr(SelectiveKernel(8, 8, groups=8, act_layer=layer))
+
+
+@pytest.mark.parametrize("kernels", ["3+3d2", "1x5+5x1+3"])
+@pytest.mark.parametrize("act", [None, nn.Hardswish])
+def test_without_norms_nothing_is_folded_into_the_branches(
+    kernels: str, act: type[nn.Module] | None, lived_in: LivedIn
+) -> None:
+    unit = lived_in(SelectiveKernel(16, 32, groups=16, kernels=kernels, act_layer=act, norm=False)).double()
+    assert isinstance(unit, SelectiveKernel)
+    assert [type(part) for part in unit.branches.modules()].count(nn.BatchNorm2d) == 0
+    for branch in unit.branches:
+        nn.init.normal_(branch.get_submodule("conv").bias)  # type: ignore[arg-type]
+    deployed = unit.fuse()
+    x = torch.randn(2, 16, 9, 9, dtype=torch.float64)
+    torch.testing.assert_close(deployed(x), unit(x))
+    for branch, conv in zip(unit.branches, deployed.convs, strict=True):  # type: ignore[arg-type]
+        for ours, theirs in zip(branch.get_submodule("conv").parameters(), conv.parameters(), strict=True):
+            assert torch.equal(ours, theirs)
+            assert ours is not theirs

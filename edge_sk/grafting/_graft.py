@@ -31,9 +31,9 @@ def graft(
 ) -> tuple[nn.Module, Report]:
     """Give a network selective kernels, and keep what it has learned.
 
-    Every depthwise or grouped ``k x k`` convolution (``k >= 3``) with batch normalisation behind it becomes a
-    :class:`~edge_sk.SelectiveKernel` of linear branches; an activation behind them stays where it is. Sites are found
-    by following tensors through the network.
+    Every depthwise or grouped convolution larger than 1x1 becomes a :class:`~edge_sk.SelectiveKernel` of linear
+    branches. They take over a batch normalisation behind the convolution, and have a bias where there is none; whatever
+    else follows stays where it is. Sites are found by following tensors through the network.
 
     Args:
         model: Any network that takes one image batch; it is not changed.
@@ -88,6 +88,7 @@ def graft(
                 name=site.name,
                 found_by=site.found_by,
                 conv=describe(site.conv),
+                norm=site.norm,
                 kernels="+".join(map(str, unit.kernels)),
                 stage=site.stage,
                 resolution=site.resolution,
@@ -185,10 +186,7 @@ def _nothing(model: nn.Module, skipped: Sequence[Skipped]) -> str:
         return f"nothing to graft in {name}: {reasons}{more}"
     if grafted := sum(eligibility.is_selective_kernel(module) for module in model.modules()):
         return f"{name} has {grafted} selective kernels already, and nothing else to graft"
-    return (
-        f"{name} has no grouped or depthwise convolution larger than 1x1; selective kernels replace those with batch "
-        "normalisation behind them"
-    )
+    return f"{name} has no grouped or depthwise convolution larger than 1x1, which selective kernels replace"
 
 
 def _params(model: nn.Module) -> int:

@@ -1,6 +1,8 @@
-"""Which convolutions and normalisations a selective kernel can replace, and why it cannot replace others."""
+"""Which convolutions a selective kernel can replace, why it cannot replace others, and which norms it takes over."""
 
 from __future__ import annotations
+
+from typing import TypeGuard
 
 from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
@@ -30,12 +32,10 @@ def why_not_conv(conv: nn.Conv2d, shared: set[nn.Parameter]) -> str | None:
     if obstacle := _obstacle(conv, shared):
         return f"the convolution {obstacle}"
     height, width = conv.kernel_size
-    stride, dilation, centred = conv.stride, conv.dilation[0], ((height - 1) // 2,) * 2
+    stride, dilation, centred = conv.stride, conv.dilation[0], ((height - 1) // 2, (width - 1) // 2)
     reasons = {
         f"it is a {type(conv).__name__}, which computes more than nn.Conv2d": type(conv) is not nn.Conv2d,
-        f"its kernel is {height}x{width}, not square": height != width,
-        f"its kernel is even ({height}x{width}): branches of other sizes would not align": height % 2 == 0,
-        f"it maps {conv.in_channels} channels to {conv.out_channels}": conv.in_channels != conv.out_channels,
+        f"its kernel is even ({height}x{width}): branches of other sizes would not align": not height * width % 2,
         f"its stride is {stride[0]}x{stride[1]}": stride[0] != stride[1],
         f"it is dilated ({dilation})": conv.dilation != (1, 1),
         f"its padding {conv.padding} is not that of a centred kernel": conv.padding not in (centred, "same"),
@@ -44,20 +44,13 @@ def why_not_conv(conv: nn.Conv2d, shared: set[nn.Parameter]) -> str | None:
     return next((reason for reason, applies in reasons.items() if applies), None)
 
 
-def why_not_norm(norm: nn.Module, shared: set[nn.Parameter]) -> str | None:
-    """The reason why the module behind a convolution cannot become the branches' batch normalisation."""
-    name = type(norm).__name__
-    if obstacle := _obstacle(norm, shared):
-        return f"its {name} {obstacle}"
-    if not isinstance(norm, nn.BatchNorm2d) or not (type(norm) is nn.BatchNorm2d or tracing.is_norm_act(norm)):
-        hint = ": graft first, then convert" if name.startswith("SyncBatchNorm") else ""
-        hint = ": branches would train it; thaw it first" if name.startswith("FrozenBatchNorm") else hint
-        return f"it is followed by {name}, not by batch normalisation{hint}"
-    if norm.running_mean is None:
-        return "its batch normalisation keeps no running statistics"
-    if tracing.is_norm_act(norm) and not isinstance(norm.drop, nn.Identity):
-        return f"its {name} drops activations"
-    return None
+def becomes_the_branches(norm: nn.Module, shared: set[nn.Parameter]) -> TypeGuard[nn.BatchNorm2d]:
+    """Whether the module behind a convolution can become the branches' batch normalisation."""
+    norm_act = tracing.is_norm_act(norm)
+    if not isinstance(norm, nn.BatchNorm2d) or not (type(norm) is nn.BatchNorm2d or norm_act):
+        return False
+    drops = norm_act and not isinstance(norm.get_submodule("drop"), nn.Identity)
+    return norm.running_mean is not None and not drops and _obstacle(norm, shared) is None
 
 
 def _obstacle(module: nn.Module, shared: set[nn.Parameter]) -> str | None:

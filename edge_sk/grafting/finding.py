@@ -1,7 +1,9 @@
 """Find the convolutions of a network that a selective kernel can replace, and say why it cannot replace the others.
 
-torch.fx follows the tensors from each grouped convolution to its batch normalisation. In modules that cannot be traced
-the next module registered counts as the one behind it. A run of the network then confirms every site.
+A unit stands in the convolution's place, whatever is behind it. Batch normalisation becomes a part of the branches if
+nothing else reads the convolution's output; everything else stays. torch.fx follows the tensors to tell; in modules
+that cannot be traced the next module registered counts as the one behind. A run of the network then confirms every
+site.
 """
 
 from __future__ import annotations
@@ -35,15 +37,14 @@ def find(model: nn.Module) -> tuple[list[Site], list[Skipped], str | None]:
     skipped: list[Skipped] = []
     for name, conv in convolutions.items():
         traced = dataflow if dataflow and conv in dataflow.calls else None
-        behind = traced.behind(conv) if traced else registered.get(conv, "no module is registered behind it")
-        path, norm = ("", behind) if isinstance(behind, str) else behind
-        reason = eligibility.why_not_conv(conv, shared)
-        reason = reason or (norm if isinstance(norm, str) else eligibility.why_not_norm(norm, shared))
-        if reason:
-            skipped.append(Skipped(name, describe(conv), reason))
-        else:
-            assert isinstance(norm, nn.BatchNorm2d)
-            sites.append(Site(name, conv, path, norm, "dataflow" if traced else "structure"))
+        reason = eligibility.why_not_conv(conv, shared) or (traced.misused(conv) if traced else None)
+        if reason or not name:
+            skipped.append(Skipped(name, describe(conv), reason or "it is the whole network: wrap it in nn.Sequential"))
+            continue
+        path, norm = (traced.behind(conv) if traced else registered.get(conv)) or (None, None)
+        if norm is None or not eligibility.becomes_the_branches(norm, shared):
+            path = norm = None
+        sites.append(Site(name, conv, path, norm, "dataflow" if traced else "structure"))
     return sites, skipped, untraced
 
 
@@ -93,29 +94,22 @@ class _Dataflow:
         owners = [str(node.target).rpartition(".")[0] for node in graph.find_nodes(op="get_attr")]
         self.read_directly = {self.modules.get(name) for name in owners}
 
-    def behind(self, conv: nn.Conv2d) -> tuple[str, nn.Module] | str:
-        """The module that takes a convolution's output, past identities, with its path; or why there is none."""
-        if misused := self.misused(conv):
-            return f"the convolution {misused}"
+    def behind(self, conv: nn.Conv2d) -> tuple[str, nn.Module] | None:
+        """The one module that reads a convolution's output, past identities, with its path."""
         node = self.calls[conv][0]
         while len(node.users) == 1:
             (node,) = node.users
-            if node.op != "call_module":
-                called = "the output" if node.op == "output" else getattr(node.target, "__name__", str(node.target))
-                return f"it is followed by {called}, not by batch normalisation"
-            module = self.modules[str(node.target)]
-            if isinstance(module, nn.BatchNorm2d) and (misused := self.misused(module)):
-                return f"its {type(module).__name__} {misused}"
+            module = self.modules[str(node.target)] if node.op == "call_module" else None
             if not isinstance(module, nn.Identity):
-                return str(node.target), module
-        return f"its output goes to {len(node.users)} operations" if node.users else "its output is not used"
+                return None if module is None or self.misused(module) else (str(node.target), module)
+        return None
 
     def misused(self, module: nn.Module) -> str | None:
         """How the model uses a module otherwise than by one call."""
         if (times := len(self.calls[module])) > 1:
-            return f"is called at {times} places"
+            return f"it is called at {times} places"
         if not self.read_directly.isdisjoint(module.modules()):
-            return "is read directly in forward (its weight or a buffer)"
+            return "its weight or a buffer is read directly in forward"
         return None
 
 
@@ -132,6 +126,8 @@ def _registered_behind(model: nn.Module) -> dict[nn.Module, tuple[str, nn.Module
 def confirm(model: nn.Module, images: Tensor, sites: list[Site]) -> tuple[list[Site], list[Skipped]]:
     """Run a model in eval mode: note the resolution of every site, and skip sites that the run contradicts.
 
+    Sites keep a norm that was found by structure only if it reads the convolution's output.
+
     Raises:
         InputError: The model does not run on these images.
     """
@@ -141,23 +137,24 @@ def confirm(model: nn.Module, images: Tensor, sites: list[Site]) -> tuple[list[S
         runs[module].append((args[0] if args else None, result))
 
     with contextlib.ExitStack() as hooks:
-        for module in {module for site in sites for module in (site.conv, site.norm_module)}:
+        for module in {module for site in sites for module in (site.conv, site.norm_module) if module is not None}:
             hooks.enter_context(module.register_forward_hook(note))
         running.outputs(model, images)
     confirmed: list[Site] = []
     skipped: list[Skipped] = []
     for site in sites:
-        of_conv, of_norm = runs[site.conv], runs[site.norm_module]
-        reason = None
-        if not of_conv:
-            reason = "it does not run on this input"
-        elif (times := max(len(of_conv), len(of_norm))) > 1:
-            reason = f"it runs {times} times in one forward"
-        elif site.found_by == "structure" and not (of_norm and of_norm[0][0] is of_conv[0][1]):
-            reason = "the batch normalisation registered behind it reads another tensor"
+        of_conv = runs[site.conv]
+        reason = f"it runs {len(of_conv)} times in one forward" if of_conv else "it does not run on this input"
+        if len(of_conv) == 1:
+            reason = None if of_conv[0][1].ndim == 4 else "it runs on an image without a batch"
         if reason:
             skipped.append(Skipped(site.name, describe(site.conv), reason))
             continue
+        if site.norm_module is not None:
+            of_norm = runs[site.norm_module]
+            reads = site.found_by == "dataflow" or (of_norm and of_norm[0][0] is of_conv[0][1])
+            if len(of_norm) > 1 or not reads:
+                site = dataclasses.replace(site, norm=None, norm_module=None)
         height, width = of_conv[0][1].shape[2:]
         stage = round(math.log2(images.shape[2] / height)) - 1
         confirmed.append(dataclasses.replace(site, resolution=(height, width), stage=stage))

@@ -64,8 +64,9 @@ def compare(
 
 def _original(site: Site, unit: nn.Module, x: Tensor) -> Tensor:
     """The site's output, behind the activation that the unit's branches have, if any."""
-    norm = site.norm_module
-    x = F.batch_norm(site.conv(x), norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
+    x = site.conv(x)
+    if (norm := site.norm_module) is not None:
+        x = F.batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
     act = getattr(unit.get_submodule("branches.0"), "act", None)
     return x if act is None else act(x)
 

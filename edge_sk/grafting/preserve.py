@@ -2,17 +2,18 @@
 
 A branch can *hold* the old filter if it is not dilated, at least as large, and its groups divide the old ones. Such a
 branch starts as the old filter, zero-padded, with the old batch normalisation (a bias of the convolution goes into its
-mean). If every branch holds the filter, all give the old output, and so does any attention, because it sums to one.
+mean) or, where the site has none, the old bias. If every branch holds the filter, all give the old output, and so does
+any attention, because it sums to one.
 
 A dilated or a smaller branch cannot hold it. Beside a branch that does, it starts with a batch normalisation of zero
-weight and bias: it adds nothing, and these two have gradients of full size from the first step, in float16 too. The
-attention must then be known: the gate's last map starts at zero, so that every branch has the weight ``1 / M``, and the
-other branches' normalisation is scaled up to make up for it. Scaling commutes with linear branches, so the function is
-kept exactly, whatever follows.
+weight and bias, or without one with a filter and a bias of zero: it adds nothing, and these have gradients of full size
+from the first step, in float16 too. The attention must then be known: the gate's last map starts at zero, so that every
+branch has the weight ``1 / M``, and the other branches are scaled up to make up for it. Scaling commutes with linear
+branches, so the function is kept exactly, whatever follows.
 
 An activation in the branches does not commute with scaling, unless it is ReLU or a leaky one; then a grafted network
 starts near the old one, and the report says how near. A ReLU passes no gradient at zero, so branches that cannot hold
-the filter start with their batch normalisation scaled by :data:`FADED` instead.
+the filter start scaled by :data:`FADED` instead.
 
 If no branch can hold the filter, the function cannot be kept: every branch starts as near to the old filter as it can.
 """
@@ -32,7 +33,8 @@ FADED = 2.0**-16
 def holds(kernel: Kernel, site: Site) -> bool:
     """Whether a branch can equal the site's convolution."""
     groups = kernel.groups or site.groups
-    return kernel.dilation == 1 and kernel.size >= site.kernel_size and site.groups % groups == 0
+    larger = all(new >= old for new, old in zip(kernel.taps, site.conv.kernel_size, strict=True))
+    return kernel.dilation == 1 and larger and site.groups % groups == 0
 
 
 def is_exact(unit: SelectiveKernel, site: Site) -> bool:
@@ -58,17 +60,19 @@ def start(unit: SelectiveKernel, site: Site) -> None:
             nn.init.zeros_(unit.gate.expand.weight)
     silent = 0.0 if _is_linear(unit) else FADED
     for branch, kernel, works in zip(unit.branches, unit.kernels, working, strict=True):
-        conv, norm = branch.get_submodule("conv"), branch.get_submodule("bn")
+        conv = last = branch.get_submodule("conv")
         assert isinstance(conv, nn.Conv2d)
-        assert isinstance(norm, nn.BatchNorm2d)
-        assert norm.running_mean is not None
-        scale = 1 / total if works else silent
         conv.weight.copy_(_resample(regroup(site.conv.weight, site.groups, conv.groups), kernel))
-        norm.load_state_dict(site.norm_module.state_dict(), strict=False)  # without the activation of timm's norms
-        if site.conv.bias is not None:
-            norm.running_mean -= site.conv.bias
-        norm.weight.mul_(scale)
-        norm.bias.mul_(scale)
+        if site.norm_module is not None:
+            last = branch.get_submodule("bn")
+            last.load_state_dict(site.norm_module.state_dict(), strict=False)  # without the activation of timm's norms
+            if site.conv.bias is not None:
+                last.running_mean -= site.conv.bias  # type: ignore[operator]
+        elif site.conv.bias is not None:
+            assert conv.bias is not None
+            conv.bias.copy_(site.conv.bias)
+        for parameter in last.parameters():
+            parameter.mul_(1 / total if works else silent)
 
 
 def _resample(weight: Tensor, kernel: Kernel) -> Tensor:
@@ -76,11 +80,15 @@ def _resample(weight: Tensor, kernel: Kernel) -> Tensor:
 
     This is zero-padding where the kernel covers the filter's taps; elsewhere it keeps the sum over the taps.
     """
-    old = torch.arange(weight.shape[-1], dtype=torch.float64) - weight.shape[-1] // 2
-    new = (torch.arange(kernel.size, dtype=torch.float64) - kernel.size // 2) * kernel.dilation
-    old = old.clamp(new[0], new[-1])
-    share = (1 - (new[:, None] - old).abs() / kernel.dilation).clamp(min=0).to(weight)  # (new taps, old taps)
-    return share @ weight @ share.T
+    shares = []
+    for was, size in zip(weight.shape[2:], kernel.taps, strict=True):
+        old = torch.arange(was, dtype=torch.float64) - was // 2
+        new = (torch.arange(size, dtype=torch.float64) - size // 2) * kernel.dilation
+        old = old.clamp(new[0], new[-1])
+        share = (1 - (new[:, None] - old).abs() / kernel.dilation).clamp(min=0)  # (new taps, old taps)
+        shares.append(share.to(weight))
+    rows, columns = shares
+    return rows @ weight @ columns.T
 
 
 def regroup(weight: Tensor, old: int, new: int) -> Tensor:

@@ -16,6 +16,7 @@ class Replaced:
 
     Args:
         conv: The convolution that was replaced, in short.
+        norm: Path of the batch norm that the branches took over; ``None``: they have a bias.
         kernels: The branches, for instance ``3+5``.
         exact: Whether the unit starts as the site's function by construction; others may, see ``difference``.
         difference: Largest change of the site's output, relative to its largest value, the same input given: on noise.
@@ -25,6 +26,7 @@ class Replaced:
     name: str
     found_by: str
     conv: str
+    norm: str | None
     kernels: str
     stage: int | None
     resolution: tuple[int, int] | None
@@ -87,12 +89,13 @@ class Report:
         lines = [f"{self.model}: {grafted} of {total} grouped convolutions grafted, found by {self.found_by}"]
         if self.untraced:
             lines.append(f"  torch.fx cannot trace all of it: {self.untraced}")
-        rows = [("site", "was", "kernels", "stage", "output", "difference")]
+        rows = [("site", "was", "kernels", "branches", "stage", "output", "difference")]
         for site in self.replaced:
             resolution = "x".join(map(str, site.resolution or ()))
             kept = "" if site.exact else " (not guaranteed)"
             difference = f"{max(site.difference, site.difference_real):.1e}{kept}"
-            rows.append((site.name, site.conv, site.kernels, str(site.stage), resolution, difference))
+            branches = "bias" if site.norm is None else "batch norm"
+            rows.append((site.name, site.conv, site.kernels, branches, str(site.stage), resolution, difference))
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines += ["  " + "  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
         for reason in dict.fromkeys(item.reason for item in self.left):

@@ -10,12 +10,12 @@ from torch import nn
 
 @dataclasses.dataclass(frozen=True)
 class Site:
-    """A convolution that a selective kernel can replace, with the batch normalisation behind it.
+    """A convolution that a selective kernel can replace, with the batch normalisation that it takes over.
 
     Args:
         name: Dotted path of the convolution in the model.
-        conv: The convolution, ``k x k`` with odd ``k >= 3``, grouped or depthwise.
-        norm: Dotted path of its batch normalisation.
+        conv: The convolution, with odd sides, grouped or depthwise.
+        norm: Dotted path of the batch normalisation behind it; ``None``: something else is, and stays there.
         norm_module: The batch normalisation.
         found_by: ``"dataflow"`` (torch.fx) or ``"structure"`` (order of registration, confirmed by a run).
         resolution: ``(H, W)`` of the convolution's output at the model's input size; ``None`` before the model has run.
@@ -25,16 +25,16 @@ class Site:
 
     name: str
     conv: nn.Conv2d
-    norm: str
-    norm_module: nn.BatchNorm2d
+    norm: str | None
+    norm_module: nn.BatchNorm2d | None
     found_by: Literal["dataflow", "structure"]
     resolution: tuple[int, int] | None = None
     stage: int | None = None
 
     @property
     def kernel_size(self) -> int:
-        """Taps per side."""
-        return int(self.conv.kernel_size[0])
+        """Taps along the longer side."""
+        return max(self.conv.kernel_size)
 
     @property
     def stride(self) -> int:
@@ -48,13 +48,13 @@ class Site:
 
     @property
     def channels(self) -> int:
-        """Input channels, and as many output channels."""
+        """Output channels; most convolutions have as many input channels."""
         return self.conv.out_channels
 
     @property
     def depthwise(self) -> bool:
-        """Whether every channel has its own filter."""
-        return self.groups == self.channels
+        """Whether every output channel sees one input channel."""
+        return self.groups == self.conv.in_channels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,9 +67,9 @@ class Skipped:
 
 
 def describe(conv: nn.Conv2d) -> str:
-    """A convolution in short, for instance ``5x5/2 depthwise 72``."""
+    """A convolution in short, for instance ``5x5/2 depthwise 72`` or ``7x7/2 depthwise 48->96``."""
     height, width = conv.kernel_size
     stride = "" if conv.stride == (1, 1) else f"/{conv.stride[0]}"
-    kind = "depthwise" if conv.groups == conv.in_channels == conv.out_channels else f"g{conv.groups}"
+    kind = "depthwise" if conv.groups == conv.in_channels else f"g{conv.groups}"
     channels = f"{conv.in_channels}->" if conv.in_channels != conv.out_channels else ""
     return f"{height}x{width}{stride} {kind} {channels}{conv.out_channels}"

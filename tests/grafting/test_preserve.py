@@ -80,10 +80,10 @@ def test_attention_does_not_matter_to_dense_branches(digits: Tensor, lived_in: L
     assert float(seen[0].amax() - seen[0].amin()) > 0.2  # the gate did choose
 
 
-@pytest.mark.parametrize("act", [nn.ReLU, nn.Hardswish, nn.ReLU6])
+@pytest.mark.parametrize("behind", [(nn.BatchNorm2d(8), nn.ReLU()), (nn.BatchNorm2d(8), nn.Hardswish()), (nn.GELU(),)])
 @pytest.mark.parametrize("kernels", ["3+5", "3+3d2"])
-def test_no_dead_parameter(act: type[nn.Module], kernels: str, digits: Tensor, lived_in: LivedIn) -> None:
-    model = lived_in(nn.Sequential(block(nn.BatchNorm2d(8), act()), nn.Conv2d(8, 10, 1)))
+def test_no_dead_parameter(behind: tuple[nn.Module, ...], kernels: str, digits: Tensor, lived_in: LivedIn) -> None:
+    model = lived_in(nn.Sequential(block(*behind), nn.Conv2d(8, 10, 1)))
     grafted, _ = edge_sk.graft(model, kernels=kernels, input_size=16)
     grafted.train()
     unit = units(grafted)[0]
@@ -238,3 +238,16 @@ def test_silent_branches_survive_half_precision() -> None:
     scale = unit.branches[1].get_submodule("bn").weight
     assert isinstance(scale, Tensor)
     assert float(scale.detach().abs().min()) > 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_silent_filters_without_norm_train_at_once(dtype: torch.dtype, digits: Tensor, lived_in: LivedIn) -> None:
+    grafted, _ = edge_sk.graft(lived_in(block(nn.GELU())), input_size=16)
+    own, silent = (branch.get_submodule("conv") for branch in units(grafted)[0].branches)
+    assert float(silent.weight.detach().abs().max()) == 0  # type: ignore[union-attr, operator]
+    with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+        loss = grafted.train()(digits).float().square().mean()
+    loss.backward()
+    for name in ("weight", "bias"):
+        gradients = [float(getattr(conv, name).grad.norm()) for conv in (own, silent)]
+        assert gradients[1] > 0.2 * gradients[0] > 0

@@ -87,6 +87,35 @@ def test_names_of_other_libraries_take_a_graft(tmp_path: Path, lived_in: LivedIn
         edge_sk.create_model("timm:mobilenetv3_small_050@kernels=3+5,init=none")
 
 
+@pytest.mark.parametrize("name", ["timm:convnext_atto", "timm:starnet_s1"])
+def test_networks_without_batch_norm_start_from_plain_weights(
+    name: str, tmp_path: Path, lived_in: LivedIn, digits: Tensor
+) -> None:
+    from safetensors.torch import save_file
+
+    images = digits[:2].repeat(1, 1, 2, 2).double()
+    plain = answering(lived_in(edge_sk.create_model(name, num_classes=10)), images.float())
+    for parameter in plain.parameters():
+        if 0 < parameter.detach().abs().max() <= 1e-4:  # layer scale: blocks count for a millionth
+            nn.init.constant_(parameter, 0.3)
+    save_file(plain.state_dict(), tmp_path / "plain.safetensors")
+    every = f"{name}@kernels=auto"
+    grafted = edge_sk.create_model(every, num_classes=10, init_from=tmp_path / "plain.safetensors").eval()
+    with torch.no_grad():
+        assert running.difference([plain.double()(images)], [grafted.double()(images)]) < 1e-12
+        for unit in units(grafted):  # what was trained comes back, too
+            for parameter in unit.parameters():
+                parameter += 0.1 * torch.randn_like(parameter)
+        expected = grafted.float()(images.float())
+        assert running.difference([plain.float()(images.float())], [expected]) > 1e-2
+        save_file(grafted.state_dict(), tmp_path / "grafted.safetensors")
+        again = edge_sk.create_model(every, num_classes=10, init_from=tmp_path / "grafted.safetensors").eval()
+        assert torch.equal(again(images.float()), expected)
+    deployed = edge_sk.reparameterize(again, images.float())
+    assert deployed.reparameterized["fuse_units"] == len(units(again))  # type: ignore[index]
+    torch.testing.assert_close(deployed(images.float()), expected, rtol=1e-4, atol=1e-4)
+
+
 def test_graft_by_name_reads_images_of_any_channels(digits: Tensor) -> None:
     grey = edge_sk.create_model("timm:mobilenetv3_small_050@kernels=3+5", num_classes=10, in_chans=1).eval()
     assert len(units(grey)) == 11
