@@ -131,7 +131,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             checkpoint=args.checkpoint,
             output=Path(args.output),
             argv=command,
-            say=print,
         )
     failures: list[InputError] = []
     for file_format, precision in wanted:

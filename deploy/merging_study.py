@@ -1,10 +1,14 @@
-"""Merge trained networks for several budgets; write the record behind docs/merging.md: one command, a quiet machine.
+"""Merge trained networks for several budgets, and write the record behind docs/merging.md.
 
-python deploy/merging_study.py --runs runs/merging
+python deploy/merging_study.py --runs runs/merging               # merge, test and export; any machine, hours
+python deploy/merging_study.py --runs runs/merging --latency     # measure the files; a quiet machine, minutes
+python deploy/merging_study.py --runs runs/merging               # what the measured costs have changed
+python deploy/merging_study.py                                   # the page
 
-The run folders are those of ``python recipes/train.py --arch ARCH --recipe digits --seed N --output RUNS/ARCH-N``; runs
-that are missing are left out, and the page says how many seeds there are. Units are merged in the order that the costs
-of fp32 on one thread give; budgets are judged by the costs of each precision and number of threads. Files take turns.
+The run folders are those of ``python recipes/train.py --arch ARCH --recipe digits --seed N --output RUNS/ARCH-N``, for
+the selecting network and the plain one; seeds that are missing are left out. What the record has is not done again.
+Units are merged in the order that their costs in fp32 on one thread give, from the first call; budgets are judged by
+the whole files of each precision and number of threads.
 """
 
 from __future__ import annotations
@@ -12,164 +16,192 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import re
 import statistics
 import sys
-import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from edge_sk.errors import InputError, script  # isort: skip (before torch: Ctrl-C)
-from torch import nn
-
+from deploy import costs as measuring
 from deploy import merging
+from edge_sk.costs import Costs
 from edge_sk.export import network as networks
 from edge_sk.export import to_pte
 from edge_sk.export.network import Network
 from edge_sk.export.record import Precision
 from edge_sk.files import check_output, write_text
 from edge_sk.manifest import manifest
-from edge_sk.merging import Costs, Goal
-from edge_sk.reading import read_json, validated
+from edge_sk.reading import read_json
 from recipes.experiments.confidence import mean_interval
 from recipes.markdown_tables import markdown_table
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULT, PAGE = ROOT / "deploy" / "results" / "merging.json", ROOT / "docs" / "merging.md"
-ARCHS = ("shufflenetv2_1.0", "mobilenetv2_1.0")
+ARCHS = ("sk_shufflenetv2_1.0", "sk_mobilenetv2_1.0")
+PRECISIONS: tuple[Precision, ...] = ("fp32", "int8")
+KEYS = tuple(f"{precision} {threads}" for precision in PRECISIONS for threads in (1, 2))
 BUDGETS = (1.05, 1.10)
+# Of the first seed's path: these are exported, to be measured whichever of them the costs choose.
+MEASURED = (1.02, 1.12)
 
 
 @script
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure, or write the page of a record."""
+    """Merge, measure, or write the page of a record."""
     p = argparse.ArgumentParser(
         prog="deploy/merging_study.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     p.add_argument("--runs", type=Path, metavar="DIR", help="trained runs; without it, the page of --output's record")
-    p.add_argument("--archs", nargs="+", default=list(ARCHS), help="plain networks (default: the two of the page)")
+    p.add_argument("--archs", nargs="+", default=list(ARCHS), help="selecting networks (default: the two of the page)")
     p.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    p.add_argument("--precisions", nargs="+", choices=("fp32", "int8"), default=["fp32", "int8"])
-    p.add_argument("--threads", nargs="+", type=int, default=[1, 2])
-    p.add_argument("--reuse", action="store_true", help="take the units' costs of --output's record")
+    p.add_argument("--finetune", type=int, default=3, metavar="EPOCHS", help="after merging (default: 3)")
+    p.add_argument("--latency", action="store_true", help="measure the files that a call without it has exported")
     p.add_argument("--output", type=Path, default=RESULT, help="default: deploy/results/merging.json")
     args = p.parse_args(argv)
+    record: dict[str, Any] = {"budgets": BUDGETS, "finetune": args.finetune, "studies": {}}
+    if args.output.exists() or args.runs is None:
+        record = read_json(args.output, missing=f"no record at {args.output}; --runs makes one")
     if args.runs is not None:
         check_output(args.output.parent)
         command = ["deploy/merging_study.py", *(sys.argv[1:] if argv is None else argv)]
-        # One architecture after another: what an earlier call measured of others stays.
-        record: dict[str, Any] = {"budgets": BUDGETS, "studies": {}}
-        if args.output.exists():
-            record = read_json(args.output)
         for arch in args.archs:
-            seeds = [seed for seed in args.seeds if all(folder.is_dir() for folder in _runs(args.runs, arch, seed))]
-            if not seeds:
-                raise InputError(f"--runs {args.runs} has no pair of runs such as {_runs(args.runs, arch, 0)[1]}")
-            known = record["studies"].get(arch, {}).get("costs", {}) if args.reuse else {}
-            found = study(args.runs, arch, seeds, args.precisions, args.threads, known)
-            record["studies"][arch] = found | {"manifest": manifest(command)}
+            folder = args.runs / "files" / arch
+            if args.latency:
+                found = record["studies"].get(arch)
+                if found is None or "files" not in found or not folder.is_dir():
+                    raise InputError(f"--latency measures what a call without it has exported: {folder} is not there")
+                measure(found, folder)
+                found["latency_manifest"] = manifest(command)
+            else:
+                found = record["studies"].setdefault(arch, {"seeds": {}})
+                found["manifest"] = manifest(command)
+                for seed in args.seeds:
+                    runs = args.runs / f"{arch}-{seed}", args.runs / f"{plain(arch)}-{seed}"
+                    if all(run.is_dir() for run in runs):
+                        for _ in one_seed(found, str(seed), *runs, folder, epochs=record["finetune"]):
+                            write_text(args.output, json.dumps(record, indent=1) + "\n")
+                if not found["seeds"]:
+                    raise InputError(f"--runs {args.runs} has no pair of runs such as {arch}-0 and {plain(arch)}-0")
             write_text(args.output, json.dumps(record, indent=1) + "\n")
-    record = read_json(args.output, missing=f"no record at {args.output}; --runs makes one")
     if args.output.resolve() == RESULT:
         write_text(PAGE, page(record))
-        draw(record)
+        for arch, found in record["studies"].items():
+            curves = {f"seed {seed}": curve(found, row) for seed, row in found["seeds"].items()}
+            merging.plot(curves, picture(arch))
     print(tables(record))
     return 0
 
 
-def _runs(folder: Path, arch: str, seed: int) -> tuple[Path, Path]:
-    return folder / f"{arch}-{seed}", folder / f"sk_{arch}-{seed}"
+def plain(arch: str) -> str:
+    """The plain network of a selecting one."""
+    return arch.removeprefix("sk_").partition("@")[0]
 
 
-def study(
-    folder: Path,
-    arch: str,
-    seeds: Sequence[int],
-    precisions: Sequence[Precision],
-    threads: Sequence[int],
-    known: dict[str, Any],
-) -> dict[str, Any]:
-    """One architecture: costs, the path of every seed, and latency and accuracy at every budget."""
-    trained = {seed: [networks.from_run(run) for run in _runs(folder, arch, seed)] for seed in seeds}
-    first = trained[seeds[0]][1]
-    found: dict[str, Any] = {"input_size": first.input_size, "seeds": {}, "latency": {}, "costs": {}}
-    with tempfile.TemporaryDirectory(prefix="edge_sk_study_") as name:
-        work = Path(name)
-        tables: dict[str, Costs] = {}
-        for precision in precisions:
-            for count in threads:
-                _say(f"{arch}: costs, {precision}, threads={count}")
-                key = f"{precision} {count}"
-                if key in known:
-                    table = validated(merging.CostTable, known[key], f"costs of {arch} {key}")
-                else:
-                    table = merging.measure_costs(first, precision=precision, threads=count, work=work)
-                found["costs"][key] = table.model_dump()
-                tables[key] = Costs(plain=table.plain, units=table.units)
-        order = next(iter(tables.values()))
-        merged: dict[str, dict[str, nn.Module]] = {key: {} for key in tables}  # of the first seed
-        for seed, (plain, selective) in trained.items():
-            _say(f"{arch}: seed {seed}")
-            points, report = merging.walk(selective, costs=order)
-            row = found["seeds"][str(seed)] = {
-                "plain": merging.test_top1(plain, plain.model),
-                "sk": points[0].test_top1,
-                "path": [merging.described(point) for point in points],
-                "units": [dataclasses.asdict(unit) for unit in report.units],
-                "int8": {},
-                "budgets": {},
-            }
-            for key, costs in tables.items():
-                judged = [
-                    point._replace(step=dataclasses.replace(point.step, ratio=costs.ratio(point.step.outcomes)))
-                    for point in points
-                ]
-                for budget in BUDGETS:
-                    index = merging.choose(judged, Goal(budget=budget))
-                    step = judged[index].step
-                    row["budgets"][f"{key} {budget}"] = {
-                        "index": index,
-                        "met": Goal(budget=budget).reached(step),
-                        "ratio_by_costs": step.ratio,
-                        "top1": points[index].test_top1,
-                    }
-                    if seed == seeds[0]:
-                        merged[key][f"step {index}"] = points[index].model
-            if "int8" in precisions:
-                used = {choice["index"] for key, choice in row["budgets"].items() if key.startswith("int8")}
-                for label, network in {"plain": plain, "sk": selective}.items():
-                    row["int8"][label] = int8_top1(network, work)
-                for index in sorted(used):
-                    row["int8"][str(index)] = int8_top1(_with(selective, points[index].model), work)
-        twin = merging.plain_twin(first.model)
-        for precision in precisions:
-            for count in threads:
-                key = f"{precision} {count}"
-                _say(f"{arch}: latency, {precision}, threads={count}")
-                measured = merging.measure_together(
-                    first,
-                    {"plain": twin, "sk": first.model, **merged[key]},
-                    precision=precision,
-                    threads=count,
-                    work=work,
-                )
-                found["latency"][key] = {
-                    "seed": seeds[0],
-                    "ratios": merging.ratios(measured),
-                    "p50_ms": {label: one.p50_ms for label, one in measured.items()},
-                    "where": measured["plain"].where,
-                }
-    return found
+def one_seed(
+    found: dict[str, Any], seed: str, selective: Path, control: Path, work: Path, *, epochs: int
+) -> Iterator[None]:
+    """A seed's path, the accuracy of what is chosen from it, and files of the first seed's; yields after each part."""
+    row = found["seeds"].get(seed)
+    if row is not None and not any(lacking(found, row)) and "files" in found:
+        return
+    network, plain_network = networks.from_run(selective), networks.from_run(control)
+    if "order" not in found:
+        _say(f"{network.arch}: costs")
+        found["order"] = measuring.measure_costs(network, precision="fp32", threads=1, work=work).model_dump()
+    _say(f"{network.arch}: the path of seed {seed}")
+    points, report = merging.walk(network, costs=Costs(**found["order"]))
+    if row is None:
+        row = found["seeds"][seed] = {
+            "plain": merging.test_top1(plain_network, plain_network.model),
+            "sk": points[0].test_top1,
+            "path": [point.described() for point in points],
+            "units": [dataclasses.asdict(unit) for unit in report.units],
+            "int8": {},
+            "finetuned": {},
+        }
+    found["input_size"] = network.input_size
+    yield
+    for_int8, for_finetuning = lacking(found, row)
+    chosen = {str(index): dataclasses.replace(network, model=point.model) for index, point in enumerate(points)}
+    chosen |= {"plain": plain_network, "sk": network}
+    for name in sorted(for_int8):
+        row["int8"][name] = int8_top1(chosen[name], work)
+        yield
+    for name in sorted(for_finetuning):
+        _say(f"{network.arch}: seed {seed}, step {name}, {epochs} epochs more")
+        trained = merging.finetune(chosen[name], selective, epochs)
+        row["finetuned"][name] = merging.test_top1(trained, trained.model)
+        yield
+    if "files" not in found:
+        forms = {form: measuring.replaced(network.model, make) for form, make in measuring.FORMS.items()}
+        near = {i: point for i, point in enumerate(points) if MEASURED[0] <= (point.step.ratio or 0) <= MEASURED[1]}
+        models = forms | {f"step{index}": point.model for index, point in near.items()}
+        for precision in PRECISIONS:
+            _say(f"{network.arch}: {len(models)} files, {precision}")
+            measuring.write_files(network, models, precision=precision, work=work)
+        found["files"] = [*models]
+        yield
 
 
-def _with(network: Network, model: nn.Module) -> Network:
-    return dataclasses.replace(network, model=model)
+def lacking(found: dict[str, Any], row: dict[str, Any]) -> tuple[set[str], set[str]]:
+    """What a seed lacks: networks to test in int8, and those to train on, which are the choices of fp32 on a thread."""
+    chosen = {key: {str(choice(found, row, key, budget)) for budget in BUDGETS} for key in KEYS}
+    int8 = {name for key in KEYS if key.startswith("int8") for name in {*chosen[key], "plain", "sk"}}
+    return int8 - row["int8"].keys(), chosen[KEYS[0]] - row["finetuned"].keys()
+
+
+def costs(found: dict[str, Any], key: str) -> Costs:
+    """The units' costs: how they are shared says the trace of fp32 on one thread, how much it is the whole files."""
+    order, ratios = found["order"], found.get("latency", {}).get(key, {}).get("ratios")
+    if ratios is None:
+        return Costs(**order)
+    units = {name: dict(unit) for name, unit in order["units"].items()}
+    for outcome in ("select", "merge"):
+        together = sum(unit[outcome] for unit in units.values()) or 1
+        for unit in units.values():
+            unit[outcome] *= max(ratios[outcome] - 1, 0) / together
+    return Costs(plain=1, units=units)
+
+
+def choice(found: dict[str, Any], row: dict[str, Any], key: str, budget: float) -> int:
+    """The first network of a seed's path that keeps a budget by the costs of a precision and number of threads."""
+    within = [index for index, ratio in enumerate(ratios_by_costs(found, row, key)) if ratio <= budget]
+    return within[0] if within else len(row["path"]) - 1
+
+
+def ratios_by_costs(found: dict[str, Any], row: dict[str, Any], key: str) -> list[float]:
+    """Latency along a seed's path, as a share of the plain network's."""
+    table, units = costs(found, key), {unit["name"]: "select" for unit in row["units"]}
+    ratios = []
+    for point in row["path"]:
+        if point["moved"]:
+            name, units[name] = point["moved"].split()
+        ratios.append(table.ratio(units))  # type: ignore[arg-type]
+    return ratios
+
+
+def measure(found: dict[str, Any], work: Path) -> None:
+    """Measure the files of every precision and number of threads."""
+    found["latency"] = {}
+    for key in KEYS:
+        precision, threads = key.split()
+        _say(f"{work.name}: latency, {key}")
+        files = {name: work / f"{name}-{precision}.pte" for name in found["files"]}
+        measured = measuring.measure_together(files, threads=int(threads))
+        found["latency"][key] = {
+            "ratios": measuring.ratios(measured),
+            "round_p50_ms": {name: one.round_p50_ms for name, one in measured.items()},
+            "where": measured["plain"].where,
+        }
 
 
 def int8_top1(network: Network, work: Path) -> float | None:
     """Accuracy in per cent of the int8 file on the test images; ``None`` if the file cannot be proven."""
+    _say(f"{network.arch}: int8")
     try:
-        record = to_pte(network, work / "int8", precision="int8")
+        record = to_pte(network, work / "int8", precision="int8", replace=True)
     except InputError as error:
         _say(f"{network.arch} int8: {error}")
         return None
@@ -184,54 +216,68 @@ def tables(record: dict[str, Any]) -> str:
     """A table per architecture: latency and accuracy of plain, SK and merged, means over seeds."""
     parts = []
     for arch, found in record["studies"].items():
-        rows = []
-        for key in found["latency"]:
-            precision, threads = key.split()
-            for label, budget in [("plain", None), ("SK", None), *((f"merged, {b:.2f}", b) for b in record["budgets"])]:
-                rows.append([precision, threads, label, *_cells(found, key, label, budget)])
+        kinds = [("plain", None), ("SK", None), *((f"merged, {budget:.2f}", budget) for budget in record["budgets"])]
+        keys = [key for key in KEYS if key in found.get("latency", KEYS[:1])]
+        rows = [_cells(found, key, label, budget) for key in keys for label, budget in kinds]
+        after = f"after {record['finetune']} epochs more"
         header = [
-            "precision",
+            "",
             "threads",
             "network",
             "latency, of plain",
-            "units that select",
-            "test top-1",
+            "select",
+            "top-1",
             "against SK",
+            "against plain",
+            after,
         ]
         seeds = len(found["seeds"])
-        title = f"`sk_{arch}` on the digits, {seeds} seed{'s' * (seeds > 1)}:"
-        parts.append(f"{title}\n\n{markdown_table(header, rows, 'lrlrrrr')}")
+        title = f"`{arch}` on the digits, {seeds} seed{'s' * (seeds > 1)}:"
+        parts.append(f"{title}\n\n{markdown_table(header, rows, 'lrlrrrrrr')}")
     return "\n\n".join(parts)
 
 
 def _cells(found: dict[str, Any], key: str, label: str, budget: float | None) -> list[str]:
-    """Latency of the first seed's file, units that select, accuracy, and its difference from SK."""
-    measured = found["latency"][key]
-    top1, against, selecting, latency = list[float](), list[float](), list[int](), ""
-    for seed, row in found["seeds"].items():
-        name = label.lower()
-        selecting.append(0 if label == "plain" else len(row["units"]))
-        if budget is not None:
-            choice = row["budgets"][f"{key} {budget}"]
-            name, selecting[-1] = str(choice["index"]), row["path"][choice["index"]]["select"]
-        file = name if budget is None else f"step {name}"
-        if int(seed) == measured["seed"]:
-            latency = f"{measured['ratios'][file]:.2f}"
-        if key.startswith("int8"):
-            value, reference = row["int8"].get(name), row["int8"].get("sk")
-        else:
-            value, reference = row[name] if budget is None else row["path"][int(name)]["test_top1"], row["sk"]
-        if value is not None and reference is not None:
-            top1.append(value)
-            against.append(value - reference)
-    low, high = mean_interval(against)
-    interval = f" ({low:+.2f} to {high:+.2f})" if len(against) > 1 else ""
+    """Latency of the first seed's file, units that select, accuracy, its differences, and that after training on."""
+    precision, threads = key.split()
+    seeds = list(found["seeds"].values())
+    names = [label.lower() if budget is None else str(choice(found, row, key, budget)) for row in seeds]
+    points = [row["path"][int(name) if budget else 0] for row, name in zip(seeds, names, strict=True)]
+    file = {"plain": "plain", "sk": "select"}.get(names[0], f"step{names[0]}")
+    ratio = found.get("latency", {}).get(key, {"ratios": {}})["ratios"].get(file)
+    top1, sk, control = (
+        [_top1(row, precision, name) for row, name in zip(seeds, some, strict=True)]
+        for some in (names, ["sk"] * len(seeds), ["plain"] * len(seeds))
+    )
+    known = [value for value in top1 if value is not None]
+    after = [row["finetuned"].get(name) for row, name in zip(seeds, names, strict=True)]
     return [
-        latency,
-        ", ".join(map(str, selecting)),
-        f"{statistics.fmean(top1):.2f} %" if top1 else "not proven",
-        "" if label == "SK" or not against else f"{statistics.fmean(against):+.2f}{interval}",
+        precision,
+        threads,
+        label,
+        "not measured" if ratio is None else f"{ratio:.2f}",
+        ", ".join("0" if label == "plain" else str(point["select"]) for point in points),
+        f"{statistics.fmean(known):.2f} %" if len(known) == len(top1) else "not proven",
+        "" if label == "SK" else _difference(top1, sk),
+        "" if label == "plain" else _difference(top1, control),
+        "" if None in after or key != KEYS[0] else _difference(after, sk),
     ]
+
+
+def _top1(row: dict[str, Any], precision: str, name: str) -> float | None:
+    """Accuracy of ``plain``, ``sk`` or a step of the path."""
+    if precision == "int8":
+        return row["int8"].get(name)
+    return row[name] if name in row else row["path"][int(name)]["test_top1"]
+
+
+def _difference(values: Sequence[float | None], others: Sequence[float | None]) -> str:
+    """Mean of paired differences, with its interval."""
+    differences = [a - b for a, b in zip(values, others, strict=True) if a is not None and b is not None]
+    if len(differences) < len(values):
+        return ""
+    low, high = mean_interval(differences)
+    return f"{statistics.fmean(differences):+.2f}" + (f" ({low:+.2f} to {high:+.2f})" if len(values) > 1 else "")
 
 
 PAGE_TEXT = """\
@@ -253,22 +299,36 @@ python deploy/export.py --checkpoint runs/sk_shufflenetv2_1.0 --merge keep=3 thr
 - A unit is kept, merged exactly (3x3 and 3x3 dilated: one 5x5), or cut to the host's own kernel by a least-squares fit.
 - What is merged can be undone only from the checkpoint.
 
-From Python, with `costs` as `edge_sk.merging.Costs`:
+From Python, with the costs that a file holds:
 
 ```python
-merged, report = edge_sk.merge(model, images, keep=3)
+merged, report = edge_sk.merge(model, images, budget=1.10, costs="exports/NAME.costs.json")
+```
+
+## Before training
+
+`edge_sk.graft` takes a budget too. Sites are taken as long as their cost fits, those of the middle stages (strides 8
+and 16) first, then the earlier ones, the last stage last: in the paper, selection follows the scale of the object in
+the lower and middle stages, and no longer in the last. What a site costs is measured with every site grafted:
+
+```console
+python deploy/unit_costs.py --arch timm:mobilenetv2_100@kernels=auto --output costs.json
+```
+
+```python
+grafted, report = edge_sk.graft(model, budget=1.10, costs="costs.json")
 ```
 
 ## Measured
 
 {tables}
 
-Host latency at the runs' own image size ({size}), of the first seed's files. "Against SK": points of test accuracy,
-mean over seeds, with Student's 95 % interval; one test digit is 0.28 points. int8 is compared with int8. Units are
-taken in the order that fp32 on one thread gives. Accuracy is before any training after merging.
+Host latency at the runs' own image size ({size}), of the first seed's files. Differences are points of test accuracy,
+means over seeds, with Student's 95 % interval; one test digit is 0.28 points. int8 is compared with int8. "After":
+against SK, in fp32, trained on after merging by the recipe at a tenth of its learning rate. Units are taken in the
+order that the first costs of fp32 on one thread give.
 
-The selecting network was measured twice, for the costs and beside the merged files ({noise}): that is how far a ratio
-can be trusted. Targets were a loss of at most 0.3 points at 1.10 and 0.5 at 1.05.
+{noise}Targets were a loss of at most 0.3 points at 1.10 and 0.5 at 1.05.
 {missing}
 {curves}
 
@@ -282,55 +342,58 @@ The record is [deploy/results/merging.json](../deploy/results/merging.json), mad
 
 def page(record: dict[str, Any]) -> str:
     """docs/merging.md."""
-    pictures = [f"![test accuracy of sk_{arch} against latency](merging/{arch}.png)" for arch in record["studies"]]
-    sizes = sorted({found["input_size"][-1] for found in record["studies"].values()})
+    studies = record["studies"]
+    manifests = [
+        found[kind] for kind in ("manifest", "latency_manifest") for found in studies.values() if kind in found
+    ]
     return PAGE_TEXT.format(
         tables=tables(record),
-        curves="\n\n".join(pictures),
-        commands="\n".join(dict.fromkeys(found["manifest"]["command"] for found in record["studies"].values())),
+        curves="\n\n".join(
+            f"![test accuracy of {arch} against latency](merging/{picture(arch).name})" for arch in studies
+        ),
+        commands="\n".join(dict.fromkeys(made["command"] for made in manifests)),
         missing=missing(record),
         noise=noise(record),
-        size=" and ".join(f"{size} pixels" for size in sizes),
+        size=" and ".join(sorted({f"{found['input_size'][-1]} pixels" for found in studies.values()})),
     )
+
+
+def curve(found: dict[str, Any], row: dict[str, Any]) -> list[dict[str, Any]]:
+    """A seed's path with latencies by today's costs."""
+    ratios = ratios_by_costs(found, row, KEYS[0])
+    return [point | {"ratio_by_costs": ratio} for point, ratio in zip(row["path"], ratios, strict=True)]
+
+
+def picture(arch: str) -> Path:
+    """The curve of an architecture."""
+    return PAGE.parent / "merging" / f"{re.sub('[^a-z0-9._-]+', '-', arch)}.png"
 
 
 def missing(record: dict[str, Any]) -> str:
     """What the record lacks of three seeds, both networks, both precisions, and one and two threads."""
-    lacks = [f"sk_{arch}" for arch in ARCHS if arch not in record["studies"]]
+    lacks = [arch for arch in ARCHS if arch not in record["studies"]]
     for arch, found in record["studies"].items():
-        measured = {tuple(key.split()) for key in found["latency"]}
-        lacks += [
-            f"sk_{arch} in {precision} on {threads} thread{'s' * (threads != '1')}"
-            for precision in ("fp32", "int8")
-            for threads in ("1", "2")
-            if (precision, threads) not in measured
-        ]
+        lacks += [f"latency of {arch}, {key}" for key in KEYS if key not in found.get("latency", {})]
         if len(found["seeds"]) < 3:
-            lacks.append(f"a third seed of sk_{arch}")
+            lacks.append(f"a third seed of {arch}")
     return f"\nNot measured yet: {'; '.join(lacks)}.\n" if lacks else ""
 
 
 def noise(record: dict[str, Any]) -> str:
-    """The selecting networks' latency when the costs were measured, and when the files were."""
-    pairs = [
-        (
-            f"sk_{arch} {key.replace(' ', ', threads=')}",
-            Costs(plain=costs["plain"], units=costs["units"]),
-            found["latency"][key]["ratios"]["sk"],
-        )
-        for arch, found in record["studies"].items()
-        for key, costs in found["costs"].items()
-    ]
-    return "; ".join(
-        f"{name}: {costs.ratio(dict.fromkeys(costs.units, 'select')):.2f} and {sk:.2f}" for name, costs, sk in pairs
+    """How far the ratios of the rounds lie apart."""
+    spreads = []
+    for found in record["studies"].values():
+        for measured in found.get("latency", {}).values():
+            rounds = measured["round_p50_ms"]
+            for times in rounds.values():
+                each = [time / base for time, base in zip(times, rounds["plain"], strict=True)]
+                spreads.append(max(each) - min(each))
+    if not spreads:
+        return ""
+    return (
+        "Files took turns in three rounds; the ratios of one file's rounds lie "
+        f"{statistics.median(spreads):.3f} apart in the median and at most {max(spreads):.3f}. "
     )
-
-
-def draw(record: dict[str, Any]) -> None:
-    """The pictures of docs/merging.md."""
-    for arch, found in record["studies"].items():
-        curves = {f"seed {seed}": row["path"] for seed, row in found["seeds"].items()}
-        merging.plot(curves, PAGE.parent / "merging" / f"{arch}.png")
 
 
 if __name__ == "__main__":

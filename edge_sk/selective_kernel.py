@@ -92,7 +92,8 @@ class Kernel:
             raise InputError(
                 f"kernel {shown(kernel)} is not SIZE[xCOLUMNS][dDILATION][gGROUPS], for instance 3, 3d2, 5g64"
             )
-        size, columns, dilation, groups = (part and int(part) for part in match.groups())
+        numbers: list[Any] = [part and int(part) for part in match.groups()]
+        size, columns, dilation, groups = numbers
         return cls(size, 1 if dilation is None else dilation, groups, columns)
 
 

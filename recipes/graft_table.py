@@ -25,6 +25,7 @@ from torch import nn
 
 import edge_sk
 from edge_sk import running
+from edge_sk.attention import gated_units
 from edge_sk.files import write_text
 from edge_sk.grafting import eligibility
 from edge_sk.manifest import manifest
@@ -143,7 +144,7 @@ def row(arch: str) -> dict[str, Any]:
 def _rewritten(grafted: nn.Module, shape: Sequence[int]) -> dict[str, Any]:
     """What ``edge_sk.reparameterize`` makes of a graft whose units have moved off their start."""
     generator = torch.Generator().manual_seed(SEED)
-    for unit in edge_sk.attention.gated_units(grafted).values():
+    for unit in gated_units(grafted).values():
         for parameter in unit.parameters():
             # More makes deep networks amplify rounding: their batch norms' statistics are those of the start.
             parameter.add_(torch.empty_like(parameter).normal_(0, 0.01, generator=generator))

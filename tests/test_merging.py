@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
 from torch import Tensor, nn
 
 import edge_sk
 from edge_sk import InputError
 from edge_sk.attention import gated_units, record_attention
-from edge_sk.merging import Costs, Outcome, cut, merged, path
+from edge_sk.costs import Costs, Outcome, read_costs
+from edge_sk.merging import cut, merged, path
 from edge_sk.selective_kernel import SelectiveKernel
+from tests.mutations import mutated, outcome
 
 LivedIn = Callable[[nn.Module], nn.Module]
 
@@ -113,6 +118,11 @@ def network(lived_in: LivedIn, images: Tensor) -> nn.Module:
         model[4].gate.expand.weight.mul_(60)
         model[-1].bias.sub_(model.eval()(images).mean(0))  # several classes win
     return model
+
+
+def fixed_size() -> nn.Module:
+    """A network for images of 24x24."""
+    return nn.Sequential(SelectiveKernel(3, 3, groups=3, act_layer=None), nn.Flatten(), nn.Linear(3 * 24 * 24, 2))
 
 
 def costs(network: nn.Module, first: float = 10.0, second: float = 10.0) -> Costs:
@@ -231,18 +241,27 @@ def test_equal_extents_merge_into_the_hosts_kernel(lived_in: LivedIn, images: Te
     "name",
     [
         "sk_shufflenetv2_0.5",
-        "sk_mobilenetv2_0.5@kernels=3+5+3d2",
+        "sk_mobilenetv2_0.5@kernels=3+5+3d2,sk_units=all",  # three branches, stride 2
         "torchvision:shufflenet_v2_x0_5@kernels=auto,act=relu",
+        "timm:mobilenetv3_small_050@kernels=auto",
+        "timm:resnext26ts@kernels=auto",  # groups of several channels
     ],
 )
-def test_networks_of_all_kinds_keep_mode_and_format(name: str, lived_in: LivedIn) -> None:
-    model = lived_in(edge_sk.create_model(name, num_classes=7)).to(memory_format=torch.channels_last)
+def test_networks_of_all_kinds_lose_nothing_where_attention_does_not_move(name: str, lived_in: LivedIn) -> None:
+    model = lived_in(edge_sk.create_model(name, num_classes=7)).double().to(memory_format=torch.channels_last)
+    images = torch.randn(4, 3, 64, 64, dtype=torch.float64)
+    with torch.no_grad():
+        for unit in gated_units(model).values():
+            assert unit.gate is not None
+            unit.gate.expand.weight.zero_()  # every branch has the same weight, whatever the image
+        expected, others = model(images), model(images.flip(3))
     model.train()
-    images = torch.randn(4, 3, 32, 32)
-    few = len(gated_units(model)) - 1
-    result, report = edge_sk.merge(model, images, keep=few)
+    result, report = edge_sk.merge(model, images, keep=0)
     assert all(module.training for module in result.modules())
-    assert report.steps[-1].count("select") == few
+    assert {*report.steps[-1].outcomes.values()} == {"merge"}
+    with torch.no_grad():
+        error = (result.eval()(images) - expected).abs().max()
+    assert error < 1e-6 * (expected - others).abs().max()  # of what the images make different
 
 
 @pytest.mark.parametrize(
@@ -250,15 +269,20 @@ def test_networks_of_all_kinds_keep_mode_and_format(name: str, lived_in: LivedIn
     [
         ({"keep": None}, "stops at one of keep=, budget= and tolerance=: give one of them"),
         ({"budget": 1.1}, "stops at one of"),
-        ({"keep": -1}, "keep=-1 is not a whole number"),
+        ({"keep": -1}, r"merge: keep: .* greater than or equal to 0 \(got -1\)"),
         ({"keep": None, "budget": 1.1}, "give costs="),
-        ({"keep": None, "budget": float("nan"), "costs": costs(nn.Identity())}, "budget=nan is not a finite number"),
+        (
+            {"keep": None, "budget": float("nan"), "costs": costs(nn.Identity())},
+            r"merge: budget: .* finite number \(got nan\)",
+        ),
         ({"keep": None, "tolerance": 0.3}, "give labels="),
-        ({"keep": None, "tolerance": "3", "labels": torch.zeros(40)}, "tolerance='3' is not a finite number"),
+        ({"keep": None, "tolerance": "three", "labels": torch.zeros(40)}, "merge: tolerance: .* valid number"),
         ({"costs": Costs(plain=1.0, units={})}, "costs has no unit 1: it was measured on another network"),
         ({"labels": torch.zeros(3, dtype=torch.long)}, "labels= must be one class per image"),
         ({"images": torch.zeros(3, 24, 24)}, r"images must be a batch .* got \(3, 24, 24\), torch.float32"),
         ({"images": torch.zeros(2, 5, 24, 24)}, "does not run on an input of 2x5x24x24"),
+        ({"model": fixed_size(), "images": torch.zeros(2, 3, 16, 16)}, "does not run on an input of 2x3x16x16"),
+        ({"images": torch.zeros(0, 3, 24, 24)}, r"got \(0, 3, 24, 24\)"),
         ({"model": nn.Sequential(nn.Conv2d(3, 3, 1))}, "no selective kernels that select"),
         ({"model": "net"}, "takes a Python module"),
         ({"model": SelectiveKernel(3, 3, groups=3)}, "the network is one selective kernel"),
@@ -273,11 +297,21 @@ def test_bad_input(change: dict, message: str, network: nn.Module, images: Tenso
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"plain": 0.0, "units": {}}, "plain=0.0 is not a finite number above 0"),
-        ({"plain": 1.0, "units": {"1": {"select": 1.0}}}, "costs of 1 are of"),
-        ({"plain": 1.0, "units": {"1": {"select": 1.0, "merge": float("inf")}}}, "the cost of 1 merge=inf"),
+        ({"plain": 0.0, "units": {}}, r"costs: plain: .* greater than 0 \(got 0.0\)"),
+        ({"plain": 1.0, "units": {"1": {"select": 1.0}}}, "costs of 1 are of .*: give merge too"),
+        ({"plain": 1.0, "units": {"1": {"select": 1.0, "merge": float("inf")}}}, "costs: units.1.merge: .* finite"),
+        ({"plain": 1.0, "units": {"1": {"pick": 1.0}}}, "costs: units.1.pick"),
+        ("nowhere.json", "nowhere.json does not exist"),
+        (3.0, "costs=3.0 is neither"),
     ],
 )
-def test_costs_are_numbers(given: dict, message: str) -> None:
+def test_costs_are_numbers(given: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        Costs(**given)
+        read_costs(given, ["1"], "select", "merge")
+
+
+@settings(max_examples=60, deadline=None)
+@given(mutated({"plain": 10.0, "units": {"1": {"select": 1.0, "merge": 0.5, "cut": 0.0}}, "where": "here"}))
+def test_a_damaged_table_is_one_line(table: Any) -> None:
+    read, _ = outcome(read_costs, table, ["1"], "select", "merge")
+    assert read is None or math.isfinite(read.ratio({"1": "merge"}))

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
 from edge_sk import running
 from edge_sk.errors import InputError, shown
 from edge_sk.grafting import eligibility, finding, measure, preserve
+from edge_sk.grafting.budget import affordable
 from edge_sk.grafting.report import Replaced, Report
 from edge_sk.grafting.site import Site, Skipped, describe
 from edge_sk.grafting.unit import Init, make_unit, replace
 from edge_sk.profiling import profile
 from edge_sk.selective_kernel import Kernels, SelectiveKernel, UnitSpec
+
+if TYPE_CHECKING:
+    from edge_sk.costs import Costs
 
 
 def graft(
@@ -28,6 +34,8 @@ def graft(
     act: str | Callable[..., nn.Module] | None = None,
     input_size: int | Sequence[int] | None = None,
     images: Tensor | None = None,
+    budget: float | None = None,
+    costs: Costs | Mapping[str, Any] | str | os.PathLike[str] | None = None,
 ) -> tuple[nn.Module, Report]:
     """Give a network selective kernels, and keep what it has learned.
 
@@ -51,12 +59,17 @@ def graft(
         input_size: ``(C, H, W)``, ``(N, C, H, W)`` or the side of a square image, to measure at; ``None``: that of
             ``images``, of the model's ``default_cfg``, or 3x224x224.
         images: A batch of real images as the network takes them, to measure on; ``None``: two photographs.
+        budget: Latency to stay within, as a share of the plain network's: of the chosen sites only as many as fit,
+            those of the middle stages first (:mod:`edge_sk.grafting.budget`). ``None``: all.
+        costs: What each unit costs on the device, which ``budget`` needs: the file that ``deploy/unit_costs.py`` wrote
+            for the network with every site grafted, or its values.
 
     Returns:
         A copy with selective kernels, in the mode, on the device and in the type of the model; and the report.
 
     Raises:
-        InputError: Nothing to graft, a model that cannot be copied or run, or one whose output would not be kept.
+        InputError: Nothing to graft, a model that cannot be copied or run, or one whose output would not be kept; or
+            the budget pays for no site, or the costs do not fit.
 
     Example:
         >>> network = nn.Sequential(nn.Conv2d(3, 3, 3, padding=1, groups=3), nn.BatchNorm2d(3), nn.ReLU())
@@ -74,7 +87,7 @@ def graft(
     grafted = running.copied(model)
     noise = running.random_images(grafted, (2, *shape))
     spec = UnitSpec(kernels=kernels, reduction=reduction, min_width=min_width, select=select, act=act)
-    units, skipped, untraced = _operate(grafted, noise, spec, where=where, init=init)
+    units, skipped, untraced = _operate(grafted, noise, spec, where=where, init=init, budget=budget, costs=costs)
 
     real = running.photographs(model, shape) if images is None else images.to(noise)
     on_noise, on_real = (measure.compare(model, grafted, batch, units) for batch in (noise, real))
@@ -134,7 +147,14 @@ def graft_(
 
 
 def _operate(
-    model: nn.Module, images: Tensor, spec: UnitSpec, *, where: Callable[[Site], bool] | None, init: Init
+    model: nn.Module,
+    images: Tensor,
+    spec: UnitSpec,
+    *,
+    where: Callable[[Site], bool] | None,
+    init: Init,
+    budget: float | None = None,
+    costs: Any = None,
 ) -> tuple[list[tuple[Site, SelectiveKernel]], list[Skipped], str | None]:
     """Graft in place; the model runs once on ``images``.
 
@@ -153,8 +173,10 @@ def _operate(
     skipped += contradicted + others
     if not chosen:
         raise InputError(_nothing(model, skipped))
+    paid = affordable(chosen, budget, costs)
+    skipped += [Skipped(s.name, describe(s.conv), f"beyond budget={budget}") for s in chosen if s not in paid]
     # In the model's own mode, which units take over.
-    units = [(site, make_unit(site, spec, init)) for site in chosen]
+    units = [(site, make_unit(site, spec, init)) for site in paid]
     for site, unit in units:
         replace(model, site, unit)
         site.conv.eval()  # no part of the model any more, but compared with

@@ -136,9 +136,11 @@ def test_silent_branches_train_at_once_in_every_precision(
     scales = [full[3 * index + 1] for index in range(branches)]
     assert min(scales) > 0.05 * max(scales)
     assert min(full[3 * branches :]) > 0  # from the second step on the filters too
+    slack = 0.02 * max(full)
     for dtype in (torch.bfloat16, torch.float16):
-        # Rounding moves them; a branch that float16 cannot see would lose nine tenths.
-        assert gradients(dtype) == pytest.approx(full, rel=0.5, abs=0.02 * max(full))
+        # Rounding moves them, most behind a batch norm; a branch that float16 cannot see would lose nine tenths.
+        for got, expected in zip(gradients(dtype), full, strict=True):
+            assert expected / 3 - slack <= got <= 3 * expected + slack
 
 
 @pytest.mark.parametrize("groups", [(4, 2), (4, 1), (2, 2)])
