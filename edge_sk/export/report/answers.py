@@ -121,8 +121,8 @@ def _trust(report: Report) -> tuple[str, str]:
     if counts["partial"]:
         return "Conversion yes; int8 needs trained weights", because
     if any(record.precision in ("int8", "palette6") for record in records):
-        because += " Rounded files (int8, palette6) need not give equal numbers: they must reach an SQNR and the same "
-        because += "class on 95% of the images."
+        because += " Rounded files (int8, palette6) need not give equal numbers: they must reach an SQNR and keep the "
+        because += "accuracy."
         return "Yes, as far as each precision goes", because
     return "Yes: all compute what the networks compute", because
 
@@ -133,7 +133,7 @@ def not_measured(report: Report) -> list[str]:
     if without := [record for record in records if record.accuracy is None]:
         why = "their weights are untrained"
         if any(record.weights != UNTRAINED for record in without):
-            why += " or were trained on other classes than the images here"
+            why += " or were trained on other classes than the images here, or they are no classifiers"
         found.append(f"Accuracy of {len(without)} of {len(records)} files: {why}.")
     found += sorted(
         {f"{network_title(r)} at the end of its training, which is {r.training}." for r in records if r.training}

@@ -42,8 +42,8 @@ def parity_mark(record: Record) -> Mark:
     relative = "" if proof.relative is None else f", largest difference {proof.relative:.1e} of the largest output"
     same = "" if proof.top1_agreement is None else f"same first class on {proof.top1_agreement:.1%}, "
     measured = f"{same}{sqnr}{relative}, on {proof.images} images ({proof.data}), run by: {proof.runtime}"
-    if proof.outputs:
-        measured += f"; the worst of {len(proof.outputs)} outputs"
+    if record.maps:
+        measured += f"; the worst of the outputs {record.maps}"
     thresholds, missed = _thresholds(proof)
     if missed:
         return Mark("bad", "differs", f"{'; '.join(missed)}. {measured}")
