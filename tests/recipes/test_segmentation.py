@@ -31,7 +31,8 @@ def test_canvases_are_photographs_outside_the_strokes() -> None:
     assert canvases.shape == (64, 64, 64, 3)
     assert masks.flatten(1).sum(1).min() > 0
     assert 0.02 < masks.double().mean() < 0.4
-    colours = {tuple(colour) for colour in load_sample_image("flower.jpg").reshape(-1, 3).tolist()}
+    photographs = [load_sample_image(name)[:, segmentation.BORDER :] for name in segmentation.PHOTOGRAPHS]
+    colours = {tuple(colour) for photograph in photographs for colour in photograph.reshape(-1, 3).tolist()}
     outside = canvases[masks == 0].tolist()
     inside = canvases[masks == 1].tolist()
     assert sum(tuple(colour) in colours for colour in outside) > 0.8 * len(outside)
