@@ -122,6 +122,8 @@ def _add_to_record(file: Path, measured: Latency) -> None:
     record = record_of(file)
     record.add_latency(measured)
     write_record(file, record)
+    if record.maps:
+        print(f"{file.name} returns {record.maps}")
 
 
 def _print(row: dict[str, Any], noise: float) -> None:

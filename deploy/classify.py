@@ -75,7 +75,8 @@ def open_pte(path: str) -> Classifier:
     """Open a ``.pte``, whose methods say how to use it.
 
     Raises:
-        InputError: It is missing, damaged, for a backend that does not run here, or not one of deploy/export.py's.
+        InputError: It is missing, damaged, no classifier, for a backend that does not run here, or not one of
+            deploy/export.py's.
     """
     if not Path(path).is_file():
         raise InputError(f"{path} is not a file; deploy/export.py writes .pte files")
@@ -84,11 +85,13 @@ def open_pte(path: str) -> Classifier:
     try:
         with capture_stderr():
             loaded = executorch("runtime").Runtime.get().load_program(program)
-            said = {name: loaded.load_method(name).execute([]) for name in names if name in loaded.method_names}
+            asked = [name for name in (*names, "outputs") if name in loaded.method_names]
+            said = {name: loaded.load_method(name).execute([]) for name in asked}
     except RuntimeError as error:
         raise InputError(f"ExecuTorch cannot read {path}: {first_line(error)}; export it again") from error
     if missing := [name for name in names if name not in said]:
         raise InputError(f"{path} does not say its {', '.join(missing)}: it is not a file of deploy/export.py")
+    _check_classifier(path, "".join(said.get("outputs", ["logits"])).splitlines())
     (crop_pct,), (interpolation,), (labels,), (softmax,) = (said[name] for name in names[1:])
 
     def run(image: Tensor) -> Tensor:
@@ -103,12 +106,14 @@ def open_package(path: str) -> Classifier:
     """Open an ``.mlpackage``, whose metadata say how to use it.
 
     Raises:
-        InputError: It is missing, damaged, or not one of deploy/export.py's.
+        InputError: It is missing, damaged, no classifier, or not one of deploy/export.py's.
     """
     program = MilProgram.load(path)
     said, image = program.description.metadata.userDefined, program.image
     if not {"edge_sk.crop_pct", "edge_sk.interpolation"} <= set(said):
         raise InputError(f"{path} does not say how its images are prepared: it is not a package of deploy/export.py")
+    if program.labels is None:
+        _check_classifier(path, [output.name for output in program.description.output])
 
     def run(pixels: Tensor) -> Tensor:
         return program.predict(pixels.permute(1, 2, 0).squeeze(-1).numpy()).logits.softmax(0)
@@ -116,6 +121,11 @@ def open_package(path: str) -> Classifier:
     size = (image.channels, image.height, image.width)
     transform = evaluation_transform(size, float(said["edge_sk.crop_pct"]), said["edge_sk.interpolation"])
     return Classifier(transform, program.labels or [], run)
+
+
+def _check_classifier(path: str, outputs: list[str]) -> None:
+    if outputs != ["logits"]:
+        raise InputError(f"{path} is no classifier: it returns {', '.join(outputs)}; take a file of a classifier")
 
 
 def read_photo(path: str) -> Image.Image:

@@ -205,7 +205,7 @@ def _measured(proof: ParityEvidence | OutputParity) -> str:
 
 def summary(record: Record) -> str:
     """A few lines for people."""
-    lines = [f"{record.file}  {record.size_bytes / 1e6:.2f} MB"]
+    lines = [f"{record.file}  {record.size_bytes / 1e6:.2f} MB" + (f", returns {record.maps}" if record.maps else "")]
     if record.delegation is not None:
         left = ", ".join(f"{item.count}x {item.operator}" for item in record.delegation.left) or "nothing"
         lines.append(f"  delegates: {record.delegation.delegates}, left outside: {left}")
@@ -218,7 +218,7 @@ def summary(record: Record) -> str:
         lines.append(
             f"  parity on {proof.images} images (arithmetic: {proof.arithmetic or 'unknown'}): " + _measured(proof)
         )
-        lines += [f"    {name} {record.outputs[name]}: {_measured(one)}" for name, one in proof.outputs.items()]
+        lines += [f"    {name}: {_measured(one)}" for name, one in proof.outputs.items()]
         if proof.threshold_accuracy_loss is not None and record.accuracy is None:
             lines.append(f"  accuracy loss expected by the network's own probabilities: {proof.accuracy_loss:.2%}")
     if (accuracy := record.accuracy) is not None:

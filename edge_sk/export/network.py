@@ -14,14 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from edge_sk import running
-from edge_sk.errors import InputError
+from edge_sk.errors import InputError, short
 from edge_sk.export import parity
 from edge_sk.export.record import InputContract
 from edge_sk.models import _folders, _libraries, create_model
 from edge_sk.models._registry import FOLDERS, parse_name
 from edge_sk.models._weights import digest
 from edge_sk.training import run as run_folder
-from edge_sk.training.data import eval_batches
+from edge_sk.training.data import eval_batches, open_split
 from edge_sk.training.recipe import DataRecipe
 from edge_sk.training.sources import is_embedded
 
@@ -226,7 +226,8 @@ def from_arch(name: str, *, data: str | None = None, init_from: str | None = Non
 
     Args:
         name: As :func:`edge_sk.create_model` takes it.
-        data: Images for parity and calibration; untrained networks can do without: ``None`` takes the digits.
+        data: Images for parity and calibration; untrained networks can do without: ``None`` takes the digits. Trained
+            networks have their accuracy counted on them where their classes are the network's.
         init_from: Weights, as :func:`edge_sk.create_model` takes them; how many classes there are, their names, and
             size and preprocessing of the images are the weights' own. Without them, and unless ``name`` is a folder's,
             the network is untrained, the record says so, and its batch norms get statistics (:func:`with_statistics`).
@@ -272,7 +273,24 @@ def from_arch(name: str, *, data: str | None = None, init_from: str | None = Non
         notes=notes,
     )
     # With digits, so that the weights do not depend on the data that the file is proven on.
-    return dataclasses.replace(with_statistics(network), data=data)
+    network = dataclasses.replace(with_statistics(network), data=data)
+    if data is None or not network.trained or not network.is_classifier:
+        return network
+    knows, note = _knows(network, data)
+    return dataclasses.replace(network, knows_data=knows, notes=(*notes, *note))
+
+
+def _knows(network: Network, data: str) -> tuple[bool, tuple[str, ...]]:
+    """Whether the labels of a data set are the network's classes, and a note where names do not tell."""
+    theirs, ours = open_split(data, "test", DataRecipe()).classes, network.labels
+    if theirs is None or len(theirs) != network.num_classes:
+        return False, (f"accuracy was not counted: {data} does not have the network's {network.num_classes} classes",)
+    if ours is None:
+        return True, (f"the weights do not name their classes: accuracy takes them in the order of {data}",)
+    # Folders of ImageNet are named by WordNet's numbers, whose order is that of the classes.
+    if theirs == ours or (len(theirs) == 1000 and all(re.fullmatch(r"n\d{8}", name) for name in theirs)):
+        return True, ()
+    return False, (f"accuracy was not counted: {data} calls its classes {short(', '.join(theirs))}",)
 
 
 def _weights_name(name: str) -> str:

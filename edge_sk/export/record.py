@@ -278,6 +278,12 @@ class Record(Part):
             raise ValueError(f"labels has {len(self.labels)} names for {self.num_classes} classes")
         return self
 
+    @property
+    def maps(self) -> str:
+        """The outputs of a network that is no classifier, as ``"out 1x21x96x96, aux 1x21x96x96"``; else nothing."""
+        shapes = [f"{name} {'x'.join(map(str, shape))}" for name, shape in self.outputs.items()]
+        return "" if [*self.outputs] == ["logits"] else ", ".join(shapes)
+
     def to_json(self) -> str:
         """The text of the file."""
         return self.model_dump_json(indent=2) + "\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import sys
 import types
@@ -143,6 +144,15 @@ def test_heic_is_read_where_its_decoder_is_installed(
 def test_webp_and_pictures_of_other_modes(photo: Image.Image, tmp_path: Path) -> None:
     photo.save(tmp_path / "photo.webp", lossless=True)
     np.testing.assert_array_equal(np.asarray(read_photo(str(tmp_path / "photo.webp"))), np.asarray(photo))
+
+
+def test_files_of_other_networks_are_refused(small_network: Network, tmp_path: Path) -> None:
+    features = torch.nn.Sequential(*list(small_network.model.children())[:4]).eval()  # type: ignore[arg-type]
+    network = dataclasses.replace(small_network, model=features, labels=None)
+    records = [to_pte(network, tmp_path), to_mlpackage(network, tmp_path, precision="fp32")]
+    for record, opened in zip(records, (open_pte, open_package), strict=True):
+        with pytest.raises(InputError, match="is no classifier: it returns output; take"):
+            opened(str(tmp_path / record.file))
 
 
 def test_files_that_are_not_ours(small_network: Network, files: dict[str, Path], tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from edge_sk.export.executorch import pte
 from edge_sk.export.network import Network
@@ -183,6 +183,36 @@ def test_another_interpolation_is_refused(
     assert _run(here, model, raw)["outputs"]
 
 
+class _Heads(nn.Module):
+    """A map, and one value per channel."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.features = nn.Sequential(*list(network.children())[:4])
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        features = self.features(x)
+        return {"out": features, "aux": features.mean((2, 3))}
+
+
+def test_every_output_is_named_and_written(
+    here: list[str], small_network: Network, image: Tensor, raw: Path, tmp_path: Path
+) -> None:
+    network = dataclasses.replace(small_network, model=_Heads(small_network.model).eval(), labels=None)
+    program = pte.lower(network).program.buffer
+    (tmp_path / "heads.pte").write_bytes(program)
+    arguments = [str(tmp_path / "heads.pte"), str(raw), "--write", str(tmp_path / "new" / "folder")]
+    told = _run(here, *arguments)
+    assert (told["shapes"], told["top"]) == ({"out": [1, 16, 16, 16], "aux": [1, 16]}, [])
+    assert "outputs" not in told
+    assert {path.name for path in (tmp_path / "new" / "folder").iterdir()} == {"out.raw", "aux.raw"}
+    for name, expected in zip(told["shapes"], pte.run_outputs(bytes(program), image[None]), strict=True):
+        written = np.fromfile(tmp_path / "new" / "folder" / f"{name}.raw", dtype=np.float32)
+        torch.testing.assert_close(torch.from_numpy(written), expected.flatten(), rtol=0, atol=1e-6)
+    done = subprocess.run([*here, *arguments], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[1:] == ["out 1x16x16x16", "aux 1x16"]
+
+
 def test_text(here: list[str], small_pte: Path, raw: Path) -> None:
     done = subprocess.run([*here, small_pte, raw, "--top", "2"], capture_output=True, text=True, check=True)
     head, *classes = done.stdout.splitlines()
@@ -200,6 +230,8 @@ def test_text(here: list[str], small_pte: Path, raw: Path) -> None:
         (["MODEL", "RAW", "--top", "none"], "--top none is not a whole number of at least 1"),
         (["MODEL", "RAW", "--runs"], "--runs needs a number"),
         (["MODEL", "RAW", "--fast"], "unknown option --fast"),
+        (["MODEL", "RAW", "--write"], "--write needs a folder"),
+        (["MODEL", "RAW", "--write", "RAW"], "image.raw a folder with room?"),
         (["missing.pte", "RAW"], "cannot load missing.pte"),
         (["TRUNCATED", "RAW"], "is it a whole .pte"),
         (["MODEL", "missing.ppm"], "cannot read missing.ppm"),

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import tarfile
+import types
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,8 @@ import edge_sk
 from edge_sk.errors import InputError
 from edge_sk.export import to_mlpackage, to_pte
 from edge_sk.export.network import MOST_IMAGES, UNTRAINED, Network, from_arch, from_run
+from edge_sk.export.prepare import reference
+from edge_sk.export.prove import prove
 from edge_sk.training.recipe import make_recipe, recipe_to_yaml
 from edge_sk.training.run import RECIPE, RunConfig, save_config, save_weights
 
@@ -170,7 +174,7 @@ def test_published_weights_bring_what_belongs_to_them(kind: str, tmp_path: Path)
     if kind.startswith("timm's folder"):
         assert network.labels == ["crane (0)", "ox", "crane (2)"]
         assert images == ((3, 192, 192), 0.5, 0.95, "bicubic")
-        assert network.notes == ()
+        assert network.notes == ("accuracy was not counted: digits does not have the network's 3 classes",)
         whole = from_arch(source, data="digits")
         assert (whole.arch, whole.weights, whole.labels) == (arch, source, network.labels)
         assert whole.contract == network.contract
@@ -185,7 +189,11 @@ def test_downloaded_weights_have_the_names_of_imagenet(monkeypatch: pytest.Monke
     state = timm.create_model("mobilenetv4_conv_small").state_dict()
     monkeypatch.setattr("timm.models._builder.load_state_dict_from_hf", lambda *_args, **_kwargs: state)
     source = "timm:mobilenetv4_conv_small.e1200_r224_in1k"
-    network = from_arch("sk_mobilenetv4_conv_small", init_from=source)
+    # Folders of ImageNet, which are not called as the classes are, but come in their order.
+    images = types.SimpleNamespace(classes=[f"n{number:08}" for number in range(1000)])
+    monkeypatch.setattr("edge_sk.export.network.open_split", lambda *_: images)
+    network = from_arch("sk_mobilenetv4_conv_small", init_from=source, data="imagenet")
+    assert (network.knows_data, network.notes) == (True, ())
     cfg = timm.get_pretrained_cfg(source.removeprefix("timm:"))
     assert cfg is not None
     assert (network.mean, network.std, network.crop_pct) == (cfg.mean, cfg.std, cfg.crop_pct)
@@ -200,6 +208,48 @@ def test_downloaded_weights_have_the_names_of_imagenet(monkeypatch: pytest.Monke
     network = from_arch("torchvision:mobilenet_v2", init_from="torchvision:mobilenet_v2.IMAGENET1K_V2")
     assert network.labels is not None
     assert (network.labels[0], len(set(network.labels)), network.crop_pct) == ("tench", 1000, 224 / 232)
+
+
+@pytest.mark.parametrize(
+    ("labels", "folders", "note"),
+    [
+        (CLASSES, CLASSES, None),
+        (None, CLASSES, "the weights do not name their classes: accuracy takes them in the order of "),
+        (("ox", "bee", "cat"), CLASSES, "accuracy was not counted: .* calls its classes ant, bee, cat"),
+        (CLASSES, CLASSES[:2], "accuracy was not counted: .* does not have the network's 3 classes"),
+    ],
+)
+def test_accuracy_is_counted_where_the_images_have_the_weights_classes(
+    labels: tuple[str, ...] | None, folders: tuple[str, ...], note: str | None, state: dict[str, torch.Tensor],
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    for split, count in (("train", 1), ("val", 64)):
+        for number, name in enumerate(folders):
+            (folder := tmp_path / split / name).mkdir(parents=True)
+            for index in range(count):
+                Image.new("RGB", (32, 32), (80 * number, index, 99)).save(folder / f"{index}.png")
+    start = save_run(tmp_path / "start", state, "digits")
+    config = json.loads((start / "config.json").read_text()) | {"classes": labels}
+    (start / "config.json").write_text(json.dumps(config))
+    network = from_arch("shufflenetv2_0.5", init_from=str(start), data=str(tmp_path))
+    counted = note is None or "order of" in note
+    assert network.knows_data == counted
+    assert len(network.notes) == (note is not None)
+    assert re.match(note or "", "".join(network.notes))
+    model = reference(network)
+    # The file that is proven finds the first class in every image.
+    wrong = torch.tensor([9.0, 0.0, 0.0])
+    _, accuracy = prove(
+        network, lambda images: [wrong.expand(len(images), -1)], file="f", file_format="pte", precision="int8",
+        images=None, softmax=False, runtime="test", arithmetic=None, accept=["sqnr_db>=-999", "accuracy_loss<=1"],
+    )  # fmt: skip
+    if not counted:
+        assert accuracy is None
+        return
+    with torch.no_grad():
+        right = sum(int((model(images).argmax(1) == y).sum()) for images, y in network.test_images(None))
+    assert accuracy is not None
+    assert (accuracy.images, accuracy.top1, accuracy.eager_top1) == (192, 64 / 192, right / 192)
 
 
 @pytest.mark.parametrize(

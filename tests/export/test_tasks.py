@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+import torchvision
 from torch import Tensor, nn
 
 import edge_sk
@@ -19,7 +20,7 @@ from edge_sk.export.coreml import mlpackage
 from edge_sk.export.coreml.mil import MilProgram
 from edge_sk.export.executorch import executorch, pte
 from edge_sk.export.executorch.pte import run_outputs
-from edge_sk.export.network import Network, from_arch
+from edge_sk.export.network import UNTRAINED, Network, from_arch, with_statistics
 from edge_sk.export.prepare import reference
 from edge_sk.export.record import read_record, record_path
 from edge_sk.export.report.marks import parity_mark
@@ -151,6 +152,55 @@ def test_outputs_of_whole_numbers_are_refused(make: Callable[[str], Network], tm
     )  # fmt: skip
     with pytest.raises(InputError, match=r"whole returns {'classes': 'torch.int64'}: a file's outputs are floating"):
         to_pte(network, tmp_path)
+
+
+class RawHeads(nn.Module):
+    """torchvision's detector without its anchors, which are the application's: boxes and classes of every anchor."""
+
+    def __init__(self, detector: Any) -> None:
+        super().__init__()
+        self.backbone, self.head = detector.backbone, detector.head
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return self.head([*self.backbone(x).values()])
+
+
+def detector() -> nn.Module:
+    return RawHeads(torchvision.models.detection.ssdlite320_mobilenet_v3_large(weights=None, weights_backbone=None))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("build", "sites"),
+    [
+        (lambda: edge_sk.create_model("torchvision:lraspp_mobilenet_v3_large"), 12),
+        (lambda: edge_sk.create_model("torchvision:deeplabv3_mobilenet_v3_large"), 12),
+        (detector, 31),
+    ],
+)
+def test_grafts_of_tasks_keep_every_output(
+    build: Callable[[], nn.Module], sites: int, lived_in: Callable[[nn.Module], nn.Module]
+) -> None:
+    network = lived_in(build())
+    grafted, report = edge_sk.graft(network, input_size=(3, 96, 96))
+    assert len(report.replaced) == sites
+    with torch.no_grad():
+        x = torch.randn(2, 3, 96, 96)
+        for ours, theirs in zip(named_tensors(grafted(x)).values(), named_tensors(network(x)).values(), strict=True):
+            assert (ours - theirs).abs().max() <= 1e-4 * theirs.abs().max()
+
+
+@pytest.mark.slow
+def test_a_detectors_raw_heads(tmp_path: Path) -> None:
+    network = Network(
+        arch="ssdlite320_mobilenet_v3_large", model=detector().eval(), weights=UNTRAINED, input_size=(3, 160, 160),
+        mean=(0.5,) * 3, std=(0.5,) * 3, crop_pct=1.0,
+    )  # fmt: skip
+    network = with_statistics(network)
+    for record in (to_pte(network, tmp_path, allow_fallback=True), to_mlpackage(network, tmp_path, precision="fp32")):
+        assert {name: len(shape) for name, shape in record.outputs.items()} == {"bbox_regression": 3, "cls_logits": 3}
+        assert record.parity is not None
+        assert {*record.parity.outputs} == {*record.outputs}
 
 
 @pytest.mark.slow

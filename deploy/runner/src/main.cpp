@@ -1,4 +1,4 @@
-// Classify one image with a .pte that deploy/export.py wrote.
+// Run a .pte that deploy/export.py wrote on one image: the classes of a classifier, the outputs of other networks.
 #include <sys/utsname.h>
 
 #include <algorithm>
@@ -106,7 +106,7 @@ std::vector<Class> best(const std::vector<float>& outputs, bool probabilities, c
   return top;
 }
 
-Result classify(const Options& options) {
+Result run(const Options& options) {
   const auto start = Clock::now();
   Module module(options.model);
   if (const Error error = module.load_forward(); error != Error::Ok) {
@@ -129,18 +129,27 @@ Result classify(const Options& options) {
   const auto forward = [&] {
     auto out = module.forward(input);
     if (!out.ok()) throw InputError(std::string("the model failed: ") + executorch::runtime::to_string(out.error()));
-    return out->at(0);
+    return std::move(*out);
   };
-  result.outputs = to_floats(forward().toTensor());
+  const auto names = lines(text(module, "outputs", ""));
+  for (const auto& value : forward()) {
+    const auto index = result.outputs.size();
+    if (!value.isTensor()) throw InputError("output " + std::to_string(index) + " of the model is no tensor");
+    const auto& tensor = value.toTensor();
+    result.outputs.push_back({index < names.size() ? names[index] : "output_" + std::to_string(index),
+                              {tensor.sizes().begin(), tensor.sizes().end()}, to_floats(tensor)});
+  }
   for (int i = 0; options.runs > 0 && i < options.warmup; ++i) forward();
   for (int i = 0; i < options.runs; ++i) {
     const auto begin = Clock::now();
     forward();
     result.forward_ms.push_back(milliseconds_since(begin));
   }
-  const auto softmaxed = constant(module, "softmax");
-  result.top = best(result.outputs, !softmaxed.empty() && softmaxed[0].toBool(), lines(text(module, "labels", "")),
-                    options.top);
+  if (result.outputs.size() == 1 && result.outputs[0].shape.size() == 2) {
+    const auto softmaxed = constant(module, "softmax");
+    result.top = best(result.outputs[0].values, !softmaxed.empty() && softmaxed[0].toBool(),
+                      lines(text(module, "labels", "")), options.top);
+  }
   result.arch = text(module, "arch", options.model);
   result.precision = text(module, "precision", "unknown precision");
   utsname machine{};
@@ -159,7 +168,8 @@ int main(int argc, char** argv) {
       std::cout << usage();
       return 0;
     }
-    const auto result = classify(*options);
+    const auto result = run(*options);
+    if (!options->write.empty()) write_outputs(options->write, result);
     (options->json ? print_json : print_text)(std::cout, result);
     return 0;
   } catch (const InputError& error) {

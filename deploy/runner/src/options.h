@@ -13,6 +13,7 @@ struct InputError : std::runtime_error {
 struct Options {
   std::string model;
   std::string input;
+  std::string write;  // folder for the outputs; empty: none
   int top = 5;
   int runs = 0;
   int warmup = 3;

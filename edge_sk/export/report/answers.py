@@ -134,7 +134,7 @@ def not_measured(report: Report) -> list[str]:
     if without := [record for record in records if record.accuracy is None]:
         why = "their weights are untrained"
         if any(record.weights != UNTRAINED for record in without):
-            why += " or were trained on other classes than the images here"
+            why += " or were trained on other classes than the images here, or they are no classifiers"
         found.append(f"Accuracy of {len(without)} of {len(records)} files: {why}.")
     found += sorted(
         {f"{network_title(r)} at the end of its training, which is {r.training}." for r in records if r.training}

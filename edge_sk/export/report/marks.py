@@ -44,8 +44,8 @@ def parity_mark(record: Record) -> Mark:
     relative = "" if proof.relative is None else f", largest difference {proof.relative:.1e} of the largest output"
     same = "" if proof.top1_agreement is None else f"same first class on {proof.top1_agreement:.1%}, "
     measured = f"{same}{sqnr}{relative}, on {proof.images} images ({proof.data}), run by: {proof.runtime}"
-    if proof.outputs:
-        measured += f"; the worst of {len(proof.outputs)} outputs"
+    if record.maps:
+        measured += f"; the worst of the outputs {record.maps}"
     limits = Threshold(**{f.name: getattr(proof, f"threshold_{f.name}") for f in dataclasses.fields(Threshold)})
     if missed := limits.shortfalls(proof):
         return Mark("bad", "differs", f"{'; '.join(missed)}. {measured}")
