@@ -140,17 +140,33 @@ def export(network: nn.Module, test: tuple[Tensor, Tensor], output: Path, argv: 
     records = [to_pte(exported, output, precision=precision, **about) for precision in ("int8", "fp32")]
     records.append(to_mlpackage(exported, output, precision="fp16", **about))
     measured: dict[str, Any] = {record.file: record.parity.model_dump() for record in records if record.parity}
+    chosen = masks
     for record in records[:2]:
         program = (output / record.file).read_bytes()
-        logits = torch.cat(run_outputs(program, canvases.movedim(-1, 1).float() / 255))
-        measured[record.file]["mean_iou"] = mean_iou(logits.argmax(1), masks)
+        chosen = torch.cat(run_outputs(program, canvases.movedim(-1, 1).float() / 255)).argmax(1)
+        measured[record.file]["mean_iou"] = mean_iou(chosen, masks)
     # A row each: canvases, their masks, and the masks of the .pte in fp32.
-    shown = [masks[:SHOWN], logits[:SHOWN].argmax(1)]
+    shown = [masks[:SHOWN], chosen[:SHOWN]]
     rows = [canvases[:SHOWN], *(255 * mask[..., None].expand(-1, -1, -1, 3) for mask in shown)]
     picture = Image.fromarray(torch.cat([torch.cat([*row], 1) for row in rows]).to(torch.uint8).numpy())
     with atomic_write(output / "masks.png") as temporary:
         picture.resize((2 * picture.width, 2 * picture.height), Image.Resampling.NEAREST).save(temporary, "PNG")
     return measured
+
+
+def one_seed(seed: int, epochs: int, test: tuple[Tensor, Tensor]) -> tuple[dict[str, Any], nn.Module]:
+    """Train, graft, train on; what was measured, and the grafted network."""
+    torch.manual_seed(seed)
+    first = 1 + 2 * epochs * seed  # no two epochs of two seeds have the same canvases
+    network = train(Segmenter(), epochs, first)
+    grafted, report = edge_sk.graft(network)
+    row: dict[str, Any] = {"seed": seed, "sites": len(report.replaced), "mean_iou": {}}
+    for name, one in (("ungrafted", network), ("grafted", grafted)):
+        row["mean_iou"][f"{name}, before"] = mean_iou(masks_of(one, test[0]), test[1])
+        train(one, epochs, first + epochs, LOWER_RATE)
+        row["mean_iou"][name] = mean_iou(masks_of(one, test[0]), test[1])
+    print(f"seed {seed}: " + ", ".join(f"{name} {value:.2f} %" for name, value in row["mean_iou"].items()))
+    return row, grafted
 
 
 @script
@@ -170,19 +186,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise InputError(f"--seeds {' '.join(map(str, args.seeds))}: give whole numbers from 0 to {2**31 - 1}")
     check_output(args.output)
     command = ["recipes/segmentation.py", *(sys.argv[1:] if argv is None else argv)]
-    test, rows = draw("test", 0), []
-    for seed in args.seeds:
-        torch.manual_seed(seed)
-        first = 1 + 2 * args.epochs * seed  # no two epochs of two seeds have the same canvases
-        network = train(Segmenter(), args.epochs, first)
-        grafted, report = edge_sk.graft(network)
-        row: dict[str, Any] = {"seed": seed, "sites": len(report.replaced), "mean_iou": {}}
-        for name, one in (("ungrafted", network), ("grafted", grafted)):
-            row["mean_iou"][f"{name}, before"] = mean_iou(masks_of(one, test[0]), test[1])
-            train(one, args.epochs, first + args.epochs, LOWER_RATE)
-            row["mean_iou"][name] = mean_iou(masks_of(one, test[0]), test[1])
-        rows.append(row)
-        print(f"seed {seed}: " + ", ".join(f"{name} {value:.2f} %" for name, value in row["mean_iou"].items()))
+    test = draw("test", 0)
+    results = [one_seed(seed, args.epochs, test) for seed in args.seeds]
+    rows, grafted = [row for row, _ in results], results[-1][1]
     record = {"epochs": args.epochs, "rows": rows, "files": export(grafted, test, args.output, command)}
     write_text(args.record or args.output / "record.json", json.dumps(record | manifest(command), indent=1) + "\n")
     for name, proof in record["files"].items():
