@@ -102,7 +102,8 @@ def test_networks_without_batch_norm_start_from_plain_weights(
     every = f"{name}@kernels=auto"
     grafted = edge_sk.create_model(every, num_classes=10, init_from=tmp_path / "plain.safetensors").eval()
     with torch.no_grad():
-        assert running.difference([plain.double()(images)], [grafted.double()(images)]) < 1e-12
+        # The weights are float32; a batch norm's share is rounded to it once.
+        assert running.difference([plain.double()(images)], [grafted.double()(images)]) < 1e-8
         for unit in units(grafted):  # what was trained comes back, too
             for parameter in unit.parameters():
                 parameter += 0.1 * torch.randn_like(parameter)
