@@ -106,9 +106,9 @@ def test_networks_without_batch_norm_start_from_plain_weights(
         assert running.difference([plain.double()(images)], [grafted.double()(images)]) < 1e-8
         for unit in units(grafted):  # what was trained comes back, too
             for parameter in unit.parameters():
-                parameter += 0.1 * torch.randn_like(parameter)
+                parameter += 0.01 * torch.randn_like(parameter)  # with more, a star of products is chaotic
         expected = grafted.float()(images.float())
-        assert running.difference([plain.float()(images.float())], [expected]) > 1e-2
+        assert running.difference([plain.float()(images.float())], [expected]) > 1e-3
         save_file(grafted.state_dict(), tmp_path / "grafted.safetensors")
         again = edge_sk.create_model(every, num_classes=10, init_from=tmp_path / "grafted.safetensors").eval()
         assert torch.equal(again(images.float()), expected)
