@@ -146,6 +146,17 @@ class UnitSpec:
 
 
 @torch.fx.wrap
+def _mean(u: Tensor) -> Tensor:
+    """The mean of every map, ``(N, C, 1, 1)``.
+
+    An fx leaf. Where a backward pass follows, the sums are divided: the mean's divides a full-size map.
+    """
+    if not u.requires_grad or torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return u.mean((2, 3), keepdim=True)
+    return (u.sum((2, 3), keepdim=True) / (u.shape[2] * u.shape[3])).type_as(u)
+
+
+@torch.fx.wrap
 def _norm_of_vector(norm: nn.BatchNorm2d, z: Tensor) -> Tensor:
     """Batch-normalise ``(N, d, 1, 1)``; a batch of one uses the running statistics, since one value has no variance.
 
@@ -303,19 +314,13 @@ class SelectiveKernel(nn.Module):
         if self.gate is None:
             return _sum(maps)
         # Pooling is linear: the sum of the pooled maps is the pooled sum, without a full-size addition.
-        s = _sum([self._pool(u) for u in maps])
+        s = _sum([u.mean((2, 3), keepdim=True) if torch.jit.is_scripting() else _mean(u) for u in maps])
         attention = self.gate(s)  # (N, M, C, 1, 1)
         if not self.linear:
             return _sum([attention[:, m] * u for m, u in enumerate(maps)])
         # The weights add up to 1. So autograd keeps M - 1 differences, not the M maps (which a ReLU keeps anyway).
         last = maps[-1]
         return _sum([last] + [attention[:, m] * (u - last) for m, u in enumerate(maps[:-1])])
-
-    def _pool(self, u: Tensor) -> Tensor:
-        if not self.training:
-            return u.mean((2, 3), keepdim=True)
-        # The mean's backward pass divides a full-size map; this divides the sums.
-        return (u.sum((2, 3), keepdim=True) / (u.shape[2] * u.shape[3])).type_as(u)
 
     def fuse(self) -> nn.Module:
         """The trained unit in its deploy form, a new module: what ``timm.utils.reparameterize_model`` asks for."""
