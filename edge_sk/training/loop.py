@@ -217,6 +217,7 @@ class Trainer:
         alone_on_cpu = self.world.device.type == "cpu" and self.world.size == 1
         with stop_signals() as self._signals:
             if alone_on_cpu and not (fixed() or self.recipe.runtime.compile or self.finished):
+                self._report.say("timing a step to choose the number of threads")
                 self._threads = Threads(self._trial(self._input_size), self.state.threads)
                 self.state.threads = self._threads.count
             while stopped is None:
@@ -265,6 +266,8 @@ class Trainer:
         images = torch.randint(256, (self._trial_images, *input_size), generator=generator, dtype=torch.uint8)
 
         def step() -> None:
+            if self._signals:  # the run is to stop, not to choose
+                return
             with autocast(self.world.device, self.recipe.runtime.precision):
                 logits = model(self.normalizer(images))
             logits.float().logsumexp(1).sum().backward()

@@ -97,3 +97,9 @@ def test_steps_that_are_slower_than_the_trials_do_not_repeat_them(monkeypatch):
     for _ in range(1000):
         chooser.after_step(2.0)  # the loader's processes, or an optimizer that takes its time
     assert machine.trials <= 2 * trials
+
+
+def test_a_hopeless_number_is_tried_once(monkeypatch):
+    machine = Machine(monkeypatch, lambda count: 1.0 if count == 1 else 30.0)
+    assert Threads(machine.work).count == 1
+    assert machine.now <= 4 * 1.0 + 2 * 30.0
