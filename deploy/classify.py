@@ -23,6 +23,7 @@ from torch import Tensor
 from edge_sk.export.coreml.mil import MilProgram
 from edge_sk.export.executorch import executorch
 from edge_sk.export.executorch.pte import run_pte
+from edge_sk.export.record import record_of, record_path
 from edge_sk.export.stderr import capture_stderr
 from edge_sk.running import first_line
 from edge_sk.training.image_files import DECODE_ERRORS, read_image
@@ -55,6 +56,8 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the likeliest classes of each photograph."""
     args = parser().parse_args(argv)
+    if record_path(args.file).is_file() and Path(args.file).exists():
+        record_of(args.file)  # refuses a file that is not the one described
     classifier = open_pte(args.file) if args.file.endswith(".pte") else open_package(args.file)
     failures = 0
     for photo in args.photos:

@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not args.to.startswith(HUB):
         with atomic_folder(target) as folder:
             fill(folder, Path(args.run), network, exported, f"local-dir:{target}")
-        print(f"{target}: {network.arch}, {len(exported)} exported files")
+        print(f"{target}: {network.arch}, exported files: {len(exported)}")
         return 0
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "model"
@@ -130,8 +130,9 @@ def card(run: Path, network: networks.Network, records: Sequence[Record], name: 
             (
                 code(record.file),
                 f"{record.size_bytes / 1e6:.2f}",
-                *(("", "") if (proof := record.parity) is None else (f"{proof.top1_agreement:.1%}", proof.sqnr_db)),
-                "" if record.accuracy is None else f"{record.accuracy.top1:.2%}",
+                _optional(record.parity and record.parity.top1_agreement, ".1%"),
+                _optional(record.parity and record.parity.sqnr_db, ".1f"),
+                _optional(record.accuracy and record.accuracy.top1, ".2%"),
             )
             for record in records
         ],
@@ -161,6 +162,10 @@ tags: [image-classification, edge-sk{", timm" if of_timm else ""}]
 
 Images are RGB in [0, 1], minus {[*network.mean]}, divided by {[*network.std]}; `config.json` says how they are resized.
 {exported if records else ""}"""
+
+
+def _optional(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)
 
 
 def push(folder: Path, repository: str, *, private: bool) -> str:

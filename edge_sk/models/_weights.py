@@ -184,9 +184,11 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         with safe_open(path, "pt") as file:
             tensors, given = {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except Exception as error:  # safetensors' own type, and others for types of numbers that torch lacks
-        raise InputError(f"{path} is not a whole safetensors file ({short(error)}); copy it again") from error
+        raise InputError(
+            f"{path} is not a whole safetensors file ({short(error)}); copy it again, or --resume the run"
+        ) from error
     if given.get(DIGEST, found := digest(tensors)) != found:
-        raise InputError(f"{path} is damaged: its tensors do not match its digest; copy it again")
+        raise InputError(f"{path} is damaged: its tensors do not match its digest; copy it again, or --resume the run")
     return tensors
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import shutil
 import sys
 import types
 from pathlib import Path
@@ -20,6 +21,7 @@ from edge_sk.errors import InputError
 from edge_sk.export import to_mlpackage, to_pte
 from edge_sk.export.network import Network
 from edge_sk.export.prepare import reference
+from edge_sk.export.record import record_path
 from edge_sk.training.transforms import evaluation_transform
 
 # How the picture on the sensor lies, for each EXIF orientation: what turns it upright, undone.
@@ -170,3 +172,17 @@ def test_files_that_are_not_ours(small_network: Network, files: dict[str, Path],
     model.save(str(tmp_path / "foreign.mlpackage"))
     with pytest.raises(InputError, match="does not say how its images are prepared"):
         open_package(str(tmp_path / "foreign.mlpackage"))
+
+
+def test_a_damaged_file_beside_its_record_is_refused(
+    files: dict[str, Path], photo: Image.Image, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photo.save(tmp_path / "flower.png")
+    whole, damaged = files["softmax"], tmp_path / files["softmax"].name
+    content = bytearray(whole.read_bytes())
+    content[len(content) // 2] ^= 255
+    damaged.write_bytes(content)
+    shutil.copyfile(record_path(whole), record_path(damaged))
+    assert main([str(damaged), str(tmp_path / "flower.png")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "is not the file that" in line

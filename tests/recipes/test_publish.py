@@ -52,7 +52,7 @@ def test_what_is_published_is_the_run(run: Path, tmp_path: Path, capsys: pytest.
     out = tmp_path / "published"
     assert main([str(run), "--to", str(out), "--files", str(tmp_path / "exports")]) == 0
     printed = capsys.readouterr()
-    assert printed.out == f"{out}: sk_shufflenetv2_0.5, 2 exported files\n"
+    assert printed.out == f"{out}: sk_shufflenetv2_0.5, exported files: 2\n"
     assert re.findall(r"left out: \S*/(\w+)\.", printed.err) == ["other_xnnpack_fp32", "other_coreml_fp16"]
     files = {"net_xnnpack_fp32.pte", "net_coreml_fp16.mlpackage"}
     about = {"model.safetensors", "config.json", "README.md", RECIPE, "metrics.csv"}
