@@ -48,9 +48,11 @@ def test_table_can_be_made_again(arch: str) -> None:
 
     recorded = next(one for one in _record()["rows"] if one["arch"] == arch)
     again = json.loads(json.dumps(row(arch)))
-    for key in ("found_by", "convolutions", "replaced", "with_bias", "left", "params"):
+    for key in ("found_by", "convolutions", "replaced", "with_bias", "left"):
         assert again[key] == recorded[key]
-    for kind in {"dense", "dilated"} & {*recorded}:
-        assert again[kind]["macs"] == recorded[kind]["macs"]
+    assert again["params"][0] == recorded["params"][0]
+    for kind in {"dense", "dilated"} & {*recorded}:  # older rows have the default branches alone
+        for key in ("params", "macs"):
+            assert again[kind][key] == recorded[kind][key]
         assert again[kind]["site_difference"] <= TARGET / 10
     assert worst(again) <= allowed(again)

@@ -119,7 +119,7 @@ def test_help_names_the_recipes_and_where_their_fields_are_explained(capsys: pyt
     with pytest.raises(SystemExit):
         parse(["--help"])
     said = " ".join(capsys.readouterr().out.split())
-    assert "Recipes: cifar, digits, large, light, scaled_digits. " in said
+    assert "Recipes: cifar, digits, large, light, scaled_digits, scaled_glyphs. " in said
     assert "recipes/README.md explains them all" in said
 
 
@@ -353,7 +353,10 @@ def test_unknown_names_suggest_the_nearest(tmp_path: Path, capsys: pytest.Captur
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda root: None, "does not exist; allowed: digits, scaled_digits, a folder with train and val"),
+        (
+            lambda root: None,
+            "does not exist; allowed: digits, scaled_digits, scaled_glyphs, a folder with train and val",
+        ),
         (lambda root: root.write_text("x"), "is not a folder"),
         (lambda root: root.mkdir(), "has no folder 'train' .it holds nothing."),
         (lambda root: (root / "train").mkdir(parents=True), "has no images in class folders"),
