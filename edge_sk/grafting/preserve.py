@@ -39,11 +39,7 @@ def holds(kernel: Kernel, site: Site) -> bool:
 
 def is_exact(unit: SelectiveKernel, site: Site) -> bool:
     """Whether a unit can start as the site's function: linear branches, one of which holds the filter."""
-    return _is_linear(unit) and any(holds(kernel, site) for kernel in unit.kernels)
-
-
-def _is_linear(unit: SelectiveKernel) -> bool:
-    return not any(hasattr(branch, "act") for branch in unit.branches)
+    return unit.linear and any(holds(kernel, site) for kernel in unit.kernels)
 
 
 @torch.no_grad()
@@ -58,7 +54,7 @@ def start(unit: SelectiveKernel, site: Site) -> None:
         total /= len(working)
         if not all(working):
             nn.init.zeros_(unit.gate.expand.weight)
-    silent = 0.0 if _is_linear(unit) else FADED
+    silent = 0.0 if unit.linear else FADED
     for branch, kernel, works in zip(unit.branches, unit.kernels, working, strict=True):
         conv = last = branch.get_submodule("conv")
         assert isinstance(conv, nn.Conv2d)

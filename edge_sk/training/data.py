@@ -27,6 +27,7 @@ from edge_sk.training.sources import (
     Sample,
     Shard,
     Split,
+    is_drawn,
     is_embedded,
     open_images,
     unreadable,
@@ -103,8 +104,8 @@ def make_shard(data: str, world: World, workers: int | None = None) -> Shard:
     The processes of a node share its cores: together they have a worker per core.
     """
     if workers is None:
-        drawn_before = is_embedded(data) and not data.startswith("scaled_glyphs")
-        workers = 0 if drawn_before else min(8, max(1, (os.cpu_count() or 1) // world.local_size))
+        in_memory = is_embedded(data) and not is_drawn(data)
+        workers = 0 if in_memory else min(8, max(1, (os.cpu_count() or 1) // world.local_size))
     if not 0 <= workers <= MOST_WORKERS:
         raise InputError(f"--workers {workers} must be from 0 to {MOST_WORKERS} processes")
     return Shard(world.rank, world.size, workers, pin_memory=world.device.type == "cuda")

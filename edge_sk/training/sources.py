@@ -82,7 +82,12 @@ def unreadable(name: str, error: Exception) -> str:
 
 def is_embedded(data: str) -> bool:
     """Whether ``data`` is made in memory, without files."""
-    return data == "digits" or data.partition("@")[0] in ("scaled_digits", "scaled_glyphs")
+    return data == "digits" or data.partition("@")[0] == "scaled_digits" or is_drawn(data)
+
+
+def is_drawn(data: str) -> bool:
+    """Whether the images of ``data`` are drawn when they are asked for."""
+    return data.partition("@")[0] == "scaled_glyphs"
 
 
 def open_images(data: str, split: Split, options: DataRecipe, indexes: Sequence[Path] = ()) -> Images:
@@ -90,7 +95,7 @@ def open_images(data: str, split: Split, options: DataRecipe, indexes: Sequence[
 
     ``indexes`` are folders for the lists of a folder's images, as for :func:`~edge_sk.training.folder.label_files`.
     """
-    if data.startswith("scaled_glyphs") and is_embedded(data):
+    if is_drawn(data):
         return Images(ScaledGlyphs(split, scale=_scale(data)), CHARACTERS)
     if is_embedded(data):
         images, labels = (part.numpy() for part in digits(split))
