@@ -46,7 +46,9 @@ def read_costs(given: Any, units: Iterable[str], *outcomes: Outcome) -> Costs:
         InputError: It is none of these or does not fit, or lacks one of ``units`` or one of ``outcomes`` of it.
     """
     if isinstance(given, str | os.PathLike):
-        costs = validated(Costs, read_json(given), Path(given))
+        costs = validated(
+            Costs, read_json(given, missing=f"no costs at {given}; deploy/unit_costs.py measures them"), Path(given)
+        )
     elif isinstance(given, Costs | Mapping):
         costs = validated(Costs, given, "costs")
     else:

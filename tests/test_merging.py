@@ -301,7 +301,7 @@ def test_bad_input(change: dict, message: str, network: nn.Module, images: Tenso
         ({"plain": 1.0, "units": {"1": {"select": 1.0}}}, "costs of 1 are of .*: give merge too"),
         ({"plain": 1.0, "units": {"1": {"select": 1.0, "merge": float("inf")}}}, "costs: units.1.merge: .* finite"),
         ({"plain": 1.0, "units": {"1": {"pick": 1.0}}}, "costs: units.1.pick"),
-        ("nowhere.json", "nowhere.json does not exist"),
+        ("nowhere.json", "no costs at nowhere.json"),
         (3.0, "costs=3.0 is neither"),
     ],
 )

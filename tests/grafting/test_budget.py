@@ -76,7 +76,7 @@ def test_budgets_count_what_where_chose(network: nn.Sequential) -> None:
         ({"budget": float("nan"), "costs": table(5, 5, 5, 5, 5)}, "budget=nan is not a share"),
         ({"budget": 1.02, "costs": table(5, 7, 9, 4, 5)}, r"pays for no site: the smallest ratio that does is 1\.040"),
         ({"budget": 1.1, "costs": {"plain": 1.0, "units": {}}}, "costs has no unit 0: it was measured on another"),
-        ({"budget": 1.1, "costs": "nowhere.json"}, "nowhere.json does not exist"),
+        ({"budget": 1.1, "costs": "nowhere.json"}, "no costs at nowhere.json"),
         ({"budget": 1.1, "costs": {"plain": 1.0, "units": {name: {"cut": 0} for name in SITES}}}, "give select too"),
     ],
 )
