@@ -124,4 +124,6 @@ class FakeQuantized(nn.Module):
     def converted(self) -> fx.GraphModule:
         """The graph with quantize and dequantize operators in place of the rounding, ready for ``torch.export``."""
         with capture_stderr():
-            return pt2e(".quantize_pt2e").convert_pt2e(copy.deepcopy(self.graph))
+            graph = pt2e(".quantize_pt2e").convert_pt2e(copy.deepcopy(self.graph))
+        del graph.train, graph.eval  # as above
+        return graph
