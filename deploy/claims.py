@@ -30,10 +30,10 @@ from edge_sk.export import to_pte
 from edge_sk.export.executorch import delegation, executorch, latency
 from edge_sk.export.network import from_arch
 from edge_sk.export.record import Precision
-from edge_sk.export.stderr import capture_stderr
 from edge_sk.files import artifact_path, atomic_write, check_output, write_text
 from edge_sk.manifest import manifest
 from edge_sk.reading import read_json, validated
+from edge_sk.stderr import capture_stderr
 from recipes.markdown_tables import markdown_table
 from recipes.textbook import textbook
 

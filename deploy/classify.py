@@ -24,8 +24,8 @@ from edge_sk.export.coreml.mil import MilProgram
 from edge_sk.export.executorch import executorch
 from edge_sk.export.executorch.pte import run_pte
 from edge_sk.export.record import record_of, record_path
-from edge_sk.export.stderr import capture_stderr
 from edge_sk.running import first_line
+from edge_sk.stderr import capture_stderr
 from edge_sk.training.image_files import DECODE_ERRORS, read_image
 from edge_sk.training.transforms import Transform, evaluation_transform
 

@@ -22,8 +22,8 @@ from edge_sk.export import parity
 from edge_sk.export.coreml import mlpackage
 from edge_sk.export.executorch.pte import BACKENDS
 from edge_sk.export.record import OutputParity, ParityEvidence, Record
-from edge_sk.export.stderr import show_stderr
 from edge_sk.files import check_output
+from edge_sk.stderr import show_stderr
 
 FORMATS = ("pte", "mlpackage")
 PRECISIONS = ("fp32", "fp16", "int8", "palette6")

@@ -94,7 +94,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     print("Next:")
     print(f"  python {_script('recipes/evaluate.py')} --checkpoint {folder}")
     exports = shlex.quote(os.path.join("exports", plan.folder.name))
-    print(f"  python {_script('deploy/export.py')} --checkpoint {folder} --output {exports}")
+    int8 = " --precisions int8" if plan.recipe.quantization.qat else ""
+    print(f"  python {_script('deploy/export.py')} --checkpoint {folder} --output {exports}{int8}")
     return 0
 
 

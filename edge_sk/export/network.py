@@ -20,6 +20,7 @@ from edge_sk.export.record import InputContract
 from edge_sk.models import _folders, _libraries, create_model
 from edge_sk.models._registry import FOLDERS, parse_name
 from edge_sk.models._weights import digest
+from edge_sk.quantization import FakeQuantized
 from edge_sk.training import run as run_folder
 from edge_sk.training.data import eval_batches, open_split
 from edge_sk.training.recipe import DataRecipe
@@ -75,6 +76,19 @@ class Network:
     def trained(self) -> bool:
         """Whether the weights come from somewhere."""
         return self.weights != UNTRAINED
+
+    @property
+    def quantized(self) -> bool:
+        """Whether int8's rounding was trained (``quantization.qat``)."""
+        return isinstance(self.model, FakeQuantized)
+
+    def check_file(self, kind: str) -> None:
+        """Refuse to make other files than ``xnnpack int8`` of a network that was trained for it: an ``InputError``."""
+        if self.quantized and kind != "xnnpack int8":
+            raise InputError(
+                f"{self.weights} was trained with quantization.qat=true, for an int8 .pte, and makes no {kind} file: "
+                "give --formats pte --precisions int8 (precision='int8'), or export the run that it started from"
+            )
 
     @property
     def stem(self) -> str:
@@ -218,6 +232,7 @@ def from_run(folder: str | Path, *, data: str | None = None, unfinished: bool = 
         data_options=run_folder.data_options(folder, data).model_dump(exclude_defaults=True),
         knows_data=data == config.data,
         training=training,
+        notes=("int8's ranges are those of the training (quantization.qat): no calibration",) if config.qat else (),
     )
 
 

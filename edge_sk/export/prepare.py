@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from edge_sk import running
 from edge_sk.errors import InputError
 from edge_sk.export.network import Network
+from edge_sk.quantization import FakeQuantized
 from edge_sk.rewriting import Rewrites, reparameterize
 from edge_sk.rewriting.normalize import Normalize
 
@@ -42,15 +43,20 @@ class Flat(nn.Module):
 def prepare(network: Network, *, softmax: bool = False) -> tuple[nn.Module, Rewrites]:
     """Rewrite :func:`reference` for phones; the network is not changed. Also returns which rewrites applied.
 
+    A network that was trained in int8 was rewritten before; its graph is converted.
+
     Raises:
         InputError: ``softmax``, and the network is no classifier.
     """
     if softmax and not network.is_classifier:
         shapes = ", ".join(f"{name} {shape}" for name, shape in network.outputs.items())
         raise InputError(f"{network.arch} is no classifier (its outputs: {shapes}): leave out the softmax")
-    whole = reference(network)
-    rewritten = reparameterize(whole, running.random_images(whole, (2, *network.input_size)))
-    rewrites: Rewrites = rewritten.reparameterized  # type: ignore[assignment]
+    if isinstance(network.model, FakeQuantized):
+        rewritten, rewrites = network.model.converted(), network.model.rewrites
+    else:
+        whole = reference(network)
+        rewritten = reparameterize(whole, running.random_images(whole, (2, *network.input_size)))
+        rewrites: Rewrites = rewritten.reparameterized  # type: ignore[assignment]
     if softmax:
         parts = [("logits", rewritten), ("softmax", nn.Softmax(dim=1))]
         rewritten = nn.Sequential(collections.OrderedDict(parts)).eval()

@@ -71,6 +71,11 @@ class Weights:
             InputError: Names, shapes or kinds of numbers differ anywhere else, or values are not finite.
         """
         own, state, heads = model.state_dict(), self._needed(model), _heads(model) if new_classes else ()
+        if any(name.endswith("fake_quant_enabled") for name in state.keys() - own):
+            raise InputError(
+                f"{self.source} was trained with quantization.qat=true: its folded weights are those of no "
+                f"other network; give the run that it started from"
+            )
         if set(state) != set(own):
             state = _from_timm_names(state)
         for name, tensor in state.items():

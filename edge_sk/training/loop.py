@@ -130,7 +130,9 @@ class Trainer:
         self.optimizer = make_optimizer(model, recipe.optim)
         self.scheduler = make_scheduler(self.optimizer, recipe.schedule, steps_per_epoch=feed.steps_per_epoch)
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=runtime.precision == "fp16")
-        self.ema = ModelEmaV3(model, decay=ema.decay, use_warmup=ema.warmup) if ema.enabled else None
+        # The ranges of int8 are averages already, and infinite before the first step.
+        average = {"decay": ema.decay, "use_warmup": ema.warmup, "exclude_buffers": recipe.quantization.qat}
+        self.ema = ModelEmaV3(model, **average) if ema.enabled else None
         self._threads: Threads | None = None
         self._input_size = config.input_size
         self._trial_images = min(TRIAL_IMAGES, recipe.data.batch_size // recipe.data.accumulation)

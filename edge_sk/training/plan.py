@@ -15,6 +15,7 @@ from edge_sk.manifest import __version__, manifest
 from edge_sk.models import _folders, _libraries, create_model
 from edge_sk.models._registry import PREFIXES
 from edge_sk.models._weights import image_fields
+from edge_sk.quantization import FakeQuantized
 from edge_sk.reading import short
 from edge_sk.running import evaluating
 from edge_sk.training import data
@@ -90,6 +91,9 @@ def start(
         model, images = build_model(plan, num_classes)
     else:
         images = Preprocessing.of(dict(model.default_cfg), recipe.data)  # type: ignore[call-overload]
+    if recipe.quantization.qat:
+        model = FakeQuantized(model, images.input_size, mean=images.mean, std=images.std)
+        images = Preprocessing.of(model.default_cfg, recipe.data)
     augmented = training_transform(recipe.augment, images.input_size, images.interpolation)
     plain = evaluation_transform(images.input_size, images.crop_pct, images.interpolation)
     shard = data.make_shard(plan.data, world, workers)
@@ -107,6 +111,7 @@ def start(
         recipe=plan.recipe_name,
         data=plan.data,
         edge_sk_version=__version__,
+        qat=recipe.quantization.qat,
     )
     # Not the data set's path: data may be moved between the parts of a run.
     identity = {

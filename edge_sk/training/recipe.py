@@ -138,6 +138,12 @@ class DistillRecipe(_Section):
     temperature: Annotated[float, Field(ge=0.1, le=100)] = 1.0  # both networks' logits are divided by it
 
 
+class QuantizationRecipe(_Section):
+    """Quantization-aware training of the int8 ``.pte``: a trained network goes on with that file's rounding."""
+
+    qat: bool = False  # from checkpoint.init_from on; batch norms are folded, so lr is that of a fine-tuning
+
+
 class EmaRecipe(_Section):
     """Moving average of the weights; when enabled it is what is evaluated and written."""
 
@@ -180,10 +186,20 @@ class Recipe(_Section):
     schedule: ScheduleRecipe = ScheduleRecipe()
     loss: LossRecipe = LossRecipe()
     distill: DistillRecipe = DistillRecipe()
+    quantization: QuantizationRecipe = QuantizationRecipe()
     ema: EmaRecipe = EmaRecipe()
     runtime: RuntimeRecipe = RuntimeRecipe()
     checkpoint: CheckpointRecipe = CheckpointRecipe()
     log: LogRecipe = LogRecipe()
+
+    @model_validator(mode="after")
+    def _quantization(self) -> Recipe:
+        if self.quantization.qat:
+            if self.checkpoint.init_from is None:
+                raise ValueError("quantization.qat=true goes on with a trained network: set checkpoint.init_from")
+            if self.runtime.precision != "fp32" or self.runtime.compile:
+                raise ValueError("quantization.qat=true needs runtime.precision=fp32 and runtime.compile=false")
+        return self
 
 
 # Fields that a resumed run may change, and that may differ between runs of one comparison: they change where, how fast

@@ -22,6 +22,7 @@ from edge_sk.errors import InputError
 from edge_sk.files import atomic_write, check_output, write_text
 from edge_sk.models import _folders, _weights, create_model
 from edge_sk.models._registry import todays_name
+from edge_sk.quantization import FakeQuantized
 from edge_sk.reading import read_json, read_yaml, short, validated
 from edge_sk.training.recipe import Count, DataRecipe, Recipe, read_recipe, recipe_to_yaml
 from edge_sk.training.sources import is_embedded
@@ -66,6 +67,7 @@ class RunConfig(Preprocessing):
     recipe: str
     data: str
     edge_sk_version: str
+    qat: bool = False  # the weights are those of a FakeQuantized network, whose mean is 0 and std 1
 
     @model_validator(mode="before")
     @classmethod
@@ -160,6 +162,8 @@ def load_run(path: str | Path) -> LoadedRun:
     if not file.is_file():
         raise InputError(f"{path} has no {WEIGHTS} yet: finish the run with recipes/train.py --resume")
     model = create_model(config.arch, num_classes=config.num_classes, in_chans=config.in_chans, **config.options)
+    if config.qat:
+        model = FakeQuantized(model, config.input_size, mean=config.mean, std=config.std)
     _weights.read(file).load(model, network=config.arch, new_classes=False)
     return LoadedRun(model.eval(), config)
 
@@ -180,7 +184,7 @@ def save_config(folder: Path, config: RunConfig) -> None:
     """Write ``config.json``, with what timm needs to load the folder."""
     content = config.model_dump(mode="json")
     cfg = {key: content[key] for key in (*Preprocessing.model_fields, "num_classes")} | {"label_names": config.classes}
-    content |= _folders.for_timm(config.arch, cfg, config.options)
+    content |= {} if config.qat else _folders.for_timm(config.arch, cfg, config.options)
     write_text(folder / CONFIG, json.dumps(content, indent=2) + "\n")
 
 

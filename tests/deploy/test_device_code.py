@@ -17,7 +17,7 @@ from edge_sk.export import to_mlpackage
 from edge_sk.export.coreml.mil import MilProgram
 from edge_sk.export.executorch import executorch
 from edge_sk.export.network import Network
-from edge_sk.export.stderr import capture_stderr
+from edge_sk.stderr import capture_stderr
 from edge_sk.training.transforms import evaluation_transform
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"

@@ -17,7 +17,7 @@ from edge_sk.export.coreml.mil import LARGEST_HALF, MilProgram
 from edge_sk.export.network import Network
 from edge_sk.export.prove import prove
 from edge_sk.export.record import CORE_ML, Accuracy, ParityEvidence, Precision
-from edge_sk.export.stderr import capture_stderr
+from edge_sk.stderr import capture_stderr
 
 MAX_RANK = 5
 

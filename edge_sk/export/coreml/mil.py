@@ -25,7 +25,7 @@ from edge_sk.errors import InputError
 from edge_sk.export.coreml import coremltools
 from edge_sk.export.coreml.constants import CONSTANTS
 from edge_sk.export.coreml.operators import OPERATORS
-from edge_sk.export.stderr import capture_stderr
+from edge_sk.stderr import capture_stderr
 
 LARGEST_HALF = 65504.0
 """The largest number that half precision holds."""

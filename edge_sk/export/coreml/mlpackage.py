@@ -23,12 +23,12 @@ from edge_sk.export.coreml.mil import MilProgram
 from edge_sk.export.network import Network
 from edge_sk.export.prepare import drop_aliases, export_errors, prepare
 from edge_sk.export.record import MLProgram, Precision, Record
-from edge_sk.export.stderr import capture_stderr
 from edge_sk.export.write import make_record, new_path, new_record
 from edge_sk.files import atomic_folder, file_digest
 from edge_sk.manifest import __version__, manifest
 from edge_sk.reading import read_json
 from edge_sk.running import first_line
+from edge_sk.stderr import capture_stderr
 
 PRECISIONS: tuple[Precision, ...] = ("fp16", "fp32", "int8", "palette6")
 TARGETS = ("iOS16", "iOS17", "iOS18", "iOS26")
@@ -82,6 +82,7 @@ def to_mlpackage(
     if precision not in PRECISIONS:
         raise InputError(f"mlpackage has no {precision} here; it has {', '.join(PRECISIONS)}")
     target = oldest_system(target)
+    network.check_file(f"mlpackage {precision}")
     network.check_images(images)
     path = new_path(network, Path(output), f"coreml_{precision}.mlpackage", replace=replace)
     coremltools()

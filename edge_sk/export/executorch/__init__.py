@@ -3,7 +3,7 @@
 from typing import Any
 
 from edge_sk.errors import require
-from edge_sk.export.stderr import capture_stderr
+from edge_sk.stderr import capture_stderr
 
 
 def executorch(module: str) -> Any:

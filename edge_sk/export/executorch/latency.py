@@ -15,8 +15,8 @@ from typing import Any
 from edge_sk.errors import InputError
 from edge_sk.export.executorch import executorch
 from edge_sk.export.record import Latency, OperatorTime
-from edge_sk.export.stderr import capture_stderr
 from edge_sk.manifest import manifest
+from edge_sk.stderr import capture_stderr
 
 RUNTIME = "executorch Python runtime"
 

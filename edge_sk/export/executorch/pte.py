@@ -20,12 +20,12 @@ from edge_sk.export.network import Network
 from edge_sk.export.prepare import drop_aliases, export_errors, prepare
 from edge_sk.export.prove import prove
 from edge_sk.export.record import Delegation, Precision, Record
-from edge_sk.export.stderr import capture_stderr
 from edge_sk.export.write import make_record, new_path, new_record
 from edge_sk.files import artifact_path, atomic_write
 from edge_sk.manifest import __version__, manifest
 from edge_sk.rewriting import Rewrites
 from edge_sk.running import first_line
+from edge_sk.stderr import capture_stderr
 
 Backend = Literal["xnnpack", "coreml", "vulkan"]
 BACKENDS: dict[str, tuple[Precision, ...]] = {
@@ -57,7 +57,7 @@ def to_pte(
         network: What to export.
         output: Folder; the file is ``ARCH_BACKEND_PRECISION.pte`` (``network.name`` may stand for the arch), the record
             has ``.json`` behind it.
-        precision: int8 is static, per channel, calibrated on training images.
+        precision: int8 is static, per channel, calibrated on training images unless it was trained.
         backend: ``coreml`` and ``vulkan`` are lowered but cannot be run here; the record says so.
         softmax: End in probabilities instead of logits.
         allow_fallback: Accept operators outside the delegate.
@@ -81,8 +81,9 @@ def to_pte(
     if precision not in BACKENDS.get(backend, ()):
         known = "; ".join(f"{name} has {', '.join(precisions)}" for name, precisions in BACKENDS.items())
         raise InputError(f"{backend} has no {precision} here; {known}")
+    network.check_file(f"{backend} {precision}")
     if backend == "xnnpack" or bundle:
-        network.check_images(images, calibration=precision == "int8")
+        network.check_images(images, calibration=precision == "int8" and not network.quantized)
     path = new_path(network, Path(output), f"{backend}_{precision}.pte", replace=replace)
     executorch("exir")
     started = time.perf_counter()
@@ -164,7 +165,7 @@ def lower(
     program, delegated = lower_module(
         model,
         network.example(),
-        lambda: (batch for batch, _ in network.images(split="train", limit=calibration_images)),
+        None if network.quantized else lambda: (b for b, _ in network.images(split="train", limit=calibration_images)),
         name=network.arch,
         precision=precision,
         backend=backend,
@@ -176,18 +177,24 @@ def lower(
 def lower_module(
     model: nn.Module,
     image: Tensor,
-    calibration: Callable[[], Iterable[Tensor]],
+    calibration: Callable[[], Iterable[Tensor]] | None,
     *,
     name: str,
     precision: Precision = "fp32",
     backend: Backend = "xnnpack",
     constants: dict[str, Any] | None = None,
 ) -> tuple[Any, Delegation]:
-    """Quantize and lower a rewritten module; ``calibration`` gives the images of int8. Errors as of :func:`lower`."""
+    """Quantize and lower a rewritten module. Errors as of :func:`lower`.
+
+    ``calibration`` gives the images of int8; ``None``: the module is quantized already.
+    """
     exir, in_float = executorch("exir"), []
     with export_errors(name), capture_stderr():
         if precision == "int8":
-            model = quantize(model, image, calibration())
+            quantized = calibration is None
+            model = (
+                torch.export.export(model, (image,)).module() if quantized else quantize(model, image, calibration())
+            )
             in_float = computed_in_float(model)
         elif precision == "fp16":
             model, image = model.half(), image.half()

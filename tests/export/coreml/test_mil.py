@@ -19,7 +19,7 @@ from edge_sk.export.coreml import coremltools
 from edge_sk.export.coreml.constants import CONSTANTS
 from edge_sk.export.coreml.mil import MilProgram
 from edge_sk.export.coreml.operators import OPERATORS
-from edge_sk.export.stderr import capture_stderr
+from edge_sk.stderr import capture_stderr
 
 SIZE = 16
 TARGETS = ("iOS16", "iOS18")

@@ -83,7 +83,7 @@ def test_int8_keeps_the_accuracy(exported: Exported) -> None:
 
 def test_the_file_tells_how_to_use_it(exported: Exported) -> None:
     from edge_sk.export.executorch import executorch
-    from edge_sk.export.stderr import capture_stderr
+    from edge_sk.stderr import capture_stderr
 
     with capture_stderr():
         program = executorch("runtime").Runtime.get().load_program(str(exported["fp32"][0]))

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from edge_sk.errors import InputError
-from edge_sk.export.stderr import capture_stderr, show_stderr
+from edge_sk.stderr import capture_stderr, show_stderr
 
 
 def _talk(error: BaseException | type[BaseException] | None = None) -> None:
@@ -61,7 +61,7 @@ def test_numerical_warnings_pass() -> None:
 
 def test_a_crash_leaves_what_was_said(tmp_path: Path) -> None:
     code = (
-        "import os; from edge_sk.export.stderr import capture_stderr\n"
+        "import os; from edge_sk.stderr import capture_stderr\n"
         "with capture_stderr(): os.write(2, b'last words'); os.abort()"
     )
     environment = os.environ | {"TMPDIR": str(tmp_path)}
