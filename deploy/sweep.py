@@ -34,6 +34,14 @@ OTHERS = (
     "timm:ese_vovnet19b_dw",
     "timm:fastvit_t8",
     "timm:ghostnetv2_100",
+    "timm:inception_next_tiny",
+    "timm:mixnet_s",
+    "timm:mobilevit_s",
+    "timm:pvt_v2_b0",
+    "timm:resnest14d",
+    "timm:starnet_s1",
+    "timm:xception41p",
+    "torchvision:convnext_tiny",
 )
 """More grafts: most have sites without batch norm, and layers that no delegate takes."""
 IMAGES = 16
