@@ -160,7 +160,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         by_scale,
         compare,
         markdown,
-        plot,
         read_finished,
         run_folder,
         trained_at,
@@ -174,8 +173,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if value is not None and not least <= value <= MOST_WORKERS:
             raise InputError(f"{name} {value} must be from {least} to {MOST_WORKERS}")
     if args.rates and (args.data != "scaled_glyphs" or min(args.rates) <= 0 or len(set(args.rates)) < len(args.rates)):
-        rates = " ".join(f"{rate:g}" for rate in args.rates)
-        raise InputError(f"--rates {rates}: give different rates above 0, and --data scaled_glyphs to choose by")
+        given = " ".join(f"{rate:g}" for rate in args.rates)
+        raise InputError(f"--rates {given}: give different rates above 0, and --data scaled_glyphs to choose by")
     pick_device(args.device)
     if args.recipe is None:
         names = sorted({recipe_name(arch, args.data) for arch in args.arch})
@@ -264,10 +263,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     for path in filter(None, (output / "compare.json", args.record)):
         write_text(path, text)
     write_text(output / "compare.md", markdown(entries))
-    title = f"{args.data}, recipe {args.recipe}, {recipe.schedule.epochs} epochs, {len(args.seeds)} seeds"
-    plot(entries, output / "compare.png", title=title)
     print(markdown(entries))
-    print(f"{output}: compare.json, compare.md, compare.png")
+    print(f"{output}: compare.json, compare.md")
     return 0
 
 

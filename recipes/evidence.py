@@ -41,32 +41,32 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def plot(records: Mapping[str, Record], ratios: RATIOS, path: Path) -> None:
-    """Draw how far networks are ahead of the plain one, with intervals, against latency; plain ones are joined."""
+    """Draw how far networks are ahead of the plain one, with intervals, against latency; plain ones are joined.
+
+    A panel for each network: plain, widened, SK, and one 5x5 as where merged. The table has the others.
+    """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8, 5), layout="constrained")
-    axes = figure.subplots()
-    titles = list(dict.fromkeys(item.title for item in COMPARISONS.values()))
-    plain: dict[str, dict[float, float]] = {}
-    for key in (key for key in ratios if key in records):
-        item = COMPARISONS[key]
-        colour = f"C{titles.index(item.title)}"
-        for entry in records[key]["networks"]:
-            x, y, label = ratios[key].get(entry["arch"]), entry.get("difference", 0.0), item.archs[entry["arch"]]
-            if x is None or y is None:
-                continue
-            low, high = entry.get("difference_ci95") or (y, y)
-            axes.errorbar(
-                x, y, yerr=[[y - low], [high - y]], fmt="D" if label == "SK" else "o", color=colour, capsize=3
-            )
-            axes.annotate(label, (x, y), textcoords="offset points", xytext=(6, 4), fontsize=8)
-            if label.startswith("plain"):
-                plain.setdefault(item.title, {})[x] = y
-    for title, curve in plain.items():
-        axes.plot(*zip(*sorted(curve.items()), strict=True), color=f"C{titles.index(title)}", label=f"{title}, plain")
-    axes.set(xlabel="host latency, of the plain network's", ylabel="points of accuracy ahead of the plain network")
-    axes.grid(alpha=0.3)
-    axes.legend()
+    titles = list(dict.fromkeys(COMPARISONS[key].title for key in ratios if key in records))
+    figure = Figure(figsize=(7.5, 4 * len(titles)), layout="constrained")
+    for title, axes in zip(titles, figure.subplots(len(titles), squeeze=False)[:, 0], strict=True):
+        plain: dict[float, float] = {}
+        shown: set[str] = set()
+        for key in (key for key in ratios if key in records and COMPARISONS[key].title == title):
+            for entry in records[key]["networks"]:
+                x, y = ratios[key].get(entry["arch"]), entry.get("difference", 0.0)
+                label = COMPARISONS[key].archs[entry["arch"]]
+                if x is None or y is None or label in shown or not label.startswith(("plain", "SK", "one 5x5")):
+                    continue
+                shown.add(label)
+                low, high = entry.get("difference_ci95") or (y, y)
+                axes.errorbar(x, y, yerr=[[y - low], [high - y]], fmt="o", capsize=3, label=label)
+                if label.startswith("plain"):
+                    plain[x] = y
+        axes.plot(*zip(*sorted(plain.items()), strict=True), color="grey", zorder=0)
+        axes.set(title=title, xlabel="host latency, of the plain network's", ylabel="points of accuracy ahead of it")
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=8)
     with atomic_write(path) as temporary:
         figure.savefig(temporary, format="png", dpi=110)
 

@@ -1,4 +1,4 @@
-"""Compare networks that one recipe trained on the same seeds: results, paired differences, table and plot."""
+"""Compare networks that one recipe trained on the same seeds: results, paired differences, table."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from edge_sk.errors import InputError
-from edge_sk.files import atomic_write, write_text
+from edge_sk.files import write_text
 from edge_sk.reading import read_json
 from edge_sk.rewriting.normalize import Normalize
 from edge_sk.training.data import eval_batches
@@ -233,26 +233,3 @@ def markdown(entries: Sequence[Mapping[str, Any]]) -> str:
             [*cells, f"{entry['params'] / 1e6:.3f} M", f"{entry['macs'] / 1e6:.2f} M", f"{entry['seconds']:.0f}"]
         )
     return markdown_table([*header, "params", "MACs", "training s, median"], rows, "lrrrrlrrr") + "\n"
-
-
-def plot(entries: Sequence[Mapping[str, Any]], path: str | Path, *, title: str) -> None:
-    """Draw the paired differences to the first network with their intervals as PNG; small points are seeds."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 1.5 + 0.45 * len(entries)), layout="constrained")
-    axes = figure.subplots()
-    for row, entry in enumerate(entries):
-        if entry.get("difference") is None:
-            continue
-        by_seed = list(entry["difference_by_seed"].values())
-        low, high = entry["difference_ci95"] or (entry["difference"],) * 2
-        error = [[entry["difference"] - low], [high - entry["difference"]]]
-        axes.plot(by_seed, [row] * len(by_seed), "o", color="grey", markersize=4, alpha=0.5)
-        axes.errorbar(entry["difference"], row, xerr=error, fmt="D", color="C0", capsize=3)
-    axes.axvline(0, color="black", linewidth=0.8)
-    axes.set_yticks(range(len(entries)), [entry["arch"] for entry in entries])
-    axes.invert_yaxis()
-    axes.set_xlabel("points of test top-1 to the first: seeds, mean and 95 % interval")
-    axes.set_title(title, fontsize=11)
-    with atomic_write(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=110)

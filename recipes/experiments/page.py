@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,16 @@ from recipes.markdown_tables import markdown_table
 
 WORDS = {"better": "ahead of", "worse": "behind", "not shown": "not shown to differ from"}
 # What SK is compared with, and which question that answers.
+WIDER = ("plain, as large and as fast as SK", "plain, as large as SK", "plain, 0.75x")
 QUESTIONS = {
     "Does SK help?": ("plain",),
-    "More than a wider plain network?": ("plain, as large and as fast as SK", "plain, as large as SK", "plain, 0.75x"),
+    "More than a wider plain network?": WIDER,
     "By choosing, or by having two kernels?": ("sum of the branches",),
+}
+ADVICE = {
+    "better": "SK is worth its latency",
+    "worse": "a wider plain network is the better choice",
+    "not shown": "neither is shown to be better, and a wider plain network is simpler",
 }
 RATIOS = dict[str, dict[str, float]]
 
@@ -38,6 +44,7 @@ def page(records: Mapping[str, Record], ratios: RATIOS) -> str:
     done = {key: records[key] for key in COMPARISONS if key in records}
     scatter = _scatter(done)
     text = environment.get_template("page.md.jinja").render(
+        advice=[f"{title}: {ADVICE[verdict(gain)]}" for title, name, gain in _gains(done, WIDER)],
         answers={question: _answer(done, names) for question, names in QUESTIONS.items()},
         results=_results(done, ratios),
         drawn=any(key in done for key in ratios),
@@ -46,7 +53,7 @@ def page(records: Mapping[str, Record], ratios: RATIOS) -> str:
         old=[_old(key, arch, records[key]) for key, arch in OLD.items() if key in records],
         runs=[(item, records.get(item.key), sum(_seeds(done.get(item.key)).values())) for item in COMPARISONS.values()],
         seeds=len(SEEDS),
-        rates=" and ".join(map(str, RATES)),
+        rates=" or ".join(map(str, RATES)),
         half_width=half_width,
         scatter=scatter,
         needed=None if scatter is None else next((n for n in range(2, 100) if half_width(n) * scatter <= 0.5), 100),
@@ -79,17 +86,24 @@ def _titles(records: Mapping[str, Record]) -> list[str]:
     return list(dict.fromkeys(COMPARISONS[key].title for key in records))
 
 
-def _answer(records: Mapping[str, Record], names: Sequence[str]) -> str:
-    """What SK is ahead of or behind, for every network that has been compared with one of the names."""
-    said = []
+def _gains(records: Mapping[str, Record], names: Sequence[str]) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Title, name of the other network and paired difference, wherever SK was run on a seed of one of the names."""
     for title in _titles(records):
         entries = _named(records, title)
         for name in names:
             if "SK" in entries and name in entries:
-                difference = paired(entries["SK"], entries[name])
-                seeds = len(difference["difference_by_seed"])
-                shown = f"{points(difference)} points, {seeds} seed{'s' * (seeds != 1)}" if seeds else "no seed of both"
-                said.append(f"{title}: {WORDS[verdict(difference)]} the network *{name}* ({shown})")
+                gain = paired(entries["SK"], entries[name])
+                if gain["difference_by_seed"]:
+                    yield title, name, gain
+
+
+def _answer(records: Mapping[str, Record], names: Sequence[str]) -> str:
+    """What SK is ahead of or behind, for every network that has been compared with one of the names."""
+    said = [
+        f"{title}: {WORDS[verdict(gain)]} the network *{name}* ({points(gain)} points, "
+        f"{len(gain['difference_by_seed'])} seed{'s' * (len(gain['difference_by_seed']) != 1)})"
+        for title, name, gain in _gains(records, names)
+    ]
     return "; ".join(said) + "." if said else "Not run yet."
 
 

@@ -37,21 +37,27 @@ def record(gains: dict[str, float], *, seeds: int = 5) -> dict[str, Any]:
 def test_without_records_it_says_so_everywhere() -> None:
     text = page({}, {})
     assert text.count("not run yet") == 2 + len(COMPARISONS) + 1
-    assert text.count("Not run yet.") == 4 + 2
+    assert text.count("Not run yet.") == 5 + 2
     assert "*s* is not measured yet" in text
     assert "pareto.png" not in text
 
 
 @pytest.mark.parametrize(
-    ("gain", "shown", "said"),
+    ("gain", "shown", "said", "advice"),
     [
-        (2.0, "**+2.00** [", "ahead of"),
-        (-2.0, "**-2.00** [", "behind"),
-        (0.0, "+0.00 [", "not shown to differ from"),
+        (2.0, "**+2.00** [", "ahead of", "SK is worth its latency"),
+        (-2.0, "**-2.00** [", "behind", "a wider plain network is the better choice"),
+        (
+            0.0,
+            "+0.00 [",
+            "not shown to differ from",
+            "neither is shown to be better, and a wider plain network is simpler",
+        ),
     ],
 )
-def test_the_answers_follow_the_intervals(gain: float, shown: str, said: str) -> None:
+def test_the_answers_follow_the_intervals(gain: float, shown: str, said: str, advice: str) -> None:
     text = page({KEY: record({PLAIN: 0.0, SK: gain, WIDE: 0.0})}, RATIOS)
+    assert f"- **In short:** ShuffleNetV2 0.5x: {advice}." in text
     assert f"- **Does SK help?** ShuffleNetV2 0.5x: {said} the network *plain* ({shown}" in text
     assert f"wider plain network?** ShuffleNetV2 0.5x: {said} the network *plain, as large and as fast as SK*" in text
     assert "two kernels?** Not run yet." in text
