@@ -6,6 +6,7 @@ import hashlib
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -198,11 +199,13 @@ def test_channels_and_classes() -> None:
 
 
 def test_a_width_is_between_those_of_the_paper() -> None:
+    def channels(model: Any) -> list[int]:
+        return [info["num_chs"] for info in model.feature_info]
+
     # The channels of the 2.0x column of the paper.
-    as_wide = edge_sk.create_model("shufflenetv2_1.0@width=2.1034")
-    assert [info["num_chs"] for info in as_wide.feature_info] == [24, 24, 244, 488, 976]
+    assert channels(edge_sk.create_model("shufflenetv2_1.0@width=2.1034")) == [24, 24, 244, 488, 976]
     wider = edge_sk.create_model("sk_shufflenetv2_0.5@width=1.16", num_classes=3)
-    assert [info["num_chs"] for info in wider.feature_info] == [24, 24, 56, 112, 222]
+    assert channels(wider) == [24, 24, 56, 112, 222]
     assert wider(torch.randn(2, 3, 64, 64)).shape == (2, 3)
 
 
