@@ -1,8 +1,8 @@
 """Show which kernel a network prefers: ``python recipes/attention.py --checkpoint runs/RUN --output reports/NAME``.
 
 Plots the attention for the largest kernel minus that for the smallest, in every selective-kernel unit, against the size
-of the object (the SKNet paper's Figures 3 and 4). Several checkpoints, seeds of one architecture, give intervals over
-seeds.
+of the object (the SKNet paper's Figure 3 c); attention.json has it by class and by channel too. Several checkpoints,
+seeds of one architecture, give intervals over seeds.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Compare architectures under one recipe: ``python recipes/compare.py --arch A B --seeds 0 1 2 --output runs/DIR``.
 
 train.py trains every architecture with every seed, each in a run folder under the output folder. Finished runs are kept
-and interrupted ones resumed, so the same command continues a comparison that was stopped.
+and interrupted ones resumed, so the same command continues a comparison that was stopped; with --finished it compares
+what there is.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from edge_sk.files import check_output, write_text
 
 RECIPES = Path(__file__).resolve().parent
 SECONDS_BETWEEN_LOOKS = 0.2
+# Of the trials that choose a learning rate; no run that is compared should have it.
+TRIAL_SEED = 1000
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -40,22 +43,32 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--recipe", help="as for train.py, the same for all (default: by data and architectures)")
     parser.add_argument("--data", default="scaled_digits", help="as for train.py (default: scaled_digits)")
     parser.add_argument("--set", metavar="K=V", nargs="+", action="extend", default=[], help="recipe fields")
+    parser.add_argument(
+        "--rates",
+        type=float,
+        nargs="+",
+        metavar="LR",
+        help="learning rates to choose from for each architecture, by the validation images of scaled_glyphs after one "
+        "training with each",
+    )
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at once (default: 1)")
     parser.add_argument("--device", help="as for train.py")
     parser.add_argument("--workers", type=int, metavar="N", help="as for train.py")
     parser.add_argument("--output", required=True, metavar="DIR", help="for the run folders and the comparison")
     parser.add_argument("--record", metavar="FILE", help="write the JSON here too")
+    parser.add_argument("--finished", action="store_true", help="train nothing, compare the runs that are finished")
     parser.add_argument("--dry-run", action="store_true", help="list the runs and which of them are finished")
     return parser.parse_args(argv)
 
 
 @dataclass(frozen=True)
 class Run:
-    """One training."""
+    """One training, with fields of the recipe of its own."""
 
     arch: str
     seed: int
     folder: Path
+    settings: tuple[str, ...] = ()
 
 
 def train_command(run: Run, args: argparse.Namespace) -> list[str]:
@@ -65,8 +78,8 @@ def train_command(run: Run, args: argparse.Namespace) -> list[str]:
     for flag, value in (("--recipe", args.recipe), ("--device", args.device), ("--workers", args.workers)):
         if value is not None:
             command += [flag, str(value)]
-    if args.set:
-        command += ["--set", *args.set]
+    if args.set or run.settings:
+        command += ["--set", *args.set, *run.settings]
     if run.folder.is_dir():
         command.append("--resume")
     return command
@@ -141,7 +154,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     from edge_sk.training.data import MOST_WORKERS
     from edge_sk.training.distributed import pick_device
     from edge_sk.training.run import load_config
-    from recipes.experiments.comparison import Finished, compare, markdown, plot, read_finished, run_folder, trained_at
+    from edge_sk.training.sources import is_drawn
+    from recipes.experiments.comparison import (
+        Finished,
+        by_scale,
+        compare,
+        markdown,
+        read_finished,
+        run_folder,
+        trained_at,
+    )
     from recipes.planning import load_recipe, recipe_name
 
     for name, values in (("--arch", args.arch), ("--seeds", args.seeds)):
@@ -150,6 +172,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name, value, least in (("--jobs", args.jobs, 1), ("--workers", args.workers, 0)):
         if value is not None and not least <= value <= MOST_WORKERS:
             raise InputError(f"{name} {value} must be from {least} to {MOST_WORKERS}")
+    if args.rates and (args.data != "scaled_glyphs" or min(args.rates) <= 0 or len(set(args.rates)) < len(args.rates)):
+        given = " ".join(f"{rate:g}" for rate in args.rates)
+        raise InputError(f"--rates {given}: give different rates above 0, and --data scaled_glyphs to choose by")
     pick_device(args.device)
     if args.recipe is None:
         names = sorted({recipe_name(arch, args.data) for arch in args.arch})
@@ -167,33 +192,61 @@ def main(argv: Sequence[str] | None = None) -> int:
     for key, values in unpaired.items():
         print(f"warning: the networks are given different images: {key} {' and '.join(values)}", file=sys.stderr)
     output = Path(args.output)
-    # One seed after the other, so that an interrupted comparison has pairs.
-    runs = [Run(arch, seed, run_folder(output, arch, seed)) for seed in args.seeds for arch in args.arch]
 
     def finished(run: Run) -> Finished | None:
-        return read_finished(run.folder, recipe, arch=run.arch, data=args.data)
+        of_run = load_recipe(args.recipe, [*args.set, *run.settings])
+        return read_finished(run.folder, of_run, arch=run.arch, data=args.data)
 
-    missing = [run for run in runs if finished(run) is None]
-    print(f"{len(runs)} runs, {len(runs) - len(missing)} finished, {len(missing)} to train", file=sys.stderr)
+    def train_missing(runs: Sequence[Run], what: str) -> dict[Run, Finished]:
+        """Train what is not finished, unless asked not to; the results of what is finished."""
+        missing = [run for run in runs if finished(run) is None]
+        print(f"{len(runs)} {what}, {len(runs) - len(missing)} finished, {len(missing)} to train", file=sys.stderr)
+        if args.dry_run:
+            for run in runs:
+                print(f"{'to train' if run in missing else 'finished'}  {run.folder}")
+        elif not args.finished:
+            train_all(missing, args)
+        return {run: result for run in runs if (result := finished(run)) is not None}
+
+    if not args.dry_run:
+        check_output(output)
+        if args.record:
+            check_output(Path(args.record).parent)
+    rates: dict[str, dict[str, float]] = {arch: {} for arch in args.arch}
+    chosen: dict[str, tuple[str, ...]] = dict.fromkeys(args.arch, ())
+    if args.rates:
+        trials = []
+        for arch in args.arch:
+            for rate in args.rates:
+                settings = ("data.val_split=validation", f"optim.lr={rate:g}")
+                folder = run_folder(output / f"lr{rate:g}", arch, TRIAL_SEED)
+                trials.append(Run(arch, TRIAL_SEED, folder, settings))
+        for trial, result in train_missing(trials, "trials of learning rates").items():
+            rates[trial.arch][trial.settings[-1]] = result.top1
+        complete = {arch: found for arch, found in rates.items() if len(found) == len(args.rates)}
+        chosen |= {arch: (max(found, key=found.__getitem__),) for arch, found in complete.items()}
+    # One seed after the other, so that an interrupted comparison has pairs.
+    runs = [Run(arch, seed, run_folder(output, arch, seed), chosen[arch]) for seed in args.seeds for arch in args.arch]
+    done = train_missing(runs, "runs")
     if args.dry_run:
-        for run in runs:
-            print(f"{'to train' if run in missing else 'finished'}  {run.folder}")
         return 0
-    check_output(output)
-    if args.record:
-        check_output(Path(args.record).parent)
-    train_all(missing, args)
     results: dict[str, dict[int, Finished]] = {arch: {} for arch in args.arch}
-    for run in runs:
-        result = finished(run)
-        assert result is not None, run.folder  # train_all would have raised
+    for run, result in done.items():
         results[run.arch][run.seed] = result
+    results = {arch: by_seed for arch, by_seed in results.items() if by_seed}
+    if args.arch[0] not in results:
+        raise InputError(f"of {args.arch[0]}, which the others are compared with, no run is finished in {output}")
     costs = {}
-    for arch in args.arch:
-        config = load_config(run_folder(output, arch, args.seeds[0]))
+    for arch, by_seed in results.items():
+        folders = {seed: run_folder(output, arch, seed) for seed in by_seed}
+        config = load_config(folders[min(folders)])
         model = edge_sk.create_model(arch, num_classes=config.num_classes).eval()
         cost = profile(model, input_size=(1, *config.input_size))
         costs[arch] = {"input_size": list(config.input_size), "params": cost.params, "macs": cost.macs}
+        if args.rates:
+            costs[arch] |= {"chosen": chosen[arch], "trials": rates[arch]}
+        if is_drawn(args.data):
+            costs[arch]["top1_by_scale"] = {str(seed): by_scale(folder) for seed, folder in folders.items()}
     entries = compare(results, costs)
     record = {
         "recipe": args.recipe,
@@ -203,17 +256,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         "epochs": recipe.schedule.epochs,
         "jobs": args.jobs,
         "input_differences": unpaired,
-        "trained_at": sorted(set().union(*(trained_at(run.folder) for run in runs))),
+        "trained_at": sorted(set().union(*(trained_at(run.folder) for run in done))),
         "networks": entries,
     } | manifest(None if argv is None else ["recipes/compare.py", *argv])
     text = json.dumps(record, indent=1) + "\n"
     for path in filter(None, (output / "compare.json", args.record)):
         write_text(path, text)
     write_text(output / "compare.md", markdown(entries))
-    title = f"{args.data}, recipe {args.recipe}, {recipe.schedule.epochs} epochs, {len(args.seeds)} seeds"
-    plot(entries, output / "compare.png", title=title)
     print(markdown(entries))
-    print(f"{output}: compare.json, compare.md, compare.png")
+    print(f"{output}: compare.json, compare.md")
     return 0
 
 

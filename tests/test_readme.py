@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -22,7 +23,6 @@ from edge_sk.export.parity import THRESHOLDS
 from edge_sk.export.record import record_of
 from recipes.experiments.attention_summary import direction
 from recipes.experiments.comparison import paired, verdict
-from recipes.experiments.plan import ATTENTION, COMPARISONS, read_records
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -65,40 +65,40 @@ def test_links_lead_somewhere(tmp_path: Path) -> None:
 
 
 def test_whether_it_pays_is_what_the_records_say() -> None:
-    records = read_records(ROOT / "recipes" / "results")
     said = " ".join(TEXT.split("## Does it pay?")[1].split("\n## ")[0].split())
-    for name, arch in (
-        ("ShuffleNetV2 0.5x", "shufflenetv2_0.5"),
-        ("1.0x", "shufflenetv2_1.0"),
-        ("MobileNetV2 0.5x", "mobilenetv2_0.5"),
+    results = ROOT / "recipes" / "results"
+    moved, groups = list[tuple[str, str, str]](), {False: 0, True: 0}
+    for name, arch, options in (
+        ("ShuffleNetV2 0.5x", "shufflenetv2_0.5", "act=relu"),
+        ("1.0x", "shufflenetv2_1.0", "act=relu"),
+        ("MobileNetV2 0.5x", "mobilenetv2_0.5", "sk_units=all,act=relu6"),
     ):
-        item = COMPARISONS[f"compare_{arch}"]
-        entries = {item.archs[entry["arch"]]: entry for entry in records[item.key]["networks"]}
-        sk = entries["SK"]
+        record = json.loads((results / f"compare_{arch}.json").read_text(encoding="utf-8"))
+        entries = {entry["arch"]: entry for entry in record["networks"]}
+        sk = entries[f"sk_{arch}@{options}"]
         low, high = sk["difference_ci95"]
         assert f"{name} {sk['difference']:+.2f} [{low:+.2f}, {high:+.2f}]" in said
-        assert verdict(paired(sk, entries["sum of the branches"])) != "better"
+        assert verdict(paired(sk, entries[f"sk_{arch}@{options},select=false"])) != "better"
         assert len(sk["top1_by_seed"]) == 5
-    item = COMPARISONS["compare_kernels"]
-    ablation = {item.archs[entry["arch"]]: entry for entry in records[item.key]["networks"]}
-    for kernels in ("K3 + K5", "K3 + K7", "K5 + K7", "K3 + K5 + K7"):
-        assert verdict(paired(ablation[f"{kernels}, SK"], ablation[f"{kernels}, sum"])) != "better"
-    moved: dict[bool, list[tuple[str, str, str]]] = {False: [], True: []}
-    counts = {False: 0, True: 0}
-    for item in ATTENTION:
-        for group in records[item.key]["by_map"] if item.key in records else ():
-            counts[item.is_control] += 1
-            if direction(group) != "not shown":
-                moved[item.is_control].append((item.arch, direction(group), "x".join(map(str, group["map"]))))
-    assert f"a little, in {len(moved[False])} of {counts[False]} groups of units" in said
-    assert moved[False] == [
+        for kernels in ("", ",kernels=3+3"):
+            key = re.sub("[@=,]", "_", f"attention_sk_{arch}@{options}{kernels}")
+            attention = json.loads((results / f"{key}.json").read_text(encoding="utf-8"))
+            groups[bool(kernels)] += len(attention["by_map"])
+            shifts = [(group, direction(group)) for group in attention["by_map"] if direction(group) != "not shown"]
+            moved += [(attention["arch"], towards, "x".join(map(str, group["map"]))) for group, towards in shifts]
+    kernels = json.loads((results / "compare_kernels.json").read_text(encoding="utf-8"))
+    ablation = {entry["arch"].removeprefix("sk_shufflenetv2_0.5@act=relu"): entry for entry in kernels["networks"]}
+    for pair in ("", ",kernels=3+3d3", ",kernels=3d2+3d3", ",kernels=3+3d2+3d3"):
+        assert verdict(paired(ablation[pair], ablation[f"{pair},select=false"])) != "better"
+    assert f"a little, in {len(moved)} of {groups[False]} groups of units" in said
+    assert moved == [
         ("sk_shufflenetv2_1.0@act=relu", "larger", "6x6"),
         ("sk_mobilenetv2_0.5@sk_units=all,act=relu6", "larger", "6x6"),
         ("sk_mobilenetv2_0.5@sk_units=all,act=relu6", "larger", "3x3"),
     ]
     assert "on the 6x6 maps of ShuffleNetV2 1.0x and of MobileNetV2 0.5x, where" in said
     assert "on the last 3x3 maps of MobileNetV2 0.5x, where" in said
-    assert f"Where both kernels are equal, a shift is shown in {len(moved[True])} of {counts[True]}" in said
+    assert f"Where both kernels are equal, a shift is shown in 0 of {groups[True]}" in said
 
 
 # Heading of a column, its place in a profile, decimals.

@@ -48,7 +48,7 @@ stride1 = Where(lambda site: site.stride == 1, "stride1")
 # Small maps: 14x14 and 7x7 of an image of 224 pixels.
 late = Where(lambda site: site.stride == 1 and site.stage is not None and site.stage >= 3, "late")
 # The option sk_units of a name.
-NAMED = {"all": Where(lambda site: True, "all"), "stride1": stride1, "late": late}
+NAMED = {"all": Where(lambda site: True, "all"), "stride1": stride1, "early": stride1 & ~late, "late": late}
 
 
 def stages(*numbers: int) -> Where:

@@ -39,13 +39,14 @@ def create_model(
             branches it gives the plain network's output. ``default_cfg`` takes the weights' mean, std, crop_pct and
             interpolation, and the names of their classes (``label_names``); a ``.pt`` file, or a ``.safetensors`` file
             without a ``config.json`` beside it, does not say them, and the network's own stay.
-        options: ``drop_rate``; ``drop_path_rate`` where the network is timm's (MobileNet, ResNeXt, SKNet-26 to 101).
+        options: ``drop_rate``; ``width`` of ShuffleNetV2 (times the channels of its stages); ``drop_path_rate`` where
+            the network is timm's (MobileNet, ResNeXt, SKNet-26 to 101).
             For selective kernels ``kernels``, ``reduction`` (r), ``min_width`` (L), ``select``, ``act`` (the
             activation in every branch; ``"none"``: linear branches), ``sk_units`` (which sites: ``"all"``,
-            ``"stride1"``, ``"late"``: stride 1 on maps of 1/16 and 1/32 of the image) and ``init`` (``"preserve"`` or
-            ``"random"``, see :func:`edge_sk.graft`). Together they build every row of the paper's Tables 3, 6, 7. With
-            ``timm:`` and ``torchvision:``, ``kernels`` (``"auto"``: each site's default) asks for selective kernels;
-            other options go to the library. ``None`` is the default.
+            ``"stride1"``, ``"late"``: stride 1 on maps of 1/16 and 1/32 of the image, ``"early"``: stride 1 on larger
+            maps) and ``init`` (``"preserve"`` or ``"random"``, see :func:`edge_sk.graft`). Together they build each row
+            of the paper's Tables 3, 6, 7. With ``timm:`` and ``torchvision:``, ``kernels`` (``"auto"``: each site's
+            default) asks for selective kernels; other options go to the library. ``None`` is the default.
 
     Returns:
         The network in training mode, with ``default_cfg`` (timm's form).

@@ -7,12 +7,14 @@ them, so its weights load unchanged.
 from __future__ import annotations
 
 import functools
+import numbers
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from edge_sk.errors import InputError, shown
 from edge_sk.grafting import NAMED, Where
 from edge_sk.models._entry import Entry, Graft
 from edge_sk.models._staged import StagedClassifier, conv_bn
@@ -71,6 +73,7 @@ class ShuffleNetV2(StagedClassifier):
         widths: Output channels of conv1, stages 2-4 and conv5.
         num_classes: Classes, 0 for none.
         in_chans: Channels of the image; the total stride is 32.
+        width: Times the channels of stages 2-4, rounded to even numbers, which units need.
         attn_layer: See :class:`InvertedResidual`.
         options: ``global_pool`` and ``drop_rate`` of :class:`~edge_sk.models._staged.StagedClassifier`.
     """
@@ -81,12 +84,16 @@ class ShuffleNetV2(StagedClassifier):
         *,
         num_classes: int = 1000,
         in_chans: int = 3,
+        width: float = 1.0,
         attn_layer: Callable[[int], nn.Module] | None = None,
         **options: Any,
     ) -> None:
+        if isinstance(width, bool) or not isinstance(width, numbers.Real) or not 0.1 <= width <= 10:
+            raise InputError(f"width={shown(width)} must be a number from 0.1 to 10")
         names = ["conv1", "maxpool", "stage2", "stage3", "stage4", "conv5"]
         super().__init__(names, **options)
         stem, *stage_widths, last = widths
+        stage_widths = [2 * round(channels * width / 2) for channels in stage_widths]
         self.conv1 = nn.Sequential(*conv_bn(in_chans, stem, 3, 2))
         self.maxpool = nn.MaxPool2d(3, 2, 1)
         inp = stem
@@ -120,7 +127,8 @@ def entries() -> list[Entry]:
     # Stride 1 matches the parameters that the paper reports.
     graft = Graft(sk_units="stride1", places=places)
     rows: list[Entry] = []
-    common: dict[str, Any] = {"recipe": "light", "cfg": {"first_conv": "conv1.0", "classifier": "fc"}}
+    cfg = {"first_conv": "conv1.0", "classifier": "fc"}
+    common: dict[str, Any] = {"recipe": "light", "cfg": cfg, "options": ("drop_rate", "width")}
     for width, channels in WIDTHS.items():
         name = f"shufflenetv2_{width}"
         plain = functools.partial(ShuffleNetV2, channels)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageFont
@@ -13,16 +13,20 @@ from edge_sk.training.randomness import derive_seed
 
 # Left out: what differs from another by its size alone (c o p s u v w x z k 0), or in some typeface not at all (I l).
 CLASSES = [*"123456789ABCDEFGHJKLMNOPQRSTUVWXYZabdefghijmnqrty"]
-# Of those inside matplotlib. No typeface of the test is seen in training.
+# Of those inside matplotlib. Each is seen in one split alone. The validation part is for choosing a learning rate.
 TYPEFACES = {
     "train": (
-        *("DejaVuSans", "DejaVuSans-Bold", "DejaVuSans-Oblique", "DejaVuSansMono-Bold", "DejaVuSansMono-Oblique"),
-        *("DejaVuSerif", "DejaVuSerif-Bold", "DejaVuSerif-BoldItalic", "STIXGeneral", "STIXGeneralItalic"),
-        *("STIXGeneralBolIta", "cmr10", "cmb10", "cmtt10"),
+        *("DejaVuSans", "DejaVuSans-Bold", "DejaVuSans-Oblique", "DejaVuSansMono-Bold", "DejaVuSerif"),
+        *("DejaVuSerif-Bold", "STIXGeneral", "STIXGeneralItalic", "cmr10", "cmb10", "cmtt10"),
     ),
+    "validation": ("DejaVuSansMono-Oblique", "DejaVuSerif-BoldItalic", "STIXGeneralBolIta"),
     "test": ("DejaVuSans-BoldOblique", "DejaVuSansMono", "DejaVuSerif-Italic", "STIXGeneralBol", "cmss10", "cmti10"),
 }
-IMAGES = {"train": 40_000, "test": 5_000}  # of an epoch; another epoch's and another seed's training images are others
+IMAGES = {
+    "train": 40_000,
+    "validation": 3_000,
+    "test": 5_000,
+}  # of an epoch; another epoch's and another seed's training images are others
 CANVAS = 96
 SCALES = (0.15, 0.95)
 ANGLE = 12.0  # degrees, at most
@@ -49,8 +53,10 @@ class ScaledGlyphs:
     With a ``scale`` only the scale changes: the same characters in the same places on the same background.
     """
 
-    def __init__(self, split: Literal["train", "test"], *, scale: float | None = None) -> None:
+    def __init__(self, split: str, *, scale: float | None = None) -> None:
         low, high = SCALES
+        if split not in IMAGES:
+            raise InputError(f"data.val_split={split}: scaled_glyphs is tested on test or validation")
         if scale is not None and not low <= scale <= high:
             raise InputError(f"scaled_glyphs@{scale}: the scale must be from {low} to {high}")
         require("matplotlib", extra="train", needed_for="--data scaled_glyphs")
@@ -76,7 +82,7 @@ class ScaledGlyphs:
         return Image.fromarray(np.clip(np.rint(image), 0, 255).astype(np.uint8)), glyph.label
 
     def _generator(self, index: int, seed: int, epoch: int) -> np.random.Generator:
-        # The test images are the same for every run.
+        # The validation and test images are the same for every run.
         drawn = (seed, epoch) if self.split == "train" else ()
         return np.random.default_rng(derive_seed("scaled glyphs", self.split, *drawn, index))
 
@@ -113,7 +119,7 @@ def _photographs(split: str) -> list[Image.Image]:
     for name in PHOTOGRAPHS:
         whole = Image.fromarray(load_sample_image(name)).convert("L")
         border = round(TRAIN_SHARE * whole.width)
-        parts.append(whole.crop((0, 0, border, whole.height) if split == "train" else (border, 0, *whole.size)))
+        parts.append(whole.crop((border, 0, *whole.size) if split == "test" else (0, 0, border, whole.height)))
     return parts
 
 

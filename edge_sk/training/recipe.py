@@ -40,7 +40,7 @@ class DataRecipe(_Section):
     root: str = "data"  # folder that torch/... and hfds/... data sets are kept in
     download: bool = True  # fetch a torch/... data set that is not there
     train_split: str | None = None  # hfds: a split; wds: one of _info.json or "a-{00..09}.tar|IMAGES"; null: "train"
-    val_split: str | None = None  # the same; null: "validation"
+    val_split: str | None = None  # the same; null: "validation". scaled_glyphs: test (null) or validation
     image_key: str | None = None  # hfds: column (image); wds: extensions (jpg;png;webp)
     label_key: str | None = None  # hfds: column (label); wds: field of the json file (null: the .cls file)
 

@@ -96,7 +96,8 @@ def open_images(data: str, split: Split, options: DataRecipe, indexes: Sequence[
     ``indexes`` are folders for the lists of a folder's images, as for :func:`~edge_sk.training.folder.label_files`.
     """
     if is_drawn(data):
-        return Images(ScaledGlyphs(split, scale=_scale(data)), CHARACTERS)
+        part = split if split == "train" else options.val_split or "test"
+        return Images(ScaledGlyphs(part, scale=_scale(data)), CHARACTERS)
     if is_embedded(data):
         images, labels = (part.numpy() for part in digits(split))
         if data != "digits":

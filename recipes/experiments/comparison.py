@@ -1,7 +1,8 @@
-"""Compare networks that one recipe trained on the same seeds: results, paired differences, table and plot."""
+"""Compare networks that one recipe trained on the same seeds: results, paired differences, table."""
 
 from __future__ import annotations
 
+import json
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -9,13 +10,33 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+
 from edge_sk.errors import InputError
-from edge_sk.files import atomic_write
+from edge_sk.files import write_text
+from edge_sk.reading import read_json
+from edge_sk.rewriting.normalize import Normalize
+from edge_sk.training.data import eval_batches
+from edge_sk.training.glyphs import SCALES, ScaledGlyphs
 from edge_sk.training.recipe import FREE, Recipe, settings
-from edge_sk.training.run import CONFIG, MANIFEST, RECIPE, load_config, load_run, read_csv, saved_manifest, saved_recipe
+from edge_sk.training.run import (
+    CONFIG,
+    MANIFEST,
+    RECIPE,
+    WEIGHTS,
+    load_config,
+    load_run,
+    read_csv,
+    saved_manifest,
+    saved_recipe,
+)
 from recipes.experiments.confidence import mean_interval
 from recipes.markdown_tables import markdown_table
 from recipes.planning import file_name
+
+# Of the larger side of the glyph, as a fraction of the canvas: bins of one ratio.
+SCALE_EDGES = np.geomspace(*SCALES, 5)
 
 
 def run_folder(output: str | Path, arch: str, seed: int) -> Path:
@@ -109,24 +130,42 @@ def independent_seeds(folders: Sequence[str | Path]) -> list[int]:
     return seeds
 
 
+def by_scale(folder: Path) -> list[float]:
+    """Top-1 of a run on ``scaled_glyphs``, in per cent, in four bins of the scale of the glyph (``SCALE_EDGES``).
+
+    Kept in the run folder, because it takes a while.
+    """
+    cached = folder / "by_scale.json"
+    if cached.is_file() and cached.stat().st_mtime >= (folder / WEIGHTS).stat().st_mtime:
+        return read_json(cached)
+    run, options = load_run(folder), saved_recipe(folder).data
+    normalize = Normalize(run.config.mean, run.config.std)
+    batches = eval_batches(run.config.model_dump(), data=run.config.data, options=options)
+    with torch.inference_mode():
+        right = torch.cat([run.model(normalize(images)).argmax(1) == labels for images, labels in batches])
+    drawn = ScaledGlyphs(options.val_split or "test")
+    bins = np.digitize([drawn.glyph(index).scale for index in range(len(drawn))], SCALE_EDGES[1:-1])
+    top1 = [_digits(100 * float(right.numpy()[bins == place].mean())) for place in range(len(SCALE_EDGES) - 1)]
+    write_text(cached, json.dumps(top1))
+    return top1
+
+
 def compare(
     results: Mapping[str, Mapping[int, Finished]], costs: Mapping[str, Mapping[str, Any]]
 ) -> list[dict[str, Any]]:
-    """Return one entry per network, with its differences to the first, seed by seed.
+    """Return one entry per network, with its differences to the first, over the seeds that both have.
 
     A seed fixes order and augmentation, so two networks of one seed see the same batches. Their initial weights are
     equal only up to the first layer in which they differ. The interval is Student's at 95 % over seeds: it covers
     training again on the same images, not new test images.
 
     Args:
-        results: Results by network and seed; every network has the same seeds.
+        results: Results by network and seed.
         costs: ``params`` and ``macs`` of each network, and further fields of its entry.
     """
     baseline = next(iter(results))
     entries = []
     for arch, runs in results.items():
-        if runs.keys() != results[baseline].keys():
-            raise InputError(f"{arch} was run with seeds {sorted(runs)}, {baseline} with {sorted(results[baseline])}")
         top1 = [run.top1 for run in runs.values()]
         entry: dict[str, Any] = {
             "arch": arch,
@@ -143,11 +182,15 @@ def compare(
 
 
 def paired(entry: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the difference of ``entry`` to ``other`` in points: mean, 95 % interval, and that of every seed."""
-    differences = {seed: top1 - other["top1_by_seed"][seed] for seed, top1 in entry["top1_by_seed"].items()}
+    """Return the difference of ``entry`` to ``other`` in points: mean, 95 % interval, and that of every common seed.
+
+    Without a common seed the mean is ``None``.
+    """
+    left, right = entry["top1_by_seed"], other["top1_by_seed"]
+    differences = {seed: left[seed] - right[seed] for seed in left if seed in right}
     low, high = mean_interval(list(differences.values()))
     return {
-        "difference": _digits(statistics.fmean(differences.values())),
+        "difference": _digits(statistics.fmean(differences.values())) if differences else None,
         # JSON has no infinity: one seed has no interval.
         "difference_ci95": None if math.isinf(high) else [_digits(low), _digits(high)],
         "difference_by_seed": {seed: _digits(value) for seed, value in differences.items()},
@@ -166,73 +209,27 @@ def verdict(entry: Mapping[str, Any]) -> str:
     return "better" if interval[0] > 0 else "worse" if interval[1] < 0 else "not shown"
 
 
-def markdown(entries: Sequence[Mapping[str, Any]], labels: Mapping[str, str] | None = None) -> str:
-    """Return the comparison as a table.
+def points(difference: Mapping[str, Any]) -> str:
+    """Return a difference of ``paired`` with its interval, in bold if the interval leaves out zero."""
+    if difference["difference"] is None:
+        return ""
+    gain, interval = f"{difference['difference']:+.2f}", difference["difference_ci95"]
+    if interval is None:
+        return f"{gain} (one seed)"
+    bold = "" if verdict(difference) == "not shown" else "**"
+    return f"{bold}{gain}{bold} [{interval[0]:+.2f}, {interval[1]:+.2f}]"
 
-    Args:
-        entries: From ``compare``.
-        labels: Names of the networks, for a column of their own.
-    """
-    seeds = len(entries[0]["top1_by_seed"])
-    header = ["network", f"top-1 %, mean of {seeds} seeds", "std", "to the first, points", "95 % CI", "verdict"]
-    header += ["params", "MACs", "training s, median"]
+
+def markdown(entries: Sequence[Mapping[str, Any]]) -> str:
+    """Return the entries of ``compare`` as a table."""
+    header = ["network", "seeds", "top-1 %, mean", "std", "to the first, points [95 % CI]", "verdict"]
     rows = []
     for entry in entries:
-        cells = [f"`{entry['arch']}`", f"{entry['top1']:.2f}", "-" if seeds == 1 else f"{entry['top1_deviation']:.2f}"]
-        if "difference" in entry:
-            interval = entry["difference_ci95"]
-            shown = "-" if interval is None else f"[{interval[0]:+.2f}, {interval[1]:+.2f}]"
-            cells += [f"{entry['difference']:+.2f}", shown, verdict(entry)]
-        else:
-            cells += ["-", "-", "-"]
-        cells += [f"{entry['params'] / 1e6:.3f} M", f"{entry['macs'] / 1e6:.2f} M", f"{entry['seconds']:.0f}"]
-        rows.append(cells)
-    align = "lrrrrlrrr"
-    if labels is not None:
-        header, align = ["", *header], f"l{align}"
-        rows = [[labels[entry["arch"]], *cells] for entry, cells in zip(entries, rows, strict=True)]
-    return markdown_table(header, rows, align) + "\n"
-
-
-COLOURS = {"better": "C2", "worse": "C3", "not shown": "grey"}
-
-
-def plot(
-    entries: Sequence[Mapping[str, Any]], path: str | Path, *, title: str, labels: Mapping[str, str] | None = None
-) -> None:
-    """Draw accuracies and paired differences with their intervals as PNG; small points are seeds."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-    from matplotlib.lines import Line2D
-
-    names = [entry["arch"] if labels is None else labels[entry["arch"]] for entry in entries]
-    figure = Figure(figsize=(13, 2.2 + 0.45 * len(entries)), layout="constrained")
-    FigureCanvasAgg(figure)
-    accuracy, difference = figure.subplots(1, 2, sharey=True)
-    for row, entry in enumerate(entries):
-        top1 = list(entry["top1_by_seed"].values())
-        accuracy.plot(top1, [row] * len(top1), "o", color="C0", markersize=4, alpha=0.5)
-        accuracy.plot(entry["top1"], row, "D", color="C0")
-        if "difference" not in entry:
-            continue
-        colour = COLOURS[verdict(entry)]
-        by_seed = list(entry["difference_by_seed"].values())
-        difference.plot(by_seed, [row] * len(by_seed), "o", color=colour, markersize=4, alpha=0.4)
-        low, high = entry["difference_ci95"] or (entry["difference"],) * 2
-        error = [[entry["difference"] - low], [high - entry["difference"]]]
-        difference.errorbar(entry["difference"], row, xerr=error, fmt="D", color=colour, capsize=3)
-    accuracy.set_yticks(range(len(entries)), names)
-    accuracy.invert_yaxis()
-    accuracy.set_xlabel("test top-1 (%), seeds and mean")
-    difference.axvline(0, color="black", linewidth=0.8)
-    difference.set_xlabel(f"paired difference to {names[0]} (points), seeds, mean and 95 % CI")
-    # The legend has only the verdicts that occur.
-    found = [name for name in COLOURS if any("difference" in entry and verdict(entry) == name for entry in entries)]
-    handles = [Line2D([], [], color=COLOURS[name], marker="D", label=name) for name in found]
-    if handles:
-        figure.legend(handles=handles, loc="outside upper right", ncols=len(handles))
-    for axes in (accuracy, difference):
-        axes.grid(alpha=0.3)
-    figure.suptitle(title, fontsize=11)
-    with atomic_write(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=110)
+        seeds = len(entry["top1_by_seed"])
+        cells = [f"`{entry['arch']}`", seeds, f"{entry['top1']:.2f}"]
+        cells.append("-" if seeds == 1 else f"{entry['top1_deviation']:.2f}")
+        cells += [points(entry), verdict(entry)] if "difference" in entry else ["-", "-"]
+        rows.append(
+            [*cells, f"{entry['params'] / 1e6:.3f} M", f"{entry['macs'] / 1e6:.2f} M", f"{entry['seconds']:.0f}"]
+        )
+    return markdown_table([*header, "params", "MACs", "training s, median"], rows, "lrrrrlrrr") + "\n"

@@ -2,195 +2,178 @@
 
 from __future__ import annotations
 
-import re
+import itertools
+import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jinja2
 
-from recipes.experiments import attention_summary, comparison
-from recipes.experiments.plan import ATTENTION, COMPARISONS, EXPERIMENTS, IMAGES, JOBS, Comparison, Record
+from recipes.experiments.attention_summary import direction
+from recipes.experiments.comparison import SCALE_EDGES, paired, points, verdict
+from recipes.experiments.confidence import mean_interval
+from recipes.experiments.plan import ATTENTION, COMPARISONS, OLD, RATES, SEEDS, Record, commands
 from recipes.markdown_tables import markdown_table
-from recipes.paper.tables import TABLES
 
-# What SK is compared with: its name in a comparison, and in a sentence.
-OTHERS = {
-    "plain": "the plain network",
-    "SE": "SE",
-    "one branch": "the plain network with the branches' ReLU",
-    "sum of the branches": "its own branches summed, without a choice",
-    "equal kernels": "the choice between two equal kernels",
+WORDS = {"better": "ahead of", "worse": "behind", "not shown": "not shown to differ from"}
+# What SK is compared with, and which question that answers.
+WIDER = ("plain, as large and as fast as SK", "plain, as large as SK", "plain, 0.75x")
+QUESTIONS = {
+    "Does SK help?": ("plain",),
+    "More than a wider plain network?": WIDER,
+    "By choosing, or by having two kernels?": ("sum of the branches",),
 }
-# Columns of a table on attention.
-GROUPS = [
-    "map",
-    "units",
-    "smallest digits",
-    "largest digits",
-    "mean shift [95 % CI]",
-    "size of the shift",
-    "units by direction",
-]
-# Errors in the rows of the paper's Tables 6 and 7.
-ERRORS = {row.name: row.errors[0] for table in TABLES if table.key in ("6", "7") for row in table.rows}
+ADVICE = {
+    "better": "SK is worth its latency",
+    "worse": "a wider plain network is the better choice",
+    "not shown": "neither is shown to be better, and a wider plain network is simpler",
+}
+RATIOS = dict[str, dict[str, float]]
 
 
-def page(records: Mapping[str, Record]) -> str:
-    """Return the whole page, from the records of ``read_records``."""
-    loader = jinja2.FileSystemLoader(Path(__file__).parent)
-    strict = jinja2.StrictUndefined
-    environment = jinja2.Environment(loader=loader, undefined=strict, trim_blocks=True, lstrip_blocks=True)
-    filters = (anchor, as_text, attention_table, comparison_table, count, group_rows, hours, repeated, selection)
-    environment.filters |= {function.__name__: function for function in filters}
+def page(records: Mapping[str, Record], ratios: RATIOS) -> str:
+    """Return the whole page, from the records of ``read_records`` and ``read_ratios``."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    done = {key: records[key] for key in COMPARISONS if key in records}
+    scatter = _scatter(done)
     text = environment.get_template("page.md.jinja").render(
-        records=records,
-        comparisons=list(COMPARISONS.values()),
-        attention=ATTENTION,
-        missing=[
-            item.title if isinstance(item, Comparison) else f"attention of {item.title}"
-            for item in EXPERIMENTS
-            if item.key not in records
-        ],
-        table=markdown_table,
-        groups=GROUPS,
-        others=OTHERS,
-        images=IMAGES,
-        equal=ERRORS["3x3, D = 1, G = 32"],
-        dilated=ERRORS["3x3, D = 2, G = 32"],
-        **_against_others(records),
-        **_shifts(records),
+        advice=[f"{title}: {ADVICE[verdict(gain)]}" for title, name, gain in _gains(done, WIDER)],
+        answers={question: _answer(done, names) for question, names in QUESTIONS.items()},
+        results=_results(done, ratios),
+        drawn=any(key in done for key in ratios),
+        scales=_scales(done),
+        attention=_attention(records),
+        old=[_old(key, arch, records[key]) for key, arch in OLD.items() if key in records],
+        runs=[(item, records.get(item.key), sum(_seeds(done.get(item.key)).values())) for item in COMPARISONS.values()],
+        seeds=len(SEEDS),
+        rates=" or ".join(map(str, RATES)),
+        half_width=half_width,
+        scatter=scatter,
+        needed=None if scatter is None else next((n for n in range(2, 100) if half_width(n) * scatter <= 0.5), 100),
+        last=["python " + " ".join(command) for command in commands()[-2:]],
     )
     return text.rstrip() + "\n"
 
 
-def _against_others(records: Mapping[str, Record]) -> dict[str, Any]:
-    """Compare SK with the other networks: a row for each comparison, and the verdicts of those by today's code."""
-    rows: list[list[str]] = []
-    verdicts: dict[str, list[str]] = {name: [] for name in OTHERS}
-    for item in COMPARISONS.values():
-        selective = item.arch("SK")
-        if item.key not in records or selective is None:
-            continue
-        networks = _networks(records[item.key])
-        sk = networks[selective]
-        name = f"`{selective}`{f', {item.occasion}' if item.occasion else ''}"
-        rows.append([name, str(item.epochs), str(len(item.seeds)), f"{sk['top1']:.2f}"])
-        for other in OTHERS:
-            arch = item.arch(other)
-            difference = None if arch is None else comparison.paired(sk, networks[arch])
-            rows[-1].append("" if difference is None else _points(difference))
-            if difference is not None and item.repeatable:
-                verdicts[other].append(comparison.verdict(difference))
-    columns = ["network", "epochs", "seeds", "top-1 %", *(f"SK minus {other}" for other in OTHERS)]
-    return {"sk_columns": columns, "sk_rows": rows, "verdicts": verdicts}
+def half_width(seeds: int) -> float:
+    """Half the width of the 95 % interval of a mean over so many seeds that scatter by one point."""
+    low, high = mean_interval([-1.0, 1.0] + [0.0] * (seeds - 2))
+    return (high - low) / 2 / statistics.stdev([-1.0, 1.0] + [0.0] * (seeds - 2))
 
 
-def _shifts(records: Mapping[str, Record]) -> dict[str, Any]:
-    """Collect where the attention moved as the object grew, with a row for each network and map size."""
-    rows: list[list[str]] = []
-    places: list[str] = []
-    directions: dict[bool, list[str]] = {False: [], True: []}
-    for item in ATTENTION:
-        if item.key not in records:
-            continue
-        groups = group_rows(records[item.key])
-        rows += [[item.title, *cells] for cells in groups]
-        found = [attention_summary.direction(group) for group in records[item.key]["by_map"]]
-        directions[item.is_control] += found
-        maps = [cells[0] for cells, direction in zip(groups, found, strict=True) if direction == "larger"]
-        if maps and not item.is_control:
-            places.append(f"{' and '.join(maps)} of {item.title}")
-    return {"shift_rows": rows, "places": places, "sk_shifts": directions[False], "control_shifts": directions[True]}
+def _seeds(record: Record | None) -> dict[str, int]:
+    return {entry["arch"]: len(entry["top1_by_seed"]) for entry in (record or {"networks": []})["networks"]}
 
 
-def anchor(title: str) -> str:
-    """Return the end of a link to a heading, as GitHub makes it."""
-    return re.sub(r"[^a-z0-9 _-]", "", title.lower()).replace(" ", "-")
+def _named(records: Mapping[str, Record], title: str) -> dict[str, dict[str, Any]]:
+    """The networks of all comparisons of one title, by their names on the page."""
+    found: dict[str, dict[str, Any]] = {}
+    for key, record in records.items():
+        if COMPARISONS[key].title == title:
+            for entry in record["networks"]:
+                found.setdefault(COMPARISONS[key].archs[entry["arch"]], entry)
+    return found
 
 
-def as_text(command: Sequence[str]) -> str:
-    """Return a command as typed."""
-    return f"python {' '.join(command)}"
+def _titles(records: Mapping[str, Record]) -> list[str]:
+    return list(dict.fromkeys(COMPARISONS[key].title for key in records))
 
 
-def count(verdicts: Sequence[str]) -> str:
-    """Say how often each verdict was found."""
-    found = [f"{name} in {verdicts.count(name)}" for name in ("better", "worse", "not shown") if name in verdicts]
-    return f"{', '.join(found)} of {len(verdicts)}"
+def _gains(records: Mapping[str, Record], names: Sequence[str]) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Title, name of the other network and paired difference, wherever SK was run on a seed of one of the names."""
+    for title in _titles(records):
+        entries = _named(records, title)
+        for name in names:
+            if "SK" in entries and name in entries:
+                gain = paired(entries["SK"], entries[name])
+                if gain["difference_by_seed"]:
+                    yield title, name, gain
 
 
-def comparison_table(record: Record, item: Comparison) -> str:
-    """Return the table of a comparison."""
-    return comparison.markdown(record["networks"], item.archs)
-
-
-def hours(record: Record, item: Comparison) -> float:
-    """Return how long the comparison takes."""
-    return sum(network["seconds"] for network in record["networks"]) * len(item.seeds) / JOBS / 3600
-
-
-def repeated(before: Record, again: Record, item: Comparison) -> dict[str, Any]:
-    """Compare two trainings of the same seeds: a row per network, and how much single runs differ."""
-    first = _networks(before)
-    pairs = [(first[entry["arch"]], entry) for entry in again["networks"] if entry["arch"] in first]
-    runs = [abs(top1 - old["top1_by_seed"][seed]) for old, new in pairs for seed, top1 in new["top1_by_seed"].items()]
-    rows = [
-        [item.archs[new["arch"]], f"{old['top1']:.2f}", f"{new['top1']:.2f}", _points(comparison.paired(new, old))]
-        for old, new in pairs
+def _answer(records: Mapping[str, Record], names: Sequence[str]) -> str:
+    """What SK is ahead of or behind, for every network that has been compared with one of the names."""
+    said = [
+        f"{title}: {WORDS[verdict(gain)]} the network *{name}* ({points(gain)} points, "
+        f"{len(gain['difference_by_seed'])} seed{'s' * (len(gain['difference_by_seed']) != 1)})"
+        for title, name, gain in _gains(records, names)
     ]
-    return {"rows": rows, "median": statistics.median(runs), "largest": max(runs)}
+    return "; ".join(said) + "." if said else "Not run yet."
 
 
-def selection(record: Record, item: Comparison) -> dict[str, Any]:
-    """Compare selection with the sum of the same kernels, here and in the paper: a row per set of kernels."""
-    by_name = {item.archs[entry["arch"]]: entry for entry in record["networks"]}
+def _results(records: Mapping[str, Record], ratios: RATIOS) -> str:
+    """The table of all networks."""
+    header = ["", "network", "seeds", "top-1 %", "minus plain", "SK minus it", "host latency, of plain", "params"]
     rows = []
-    for kernels in (name.removesuffix(", sum") for name in by_name if name.endswith(", sum")):
-        both = f"{kernels}, sum", f"{kernels}, SK"
-        summed, selected = (by_name[name] for name in both)
-        difference = _points(comparison.paired(selected, summed))
-        paper = " / ".join(str(ERRORS[name]) for name in both)
-        rows.append([kernels, f"{summed['top1']:.2f}", f"{selected['top1']:.2f}", difference, paper])
-    if not rows:
-        return {"rows": rows}
-    intervals = [entry["difference_ci95"] for entry in record["networks"][1:]]
-    return {"rows": rows, "half_width": statistics.median((high - low) / 2 for low, high in intervals)}
+    for title in _titles(records):
+        entries = _named(records, title)
+        known = {
+            arch: ratio for key in ratios if COMPARISONS[key].title == title for arch, ratio in ratios[key].items()
+        }
+        for name, entry in entries.items():
+            own = points(paired(entry, first)) if (first := next(iter(entries.values()))) is not entry else ""
+            minus = points(paired(entries["SK"], entry)) if "SK" in entries and name != "SK" else ""
+            ratio = f"{known[entry['arch']]:.2f}" if entry["arch"] in known else "not measured"
+            size = f"{entry['params'] / 1e6:.3f} M"
+            seeds, top1 = len(entry["top1_by_seed"]), f"{entry['top1']:.2f}"
+            rows.append([f"{title}: {name}", f"`{entry['arch']}`", seeds, top1, own, minus, ratio, size])
+    return markdown_table(header, rows, "llrrrrrr") if rows else ""
 
 
-def attention_table(record: Record) -> str:
-    """Return the table of the attention of every unit."""
-    return attention_summary.markdown(record)
-
-
-def group_rows(record: Record) -> list[list[str]]:
-    """Return a row of ``GROUPS`` for the units of each map size, by depth: how far and where the attention moved."""
-    units = {unit["name"]: unit for unit in record["units"]}
+def _scales(records: Mapping[str, Record]) -> str:
+    """Accuracy by the scale of the glyph: plain, SK, and their paired difference."""
     rows = []
-    for group in record["by_map"]:
-        members = [units[name] for name in group["units"]]
-        directions = [attention_summary.direction(unit) for unit in members]
-        first, last = (statistics.fmean(unit["difference"][place] for unit in members) for place in (0, -1))
-        low, high = group["shift_ci95"]
-        shift = _bold(f"{group['shift']:+.3f}", low > 0 or high < 0)
-        means = [f"{first:+.3f}", f"{last:+.3f}", f"{shift} [{low:+.3f}, {high:+.3f}]", f"{group['magnitude']:.3f}"]
-        by_direction = ", ".join(f"{name} {directions.count(name)}" for name in sorted(set(directions)))
-        rows.append(["x".join(map(str, group["map"])), str(len(members)), *means, by_direction])
-    return rows
+    for title in _titles(records):
+        entries = _named(records, title)
+        if "SK" not in entries or "plain" not in entries:
+            continue
+        sk, plain = entries["SK"]["top1_by_scale"], entries["plain"]["top1_by_scale"]
+        for name, of_seeds in (("plain", plain), ("SK", sk)):
+            rows.append(
+                [f"{title}: {name}", *(f"{statistics.fmean(bin):.2f}" for bin in zip(*of_seeds.values(), strict=True))]
+            )
+        cells = []
+        for place in range(len(SCALE_EDGES) - 1):
+            gains = {seed: sk[seed][place] - plain[seed][place] for seed in sk if seed in plain}
+            low, high = mean_interval([*gains.values()])
+            mean = statistics.fmean(gains.values()) if gains else None
+            cells.append(points({"difference": mean, "difference_ci95": None if math.isinf(low) else [low, high]}))
+        rows.append([f"{title}: SK minus plain", *cells])
+    edges = [f"{low:.2f} to {high:.2f}" for low, high in itertools.pairwise(SCALE_EDGES)]
+    return markdown_table(["", *edges], rows, "lrrrr") if rows else ""
 
 
-def _networks(record: Record) -> dict[str, Any]:
-    return {entry["arch"]: entry for entry in record["networks"]}
+def _attention(records: Mapping[str, Record]) -> str:
+    """Where the attention moves as the glyph grows: a row for each network and size of its units' maps."""
+    rows = []
+    for arch, (key, label) in ATTENTION.items():
+        for group in records[key]["by_map"] if key in records else ():
+            low, high = group["shift_ci95"]
+            shift = f"{group['shift']:+.3f} [{low:+.3f}, {high:+.3f}]"
+            size = "x".join(map(str, group["map"]))
+            rows.append([f"`{arch}`, {label}", size, len(group["units"]), shift, direction(group)])
+    return (
+        markdown_table(["network", "map", "units", "shift [95 % CI]", "to the kernel"], rows, "lrrrl") if rows else ""
+    )
 
 
-def _points(difference: Mapping[str, Any]) -> str:
-    """Return a paired difference with its interval, in bold if the interval leaves out zero."""
-    gain, interval = f"{difference['difference']:+.2f}", difference["difference_ci95"]
-    if interval is None:
-        return f"{gain} (one seed)"
-    return f"{_bold(gain, comparison.verdict(difference) != 'not shown')} [{interval[0]:+.2f}, {interval[1]:+.2f}]"
+def _old(key: str, arch: str, record: Record) -> str:
+    """One line on a record of version 0.1."""
+    entries = {entry["arch"]: entry for entry in record["networks"]}
+    first, link = next(iter(entries)), f"[{key}](../recipes/results/{key}.json)"
+    return (
+        f"{link}: `{arch}` minus `{first}` {points(paired(entries[arch], entries[first]))}, {record['epochs']} epochs"
+    )
 
 
-def _bold(text: str, is_bold: bool) -> str:
-    return f"**{text}**" if is_bold else text
+def _scatter(records: Mapping[str, Record]) -> float | None:
+    """The median, over networks, of the standard deviation of the paired differences."""
+    entries = [entry for record in records.values() for entry in record["networks"] if "difference" in entry]
+    several = [[*entry["difference_by_seed"].values()] for entry in entries if len(entry["difference_by_seed"]) > 2]
+    return statistics.median(map(statistics.stdev, several)) if several else None

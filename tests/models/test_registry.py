@@ -6,6 +6,7 @@ import hashlib
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -197,6 +198,28 @@ def test_channels_and_classes() -> None:
     assert edge_sk.create_model("timm:mobilenetv2_050", num_classes=0)(torch.randn(2, 3, 64, 64)).shape == (2, 1280)
 
 
+def test_a_width_is_between_those_of_the_paper() -> None:
+    def channels(model: Any) -> list[int]:
+        return [info["num_chs"] for info in model.feature_info]
+
+    # The channels of the 2.0x column of the paper.
+    assert channels(edge_sk.create_model("shufflenetv2_1.0@width=2.1034")) == [24, 24, 244, 488, 976]
+    wider = edge_sk.create_model("sk_shufflenetv2_0.5@width=1.16", num_classes=3)
+    assert channels(wider) == [24, 24, 56, 112, 222]
+    assert wider(torch.randn(2, 3, 64, 64)).shape == (2, 3)
+
+
+def test_early_and_late_units_together_are_those_of_stride_1() -> None:
+    def units(place: str) -> set[str]:
+        with torch.device("meta"):
+            model = edge_sk.create_model(f"sk_mobilenetv2_0.5@sk_units={place}")
+        return {name for name, module in model.named_modules() if isinstance(module, SelectiveKernel)}
+
+    assert units("early") | units("late") == units("stride1")
+    assert not units("early") & units("late")
+    assert len(units("early")) == 4
+
+
 @pytest.mark.parametrize("name", ["sk_mobilenetv2_0.5", "se_mobilenetv2_0.5", "sknet26", "timm:mobilenetv2_050"])
 def test_stochastic_depth_where_timm_has_it(name: str, lived_in: LivedIn) -> None:
     from timm.layers import DropPath
@@ -346,7 +369,7 @@ def test_bad_weights(tmp_path: Path) -> None:
         (
             "sk_shufflenetv2_1.0",
             {"sk_units": "some"},
-            "sk_units='some' is not known; use 'all', 'stride1', 'late', 'main'",
+            "sk_units='some' is not known; use 'all', 'stride1', 'early', 'late', 'main'",
         ),
         ("sk_shufflenetv2_1.0", {"select": "no"}, "select='no' is neither true nor false"),
         ("sk_shufflenetv2_1.0", {"kernels": "3"}, "needs at least 2 kernels, got 1"),
@@ -355,6 +378,8 @@ def test_bad_weights(tmp_path: Path) -> None:
         ("timm:mobilenetv2_050", {"drop_path_rate": -1}, "drop_path_rate=-1 is not a probability"),
         ("sk_mobilenetv2_0.5", {"drop_rate": False}, "drop_rate=False is not a probability"),
         ("sk_shufflenetv2_1.0", {"drop_path_rate": 0.1}, "sk_shufflenetv2_1.0 has no option 'drop_path_rate'; it has"),
+        ("shufflenetv2_0.5@width=0", {}, "width=0 must be a number from 0.1 to 10"),
+        ("sk_shufflenetv2_0.5", {"width": "wide"}, "width='wide' must be a number from 0.1 to 10"),
         ("sknet29", {"drop_path_rate": 0.1}, "sknet29 has no option 'drop_path_rate'; it has drop_rate, kernels"),
         ("sk_mobilenetv2_0.5", {"act_layer": "relu"}, "sk_mobilenetv2_0.5 has no option 'act_layer'; it has"),
         ("sk_shufflenetv2_1.0", {"kernels": 3}, "needs at least 2 kernels, got 1"),

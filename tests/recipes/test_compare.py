@@ -8,23 +8,28 @@ import signal
 import subprocess
 import sys
 import time
+from argparse import Namespace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from edge_sk.errors import InputError
+from edge_sk.training import glyphs
 from edge_sk.training.distributed import World
+from edge_sk.training.glyphs import ScaledGlyphs
 from edge_sk.training.plan import start
-from edge_sk.training.run import load_run
-from recipes.compare import RECIPES, Run, main, parse, train_command
+from edge_sk.training.run import load_run, read_csv, saved_recipe
+from recipes.compare import RECIPES, TRIAL_SEED, Run, main, parse, train_command
 from recipes.experiments.comparison import (
+    SCALE_EDGES,
     Finished,
     compare,
     independent_seeds,
     markdown,
-    plot,
     read_finished,
+    run_folder,
     verdict,
 )
 from recipes.planning import load_recipe, make_plan
@@ -81,23 +86,24 @@ def test_the_verdict_is_the_intervals(gains: list[float], expected: str) -> None
     assert verdict(compare(results(sk=gains), COSTS)[1]) == expected
 
 
-def test_one_seed_has_no_interval(tmp_path: Path) -> None:
+def test_one_seed_has_no_interval() -> None:
     one = {arch: {0: runs[0]} for arch, runs in results(sk=[1.0] * 5).items()}
     entries = compare(one, COSTS)
     assert entries[1]["difference_ci95"] is None
     assert verdict(entries[1]) == "not shown"
-    assert "| `sk` | 81.00 | - | +1.00 | - | not shown |" in markdown(entries)
-    assert "|  | `sk` |" not in markdown(entries)
-    assert "| Selective | `sk` | 81.00 |" in markdown(entries, {"plain": "Plain", "sk": "Selective"})
-    plot(entries, tmp_path / "plot.png", title="one seed")
-    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+    assert "| `sk` | 1 | 81.00 | - | +1.00 (one seed) | not shown |" in markdown(entries)
 
 
-def test_seeds_that_do_not_pair_are_refused() -> None:
-    unpaired = results(sk=[1.0] * 5)
-    unpaired["sk"] = {seed + 1: run for seed, run in unpaired["sk"].items()}
-    with pytest.raises(InputError, match=r"sk was run with seeds \[1, 2, 3, 4, 5\], plain with \[0, 1, 2, 3, 4\]"):
-        compare(unpaired, COSTS)
+def test_only_seeds_that_both_have_are_paired() -> None:
+    unpaired = results(sk=[1.0, 1.0, 1.0, 1.0, 5.0])
+    del unpaired["sk"][0], unpaired["plain"][4]
+    plain, sk = compare(unpaired, COSTS)
+    assert (len(plain["top1_by_seed"]), len(sk["top1_by_seed"])) == (4, 4)
+    assert (sk["difference"], sk["difference_ci95"]) == (1.0, [1.0, 1.0])
+    assert [*sk["difference_by_seed"]] == ["1", "2", "3"]
+    alone = compare({"plain": {0: Finished(80, 1)}, "sk": {1: Finished(81, 1)}}, COSTS)
+    assert (alone[1]["difference"], verdict(alone[1])) == (None, "not shown")
+    assert "| `sk` | 1 | 81.00 | - |  | not shown |" in markdown(alone)
 
 
 def test_a_comparison_leaves_its_record(compared: Path) -> None:
@@ -116,8 +122,7 @@ def test_a_comparison_leaves_its_record(compared: Path) -> None:
         json.loads((compared / "runs" / f"{ARCHS[0]}-seed3" / "manifest.json").read_text())["commit"]
     ]
     assert record["command"].startswith("python recipes/compare.py --arch shufflenetv2_0.5")
-    assert (compared / "compare.md").read_text().count("\n") == 4
-    assert (compared / "compare.png").read_bytes().startswith(b"\x89PNG")
+    assert (compared / "compare.md").read_text() == markdown(record["networks"])
 
 
 def test_finished_runs_are_not_done_again(compared: Path) -> None:
@@ -153,6 +158,53 @@ def test_what_was_terminated_goes_on_to_the_same_result(tmp_path: Path) -> None:
     assert resumed["top1_by_seed"] == whole["top1_by_seed"]
     weights = [folder / "runs" / run.name / "model.safetensors" for folder in (tmp_path / "whole", output)]
     assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+@pytest.mark.slow
+def test_each_network_gets_the_rate_of_its_best_trial(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for split, images in (("train", 64), ("validation", 60), ("test", 200)):
+        monkeypatch.setitem(glyphs.IMAGES, split, images)
+    settings = ["schedule.epochs=2", "schedule.warmup_epochs=0", "data.batch_size=32", "data.input_size=32"]
+    common = ["--arch", *ARCHS, "--seeds", "3", "4", "--data", "scaled_glyphs", "--device", "cpu", "--workers", "0"]
+    common += ["--rates", "1e-9", "0.01", "--output", str(tmp_path), "--set", *settings]
+
+    def train_here(runs: list[Run], args: Namespace) -> None:
+        # In this process, which has the small data set; the second network's last seed is left untrained.
+        for run in runs:
+            if (run.arch, run.seed) != (ARCHS[1], 4):
+                assert train(train_command(run, args)[2:]) == 0
+
+    monkeypatch.setattr("recipes.compare.train_all", train_here)
+    assert main([*common, "--record", str(tmp_path / "record.json")]) == 0
+    record = json.loads((tmp_path / "record.json").read_text())
+    assert [[*network["top1_by_seed"]] for network in record["networks"]] == [["3", "4"], ["3"]]
+    for network in record["networks"]:
+        (chosen,), trials = network["chosen"], network["trials"]
+        assert trials[chosen] == max(trials.values())
+        for key, top1 in trials.items():
+            rate = key.removeprefix("optim.lr=")
+            folder = run_folder(tmp_path / f"lr{rate}", network["arch"], TRIAL_SEED)
+            recipe = saved_recipe(folder)
+            assert (recipe.data.val_split, recipe.optim.lr) == ("validation", float(rate))
+            assert read_csv(folder)[-1]["val_top1"] == pytest.approx(top1)
+        for seed, top1 in network["top1_by_seed"].items():
+            recipe = saved_recipe(run_folder(tmp_path, network["arch"], int(seed)))
+            assert (recipe.data.val_split, f"optim.lr={recipe.optim.lr:g}") == (None, chosen)
+            # The bins hold the test images that the accuracy is of.
+            scales = [ScaledGlyphs("test").glyph(index).scale for index in range(200)]
+            sizes = np.histogram(scales, SCALE_EDGES)[0]
+            assert sum(sizes) == 200
+            assert np.average(network["top1_by_scale"][seed], weights=sizes) == pytest.approx(top1, abs=1e-3)
+    capsys.readouterr()
+    monkeypatch.setattr("recipes.compare.train_all", lambda *_: pytest.fail("trained"))
+    (tmp_path / "record.json").unlink()
+    assert main([*common, "--finished", "--record", str(tmp_path / "record.json")]) == 0
+    again = json.loads((tmp_path / "record.json").read_text())
+    assert again["networks"] == record["networks"]
+    assert main([*common, "--dry-run"]) == 0
+    assert capsys.readouterr().out.count("to train") == 1
 
 
 def test_an_interrupted_run_is_resumed(compared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -303,6 +355,14 @@ def test_a_run_that_fails_is_named_with_its_log(tmp_path: Path, capsys: pytest.C
         (["--arch", "shufflenetv2_0.5", "--seeds", "1", "1"], "--seeds 1 1 names one twice"),
         (["--arch", "shufflenetv2_0.5", "--jobs", "0"], "--jobs 0 must be from 1 to 256"),
         (["--arch", "shufflenetv2_0.5", "--set", "optim.speed=1"], "unknown key optim.speed"),
+        (
+            ["--arch", "shufflenetv2_0.5", "--rates", "0.1"],
+            "--rates 0.1: give different rates above 0, and --data scaled",
+        ),
+        (
+            ["--arch", "shufflenetv2_0.5", "--data", "scaled_glyphs", "--rates", "0.1", "0"],
+            "--rates 0.1 0: give different rates above 0",
+        ),
         (
             ["--arch", "shufflenetv2_0.5", "sknet50", "--data", "images"],
             "the architectures have different recipes (large, light): choose one with --recipe",

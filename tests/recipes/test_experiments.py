@@ -1,34 +1,20 @@
+"""The commands of the experiments can be run, and their networks are the controls that they are called."""
+
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
 import edge_sk
 from edge_sk.attention import gated_units
-from edge_sk.errors import InputError
-from edge_sk.training.digits import scaled_digits
-from recipes.attention import OBJECT_SCALES
+from edge_sk.training.glyphs import SCALES as DRAWN
 from recipes.attention import parse as parse_attention
 from recipes.compare import main as run_compare
 from recipes.compare import parse as parse_compare
-from recipes.experiments.plan import (
-    ATTENTION,
-    COMPARISONS,
-    DATA,
-    EXPERIMENTS,
-    IMAGES,
-    SCALES,
-    Attention,
-    Comparison,
-    read_records,
-)
-from recipes.planning import load_recipe
-
-SMALL, SMALL_FIRST, KERNELS = (
-    COMPARISONS[f"compare_{name}"] for name in ("shufflenetv2_0.5", "shufflenetv2_0.5_before", "kernels")
-)
+from recipes.experiments.plan import ATTENTION, COMPARISONS, SEEDS, Comparison, commands, read_ratios
 
 
 @pytest.mark.parametrize("item", COMPARISONS.values(), ids=lambda item: item.key)
@@ -37,117 +23,80 @@ def test_the_commands_of_the_comparisons_resolve(
 ) -> None:
     args = parse_compare(item.command[1:])
     assert args.arch == list(item.archs)
-    assert args.seeds == list(item.seeds)
+    assert args.seeds == list(SEEDS)
     assert Path(args.record).name == f"{item.key}.json"
     assert run_compare([*item.command[1:], "--output", str(tmp_path), "--dry-run"]) == 0
     output = capsys.readouterr()
     assert "warning" not in output.err
-    assert output.out.count("to train") == len(item.seeds) * len(item.archs)
-    assert load_recipe(DATA, args.set).schedule.epochs == item.epochs
+    assert output.out.count("to train") == (len(SEEDS) + len(args.rates)) * len(item.archs)
 
 
-def test_the_attention_commands_name_runs_of_the_comparisons() -> None:
-    for item in ATTENTION:
-        args = parse_attention(item.command[1:])
-        assert item.arch in item.comparison.archs
-        assert {str(Path(folder).parents[1]) for folder in args.checkpoint} == {item.comparison.output}
-        names = [f"{item.arch}-seed{seed}" for seed in item.comparison.seeds]
-        assert [Path(folder).name for folder in args.checkpoint] == names
-        units = gated_units(edge_sk.create_model(item.arch)).values()
-        assert item.is_control == all(len({str(kernel) for kernel in unit.kernels}) == 1 for unit in units)
+def test_other_commands_read_what_those_before_them_wrote() -> None:
+    trained: set[str] = set()
+    exported = set()
+    for script, *arguments in commands():
+        if script == "recipes/compare.py":
+            args = parse_compare(arguments)
+            trained |= {
+                f"{args.output}/runs/{arch.replace(':', '-')}-seed{seed}" for arch in args.arch for seed in args.seeds
+            }
+        elif script == "recipes/attention.py":
+            args = parse_attention(arguments)
+            assert {*args.checkpoint} <= trained
+            assert len(args.checkpoint) == len(SEEDS)
+            assert all(DRAWN[0] <= scale <= DRAWN[1] for scale in args.scales)
+        elif script == "deploy/export.py":
+            assert arguments[1] in trained
+            exported.add(arguments[3])
+        else:
+            assert {arguments[0]} == exported
+    for item in COMPARISONS.values():
+        given = [setting.removeprefix("checkpoint.init_from=") for setting in item.set if "init_from" in setting]
+        assert {*given} <= trained
 
 
-def test_the_record_expected_of_attention_is_the_one_that_the_command_makes_by_default() -> None:
-    assert list(SCALES) == OBJECT_SCALES
-    assert len(scaled_digits("test").labels) == IMAGES
+def test_attention_is_recorded_where_there_is_some() -> None:
+    for arch, (_, label) in ATTENTION.items():
+        units = gated_units(edge_sk.create_model(arch)).values()
+        assert (label == "equal kernels") == all(len({str(kernel) for kernel in unit.kernels}) == 1 for unit in units)
 
 
-def test_verdicts_on_sk_rest_on_five_seeds() -> None:
-    on_sk = [item for item in COMPARISONS.values() if item.arch("SK")]
-    assert len(on_sk) == 5
-    assert all(len(item.seeds) >= 5 for item in on_sk)
+def test_the_controls_are_what_they_are_called() -> None:
+    def units(label: str) -> list[edge_sk.SelectiveKernel]:
+        arch = next(arch for item in COMPARISONS.values() for arch, name in item.archs.items() if name == label)
+        return [
+            module for module in edge_sk.create_model(arch).modules() if isinstance(module, edge_sk.SelectiveKernel)
+        ]
 
-
-def test_keys_are_unique() -> None:
-    assert len({item.key for item in EXPERIMENTS}) == len(EXPERIMENTS)
-
-
-def test_the_controls_differ_from_sk_in_what_they_control() -> None:
-    def units(arch: str) -> list[edge_sk.SelectiveKernel]:
-        return [m for m in edge_sk.create_model(arch).modules() if isinstance(m, edge_sk.SelectiveKernel)]
-
-    one, summed, equal, sk = (units(arch) for arch in list(SMALL.archs)[2:])
-    assert len(one) == len(summed) == len(equal) == len(sk) == 13
-    assert {(str(unit.kernels[0]), len(unit.kernels), unit.gate) for unit in one} == {("3", 1, None)}
+    sk, summed, equal, one = map(units, ("SK", "sum of the branches", "equal kernels", "one 5x5, as a merged unit"))
+    assert len(sk) == len(summed) == len(equal) == len(one) == 13
     assert [unit.kernels for unit in summed] == [unit.kernels for unit in sk]
-    assert all(unit.gate is None for unit in summed)
+    assert all(unit.gate is None for unit in (*summed, *one))
+    assert all(unit.gate is not None for unit in (*sk, *equal))
     assert {tuple(map(str, unit.kernels)) for unit in equal} == {("3", "3")}
-    assert all(unit.gate is not None for unit in (*equal, *sk))
+    assert {tuple(map(str, unit.kernels)) for unit in one} == {("5",)}
+    # Where SK is merged, 3x3 and dilated 3x3 become one 5x5.
+    assert {max(kernel.extent for kernel in unit.kernels) for unit in sk} == {5}
 
 
-def taken_and_refused(item: Comparison | Attention, record: dict, change: dict, message: str, folder: Path) -> None:
-    """The record is taken as it is, and refused with the change."""
-    path = folder / f"{item.key}.json"
-    path.write_text(json.dumps(record))
-    assert read_records(folder) == {item.key: record}
-    path.write_text(json.dumps(record | change))
-    with pytest.raises(InputError, match=message):
-        read_records(folder)
+def test_the_wider_plain_networks_are_as_large_as_sk() -> None:
+    for item in COMPARISONS.values():
+        sizes = {
+            label: sum(parameter.numel() for parameter in edge_sk.create_model(arch, num_classes=49).parameters())
+            for arch, label in item.archs.items()
+            if label == "SK" or label.startswith("plain, as large")
+        }
+        if len(sizes) == 2:
+            assert max(sizes.values()) < 1.01 * min(sizes.values()), item.key
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"seeds": [0, 1]}, r"has seeds \[0, 1\], not \[0, 1, 2\]; make it again: python recipes/compare.py"),
-        ({"set": ["schedule.epochs=15"]}, r"has set \['schedule.epochs=15'\], not \[\]"),
-        ({"data": "digits"}, "has data digits, not scaled_digits"),
-        ({"input_differences": {"mean": ["a", "b"]}}, "has input_differences"),
-        ({"networks": [{"arch": "shufflenetv2_0.5"}]}, r"has networks \['shufflenetv2_0.5'\], not"),
-        ({"epochs": 15}, "has epochs 15, not 5"),
-        ({"networks": [{}]}, r"is damaged \(KeyError: 'arch'\)"),
-    ],
-)
-def test_a_record_of_something_else_is_refused(change: dict, message: str, tmp_path: Path) -> None:
-    networks = [{"arch": arch} for arch in KERNELS.archs]
-    record = {"networks": networks, "seeds": [0, 1, 2], "data": "scaled_digits", "recipe": "scaled_digits"}
-    record |= {"set": [], "input_differences": {}, "epochs": 5, "commit": "abc"}
-    taken_and_refused(KERNELS, record, change, message, tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (
-            {"arch": "sknet50"},
-            "has arch sknet50, not sk_shufflenetv2_0.5@act=relu; make it again: python recipes/attention.py",
-        ),
-        ({"epochs": 15}, "has epochs 15, not 5"),
-        ({"images": 10}, "has images 10, not 1440"),
-        ({"scales": [0.25, 0.5]}, r"has scales \[0.25, 0.5\], not \[0.25, 0.5, 1.0\]"),
-    ],
-)
-def test_a_record_of_other_attention_is_refused(change: dict, message: str, tmp_path: Path) -> None:
-    record = {
-        "arch": "sk_shufflenetv2_0.5@act=relu",
-        "seeds": [0, 1, 2, 3, 4],
-        "data": DATA,
-        "recipe": DATA,
-        "epochs": 5,
-    }
-    record |= {"scales": [0.25, 0.5, 1.0], "images": 1440, "units": [], "by_map": [], "commit": "abc"}
-    taken_and_refused(ATTENTION[0], record, change, message, tmp_path)
-
-
-def test_a_record_without_its_parts_is_damaged(tmp_path: Path) -> None:
-    (tmp_path / f"{ATTENTION[0].key}.json").write_text('{"units": [], "commit": "abc"}')
-    with pytest.raises(InputError, match=r"is damaged \(it has no by_map\); make it again"):
-        read_records(tmp_path)
-    (tmp_path / f"{SMALL_FIRST.key}.json").write_text("{}")
-    with pytest.raises(InputError, match="it cannot be made again: restore it with git"):
-        read_records(tmp_path)
-
-
-def test_a_damaged_record_is_named(tmp_path: Path) -> None:
-    (tmp_path / f"{SMALL.key}.json").write_text('{"networks": [')
-    with pytest.raises(InputError, match=rf"{SMALL.key}.json is damaged .*; make it again: python"):
-        read_records(tmp_path)
+def test_ratios_are_medians_of_rounds(tmp_path: Path) -> None:
+    assert read_ratios(tmp_path) == {}
+    key = "glyphs_shufflenetv2_0.5"
+    plain, sk, wide, _ = COMPARISONS[key].archs
+    # The machine is twice as slow in the last round, for all files alike.
+    times = {plain: [1.0, 1.0, 2.0], sk: [1.1, 1.2, 2.4], wide: [1.1, 1.1, 2.2]}
+    files = {arch: re.sub("[@=]", "-", arch) for arch in times}
+    rows = [{"file": f"{files[arch]}_xnnpack_fp32.pte", "round_p50_ms": times[arch]} for arch in times]
+    (tmp_path / "glyphs_latency.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert read_ratios(tmp_path)[key] == pytest.approx({plain: 1.0, sk: 1.2, wide: 1.1})

@@ -32,10 +32,19 @@ def test_every_epoch_and_seed_has_images_of_its_own_and_the_test_none() -> None:
     assert np.array_equal(pixels(test, 5, seed=1, epoch=2), pixels(test, 5))
 
 
+def test_the_validation_part_is_neither_seen_in_training_nor_the_test() -> None:
+    opened = open_split("scaled_glyphs", "test", DataRecipe(val_split="validation"))
+    assert len(opened) == 3_000
+    assert opened.load(5, seed=1)[0].tobytes() == ScaledGlyphs("validation").draw(5)[0].tobytes()
+    assert not np.array_equal(pixels(ScaledGlyphs("validation"), 5), pixels(ScaledGlyphs("test"), 5))
+    with pytest.raises(InputError, match=r"data.val_split=val: scaled_glyphs is tested on test or validation"):
+        open_split("scaled_glyphs", "test", DataRecipe(val_split="val"))
+
+
 def test_typefaces_and_photographs_of_the_test_are_unseen() -> None:
-    assert not {*TYPEFACES["train"]} & {*TYPEFACES["test"]}
+    assert len({face for faces in TYPEFACES.values() for face in faces}) == sum(map(len, TYPEFACES.values()))
     for split, faces in TYPEFACES.items():
-        drawn = [ScaledGlyphs(split).glyph(index) for index in range(400)]  # type: ignore[arg-type]
+        drawn = [ScaledGlyphs(split).glyph(index) for index in range(400)]
         assert {glyph.typeface for glyph in drawn} == {*faces}
         assert min(glyph.scale for glyph in drawn) < 0.2 < 0.8 < max(glyph.scale for glyph in drawn) <= SCALES[1]
         assert abs(np.log([glyph.scale for glyph in drawn]).mean() - np.log(SCALES).mean()) < 0.1  # log-uniform
