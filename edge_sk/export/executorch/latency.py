@@ -75,6 +75,11 @@ def measure(
     return found
 
 
+def ratio(one: Latency, other: Latency) -> float:
+    """Latency of one file as a share of another's: the median over rounds, in which they took turns, of the ratio."""
+    return statistics.median(a / b for a, b in zip(one.round_p50_ms, other.round_p50_ms, strict=True))
+
+
 def this_host() -> str:
     """Where a latency measured here was measured: the processor, and that it is no phone's."""
     host = manifest()["host"]
