@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
+import statistics
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -94,8 +95,12 @@ def measure_together(files: Mapping[str, Path], *, threads: int) -> dict[str, La
 
 
 def ratios(latencies: Mapping[str, Latency]) -> dict[str, float]:
-    """Latency as a share of the plain network's."""
-    return {name: round(latency.ratio(one, latencies["plain"]), 4) for name, one in latencies.items()}
+    """Latency as a share of the plain network's: median over rounds, in which the files took turns, of the ratio."""
+    base = latencies["plain"].round_p50_ms
+    return {
+        name: round(statistics.median(a / b for a, b in zip(one.round_p50_ms, base, strict=True)), 4)
+        for name, one in latencies.items()
+    }
 
 
 def _traced(network: Network, *, precision: Precision, threads: int, work: Path) -> dict[str, dict[str, float]]:
