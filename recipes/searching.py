@@ -113,9 +113,9 @@ def read_space(path: str | None, arch: str) -> Start:
         raise InputError(f"{path}: stages: not every host has a site in stage {missing[0]}; all have {sorted(common)}")
     space = space.model_copy(update={"hosts": hosts, "stages": space.stages or sorted(common)})
     first = {name: values[-1] for name, values in space.choices().items()}  # of a stage, the last is no PLAIN
-    for name, values in space.choices().items():
-        for value in values:
-            edge_sk.create_model(space.name(first | {name: value}), num_classes=2)
+    changed = [first | {name: value} for name, values in space.choices().items() for value in values]
+    for name in dict.fromkeys(map(space.name, changed)):
+        edge_sk.create_model(name, num_classes=2)
     by_default = units(default_name(arch))
     places = {stage_of[arch][unit] for unit in by_default}
     for sk_units in space.sk_units:
