@@ -380,7 +380,7 @@ def test_a_killed_search_goes_on_and_tests_its_finalists(
     """Nothing is made up here: files are exported and measured, networks trained, killed and tested."""
     output = tmp_path / "out"
     command = ["--arch", HOST, "--space", space, "--output", str(output), "--budget", "9", "--trials", "2"]
-    command += ["--finalists", "1", "--seeds", "0", "1", "--set", *QUICK, "checkpoint.every_minutes=0"]
+    command += ["--finalists", "1", "--seeds", "0", "--set", *QUICK, "checkpoint.every_minutes=0"]
     process = subprocess.Popen([sys.executable, ROOT / "recipes" / "search.py", *command], stderr=subprocess.PIPE)
     while not (checkpoints := [*output.glob("trials/*/checkpoint.pt")]):
         assert process.poll() is None
@@ -399,7 +399,7 @@ def test_a_killed_search_goes_on_and_tests_its_finalists(
     assert (default["arch"], plain["arch"], plain["ratio"]) == (HOST, "shufflenetv2_0.5", 1.0)
     assert finalist["arch"] in {one["name"] for one in record["trials"]}
     assert 1 < finalist["ratio"] < 9
-    assert set(finalist["top1_by_seed"]) == {"0", "1"}
+    assert set(finalist["top1_by_seed"]) == {"0"}
     # Those are of the test set, which no training that ranks has read.
     recipe = load_recipe("digits", QUICK)
     folder = next(output.glob("finalists/runs/sk_shufflenetv2_0.5-seed0"))
