@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from edge_sk.training.loop import Report
 from edge_sk.training.run import Row
 
 
-def train(arch: str, folder: Path, seed: int, overrides: Sequence[str], *, recipe: str = "digits") -> Row:
-    """Train on the recipe's embedded data set, on the CPU; the last row of the history.
+def train(
+    arch: str,
+    folder: Path,
+    seed: int,
+    overrides: Sequence[str],
+    *,
+    recipe: str = "digits",
+    data: str | None = None,
+    device: str | None = "cpu",
+    report: Report | None = None,
+) -> Row:
+    """Train on ``data``, by default the recipe's embedded data set; the last row of the history.
+
+    ``report`` is told of every epoch in place of the terminal.
 
     Raises:
         KeyboardInterrupt: A signal stopped the run, which saved its state: the same call continues it.
@@ -26,11 +40,11 @@ def train(arch: str, folder: Path, seed: int, overrides: Sequence[str], *, recip
         # Stopped before its first checkpoint: what would be resumed has no weights, not even those it started from.
         shutil.rmtree(folder)
     plan = make_plan(
-        arch, recipe=recipe, data=recipe, output=str(folder), overrides=overrides, seed=seed, resume=resume
+        arch, recipe=recipe, data=data or recipe, output=str(folder), overrides=overrides, seed=seed, resume=resume
     )
-    with join_world("cpu") as world:
+    with join_world(device) as world:
         trainer = start(plan, world)
-        with progress(trainer) as report:
-            if trainer.run(report) is not None:
+        with progress(trainer) if report is None else contextlib.nullcontext(report) as shown:
+            if trainer.run(shown) is not None:
                 raise KeyboardInterrupt
     return trainer.state.history[-1]

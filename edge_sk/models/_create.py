@@ -41,7 +41,8 @@ def create_model(
             without a ``config.json`` beside it, does not say them, and the network's own stay.
         options: ``drop_rate``; ``width`` of ShuffleNetV2 (times the channels of its stages); ``drop_path_rate`` where
             the network is timm's (MobileNet, ResNeXt, SKNet-26 to 101).
-            For selective kernels ``kernels``, ``reduction`` (r), ``min_width`` (L), ``select``, ``act`` (the
+            For selective kernels ``kernels`` (of all sites, or of those of some stages: ``"2:3+5/3:auto"``, stages as
+            :func:`edge_sk.grafting.stages` counts them), ``reduction`` (r), ``min_width`` (L), ``select``, ``act`` (the
             activation in every branch; ``"none"``: linear branches), ``sk_units`` (which sites: ``"all"``,
             ``"stride1"``, ``"late"``: stride 1 on maps of 1/16 and 1/32 of the image, ``"early"``: stride 1 on larger
             maps) and ``init`` (``"preserve"`` or ``"random"``, see :func:`edge_sk.graft`). Together they build each row

@@ -10,10 +10,10 @@ from typing import Any, ClassVar
 from torch import nn
 
 from edge_sk.errors import InputError, shown
-from edge_sk.grafting import NAMED, Site, graft_
+from edge_sk.grafting import NAMED, Site, Where, graft_, stages
 from edge_sk.grafting.unit import Init
 from edge_sk.running import IMAGENET
-from edge_sk.selective_kernel import UnitSpec
+from edge_sk.selective_kernel import Kernels, UnitSpec, parse_kernels
 
 # What timm calls a default_cfg: how to feed the network. Entries say where they differ.
 DEFAULT_CFG: dict[str, Any] = {
@@ -62,12 +62,33 @@ class Graft:
         """
         unit = dict(options)
         init, place = unit.pop("init", init), unit.pop("sk_units", self.sk_units)
-        if isinstance(unit.get("kernels"), str) and unit["kernels"] == "auto":
-            unit["kernels"] = None
         if not isinstance(place, str) or place not in self.places:
             raise InputError(f"sk_units={shown(place)} is not known; use {', '.join(map(repr, self.places))}")
-        spec = dataclasses.replace(self.unit, **unit)
-        graft_(model, spec, where=self.places[place], init=init, input_size=input_size)
+        kernels, where = unit.get("kernels"), self.places[place]
+        if isinstance(kernels, str) and ":" in kernels:
+            unit["kernels"], chosen = _by_stage(kernels)
+            where = chosen & where
+        elif isinstance(kernels, str):
+            unit["kernels"] = _read_kernels(kernels)
+        graft_(model, dataclasses.replace(self.unit, **unit), where=where, init=init, input_size=input_size)
+
+
+def _by_stage(text: str) -> tuple[Callable[[Site], Kernels | None], Where]:
+    """``"2:3+5/3:auto"``: the kernels of a site, and which sites have any: those of the stages that are named."""
+    table: dict[Any, Kernels | None] = {}
+    for part in text.split("/"):
+        stage, colon, kernels = part.partition(":")
+        if not (colon and len(stage) == 1 and stage.isdecimal()) or int(stage) in table:
+            raise InputError(
+                f"kernels={shown(text)}: {shown(part)} is not STAGE:KERNELS with another stage from 0 to 9; for "
+                "instance 2:3+5/3:auto"
+            )
+        table[int(stage)] = _read_kernels(kernels)
+    return lambda site: table[site.stage], stages(*table)
+
+
+def _read_kernels(text: str) -> Kernels | None:
+    return None if text == "auto" else parse_kernels(text)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -24,6 +24,7 @@ from edge_sk.training.recipe import DataRecipe
 from edge_sk.training.sources import (
     MAX_DAMAGED,
     Images,
+    Part,
     Sample,
     Shard,
     Split,
@@ -134,6 +135,21 @@ def open_split(
         )
         raise InputError(f"--data {data} has other classes ({here}) than the network ({there})")
     return images
+
+
+def hold_out(train: Images | Tars, share: float) -> tuple[Images, Images]:
+    """Split the training images at random into those to train on and a ``share`` to validate on, for every run alike.
+
+    An ``InputError`` where they cannot be read by index, or one of the parts would be empty.
+    """
+    if not isinstance(train, Images):
+        raise InputError(f"data.holdout={share:g} needs images that are read by index; {train.name} is tar files")
+    count, generator = round(share * len(train)), torch.Generator().manual_seed(derive_seed("holdout"))
+    if not 0 < count < len(train):
+        raise InputError(f"data.holdout={share:g} of {len(train)} training images leaves {count} to validate on")
+    order = torch.randperm(len(train), generator=generator).tolist()
+    held, kept = sorted(order[:count]), sorted(order[count:])
+    return Part(train.items, train.classes, kept), Part(train.items, train.classes, held)
 
 
 def count_classes(data: str, classes: list[str] | None, options: DataRecipe) -> int:

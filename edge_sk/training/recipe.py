@@ -43,6 +43,7 @@ class DataRecipe(_Section):
     val_split: str | None = None  # the same; null: "validation". scaled_glyphs: test (null) or validation
     image_key: str | None = None  # hfds: column (image); wds: extensions (jpg;png;webp)
     label_key: str | None = None  # hfds: column (label); wds: field of the json file (null: the .cls file)
+    holdout: Annotated[float, Field(ge=0, le=0.9)] = 0.0  # share of the training images that is the validation set
 
     def split_name(self, split: Literal["train", "test"]) -> str:
         """The split of a ``hfds`` or ``wds`` data set."""

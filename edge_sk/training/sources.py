@@ -74,6 +74,24 @@ class Images:
         return (filename and filename(index, absolute=True)) or f"image {index}"
 
 
+@dataclass(frozen=True)
+class Part(Images):
+    """Some of the images of a split."""
+
+    chosen: Sequence[int]  # by their index in the split
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    def load(self, index: int, *, seed: int = 0, epoch: int = 0) -> tuple[Image.Image, int]:
+        """As of the split."""
+        return super().load(self.chosen[index], seed=seed, epoch=epoch)
+
+    def name(self, index: int) -> str:
+        """As of the split."""
+        return super().name(self.chosen[index])
+
+
 def unreadable(name: str, error: Exception) -> str:
     """An image's name and the reason, the same in every epoch: without the addresses of objects."""
     reason = f"no {error}" if isinstance(error, KeyError) else re.sub(r" <[^<>]* at 0x[0-9a-f]+>", "", str(error))

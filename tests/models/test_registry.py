@@ -292,6 +292,21 @@ def test_selective_kernels_start_from_the_plain_network(tmp_path: Path, lived_in
     torch.testing.assert_close(grafted(x), plain(x), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("plain", ["shufflenetv2_0.5", "timm:mobilenetv2_050"])
+def test_kernels_by_stage_are_a_grafts_by_a_function(plain: str) -> None:
+    stride1, stages = edge_sk.grafting.stride1, edge_sk.grafting.stages
+    grafted, report = edge_sk.graft(
+        edge_sk.create_model(plain, num_classes=5),
+        kernels=lambda site: "3+5+7" if site.stage == 2 else None,
+        where=stride1 & stages(2, 4),
+        init="random",
+    )
+    name = plain if plain.startswith("timm:") else f"sk_{plain}"
+    named = edge_sk.create_model(f"{name}@kernels=2:3+5+7/4:auto,sk_units=stride1", num_classes=5)
+    assert {site.stage for site in report.replaced} == {2, 4}
+    assert [str(module) for module in named.modules()] == [str(module) for module in grafted.modules()]
+
+
 @pytest.mark.parametrize(
     ("weights", "name"),
     [
@@ -371,6 +386,13 @@ def test_bad_weights(tmp_path: Path) -> None:
             {"sk_units": "some"},
             "sk_units='some' is not known; use 'all', 'stride1', 'early', 'late', 'main'",
         ),
+        (
+            "sk_shufflenetv2_1.0@kernels=2:3+5/2:auto",
+            {},
+            "'2:auto' is not STAGE:KERNELS with another stage from 0 to 9",
+        ),
+        ("sk_shufflenetv2_1.0@kernels=3+5/2:auto", {}, "'3.5' is not STAGE:KERNELS .* for instance 2:3.5/3:auto"),
+        ("sk_shufflenetv2_1.0@kernels=1:3+5", {}, "nothing to graft .* not chosen by where=stages.1. & stride1"),
         ("sk_shufflenetv2_1.0", {"select": "no"}, "select='no' is neither true nor false"),
         ("sk_shufflenetv2_1.0", {"kernels": "3"}, "needs at least 2 kernels, got 1"),
         ("sk_shufflenetv2_1.0", {"drop_rate": 1.5}, "drop_rate=1.5 is not a probability"),

@@ -12,9 +12,13 @@ from safetensors.torch import save_file
 import edge_sk
 from edge_sk import InputError
 from edge_sk.export.network import from_arch, from_run
+from edge_sk.training.data import hold_out
 from edge_sk.training.distributed import join_world
 from edge_sk.training.plan import build_model, start
+from edge_sk.training.recipe import DataRecipe
 from edge_sk.training.run import PREVIOUS, RunConfig, load_config, load_run, save_config, save_weights
+from edge_sk.training.sources import open_images
+from edge_sk.training.streaming import Tars
 from recipes.planning import make_plan, run_name
 
 ARCH = "sk_shufflenetv2_0.5"
@@ -92,3 +96,37 @@ def test_weights_of_version_0_1_say_what_they_were(tmp_path: Path, caplog: pytes
     caplog.clear()
     edge_sk.create_model(ARCH, num_classes=10, init_from=tmp_path)
     assert f"version 0.1 trained these weights as {ARCH}, today {ARCH}@act=relu" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["digits", "scaled_glyphs"])
+def test_the_held_out_images_are_training_images_that_are_not_trained_on(name: str) -> None:
+    whole = open_images(name, "train", DataRecipe())
+    trained, held = hold_out(whole, 0.2)
+    assert len(held) == round(0.2 * len(whole))
+    assert sorted([*trained.chosen, *held.chosen]) == list(range(len(whole)))
+    assert hold_out(whole, 0.2)[1].chosen == held.chosen
+    for part in (trained, held):
+        image, label = part.load(7, seed=3, epoch=2)
+        expected, same = whole.load(part.chosen[7], seed=3, epoch=2)
+        assert (image.tobytes(), label) == (expected.tobytes(), same)
+
+
+def test_a_run_that_holds_out_never_opens_the_test_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from edge_sk.training import data
+
+    monkeypatch.setattr(
+        data, "open_images", lambda name, split, *rest: {"train": open_images}[split](name, split, *rest)
+    )
+    settings = ["data.holdout=0.25", "schedule.epochs=1", "data.batch_size=512", "data.input_size=32"]
+    plan = make_plan(ARCH, output=str(tmp_path / "run"), overrides=[*settings, "schedule.warmup_epochs=0"])
+    with join_world("cpu") as world:
+        trainer = start(plan, world)
+        trainer.run()
+    assert (trainer.identity["train images"], trainer.state.history[0]["val_images"]) == (1078, 359)
+
+
+def test_images_that_cannot_be_held_out_are_refused() -> None:
+    with pytest.raises(InputError, match=r"data\.holdout=0.0001 of 1437 training images leaves 0 to validate on"):
+        hold_out(open_images("digits", "train", DataRecipe()), 0.0001)
+    with pytest.raises(InputError, match=r"data\.holdout=0.1 needs images that are read by index; wds/x is tar files"):
+        hold_out(Tars("wds/x", [], 10, ["png"], None), 0.1)

@@ -75,6 +75,21 @@ def measure(
     return found
 
 
+def ratios(
+    files: Sequence[str | Path], *, threads: int, rounds: int = 3, runs: int = 50, warmup: int = 5
+) -> list[float]:
+    """Latency of each file as a share of the first's: the median over rounds, in which they take turns, of the ratio.
+
+    Arguments and errors are those of :func:`measure`.
+    """
+    paths, found = [str(file) for file in files], list[list[float]]()
+    for _ in range(rounds):
+        times = _run_worker(task="forwards", threads=threads, paths=paths, runs=runs, warmup=warmup)
+        medians = [statistics.median(one) for one in times]
+        found.append([one / medians[0] for one in medians])
+    return [statistics.median(one) for one in zip(*found, strict=True)]
+
+
 def this_host() -> str:
     """Where a latency measured here was measured: the processor, and that it is no phone's."""
     host = manifest()["host"]
