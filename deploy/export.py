@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from edge_sk.errors import InputError, script  # isort: skip (before torch: Ctrl-C)
+from edge_sk.errors import InputError, require, script  # isort: skip (before torch: Ctrl-C)
 from deploy.merging import merge_network, parse_wish
 from edge_sk.export import network as networks
 from edge_sk.export import parity
@@ -109,6 +109,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parity.accepting(parity.SANITY, args.accept)
     wanted = artifacts(args.formats, args.precisions, args.backend)
     wish = parse_wish(args.merge) if args.merge else None
+    if wish is not None:
+        require("matplotlib", extra="deploy", needed_for="--merge")
     mlpackage.oldest_system(args.target)
     network = (
         networks.from_run(args.checkpoint, data=args.data, unfinished=args.unfinished)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edge_sk.errors import script
+from edge_sk.errors import require, script
 
 if TYPE_CHECKING:
     from edge_sk.training.plan import Plan
@@ -74,6 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.dry_run:
         print_plan(plan)
         return 0
+    require("matplotlib", extra="train", needed_for="curves.png")  # drawn when the training ends
     with join_world(args.device) as world:
         trainer = start(plan, world, workers=args.workers, argv=None if argv is None else ["recipes/train.py", *argv])
         if world.is_main and trainer.finished:
