@@ -1,7 +1,7 @@
 """Measure exported files on this host: latency, load time, memory, and where the time goes.
 
-python deploy/benchmark.py exports --threads 1 2 --output exports/latency.jsonl
-python deploy/benchmark.py a.pte b.pte --operators
+edge-sk benchmark exports --threads 1 2 --output exports/latency.jsonl
+edge-sk benchmark a.pte b.pte --operators
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from edge_sk.reading import parse_json, read_text, validated
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     p = argparse.ArgumentParser(
-        prog="deploy/benchmark.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="edge-sk benchmark", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     p.add_argument("files", nargs="+", metavar="DIR_OR_FILE", help=".pte files, or folders of them")
     p.add_argument("--threads", nargs="+", type=int, default=[1], help="thread counts (default: 1)")
@@ -92,7 +92,7 @@ def _files(given: Sequence[str]) -> Iterator[Path]:
             raise InputError(f"{path} runs on Apple's systems only: measure it on a Mac with deploy/mac/latency.py")
         found = sorted(path.glob("*.pte")) if path.is_dir() else [path]
         if not found or not all(file.is_file() for file in found):
-            raise InputError(f"{path} is neither a .pte file nor a folder with one; deploy/export.py writes them")
+            raise InputError(f"{path} is neither a .pte file nor a folder with one; edge-sk export writes them")
         yield from found
 
 

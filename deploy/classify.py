@@ -1,7 +1,7 @@
 """Classify photographs with an exported file: the five likeliest classes of each, with their scores.
 
-python deploy/classify.py exports/sk_shufflenetv2_1.0_xnnpack_fp32.pte photo.jpg
-python deploy/classify.py exports/sk_shufflenetv2_1.0_coreml_fp16.mlpackage *.jpg
+edge-sk classify exports/sk_shufflenetv2_1.0_xnnpack_fp32.pte photo.jpg
+edge-sk classify exports/sk_shufflenetv2_1.0_coreml_fp16.mlpackage *.jpg
 
 The file says how images are prepared and what its classes are called. A package is run by edge_sk's interpreter, which
 needs no Mac. Exit codes: 0 done, 2 for a file or photograph that cannot be used; the others are still classified.
@@ -43,9 +43,9 @@ class Classifier(NamedTuple):
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     p = argparse.ArgumentParser(
-        prog="deploy/classify.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="edge-sk classify", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    p.add_argument("file", metavar="FILE", help="a .pte or .mlpackage of deploy/export.py")
+    p.add_argument("file", metavar="FILE", help="a .pte or .mlpackage of edge-sk export")
     p.add_argument(
         "photos", nargs="+", metavar="PHOTO", help="JPEG, PNG, WebP, ...; HEIC where pillow-heif is installed"
     )
@@ -79,10 +79,10 @@ def open_pte(path: str) -> Classifier:
 
     Raises:
         InputError: It is missing, damaged, no classifier, for a backend that does not run here, or not one of
-            deploy/export.py's.
+            edge-sk export's.
     """
     if not Path(path).is_file():
-        raise InputError(f"{path} is not a file; deploy/export.py writes .pte files")
+        raise InputError(f"{path} is not a file; edge-sk export writes .pte files")
     program = Path(path).read_bytes()
     names = ("input_size", "crop_pct", "interpolation", "labels", "softmax")
     try:
@@ -93,7 +93,7 @@ def open_pte(path: str) -> Classifier:
     except RuntimeError as error:
         raise InputError(f"ExecuTorch cannot read {path}: {first_line(error)}; export it again") from error
     if missing := [name for name in names if name not in said]:
-        raise InputError(f"{path} does not say its {', '.join(missing)}: it is not a file of deploy/export.py")
+        raise InputError(f"{path} does not say its {', '.join(missing)}: it is not a file of edge-sk export")
     _check_classifier(path, "".join(said.get("outputs", ["logits"])).splitlines())
     (crop_pct,), (interpolation,), (labels,), (softmax,) = (said[name] for name in names[1:])
 
@@ -109,12 +109,12 @@ def open_package(path: str) -> Classifier:
     """Open an ``.mlpackage``, whose metadata say how to use it.
 
     Raises:
-        InputError: It is missing, damaged, no classifier, or not one of deploy/export.py's.
+        InputError: It is missing, damaged, no classifier, or not one of edge-sk export's.
     """
     program = MilProgram.load(path)
     said, image = program.description.metadata.userDefined, program.image
     if not {"edge_sk.crop_pct", "edge_sk.interpolation"} <= set(said):
-        raise InputError(f"{path} does not say how its images are prepared: it is not a package of deploy/export.py")
+        raise InputError(f"{path} does not say how its images are prepared: it is not a package of edge-sk export")
     if program.labels is None:
         _check_classifier(path, [output.name for output in program.description.output])
 

@@ -206,7 +206,7 @@ def read_records(paths: Sequence[str | os.PathLike[str]]) -> list[Record]:
         if files == [given] and given.is_dir():
             raise InputError(
                 f"--records {given} holds no record, which ends in .pte.json or .mlpackage.json; "
-                "deploy/export.py writes one beside each file"
+                "edge-sk export writes one beside each file"
             )
         for file in files:
             content = read_json(file, missing=MISSING.format(file))

@@ -1,10 +1,10 @@
 r"""Export a trained network for phones: files for ExecuTorch and Core ML, each proven equal, with a record beside it.
 
-python deploy/export.py --checkpoint runs/sk_shufflenetv2_1.0 --output exports
-python deploy/export.py --arch sk_shufflenetv2_1.0 --formats pte --precisions fp32 int8 --output exports
-python deploy/export.py --arch timm:mobilenetv4_conv_small --init-from timm:mobilenetv4_conv_small.e2400_r224_in1k \
+edge-sk export --checkpoint runs/sk_shufflenetv2_1.0 --output exports
+edge-sk export --arch sk_shufflenetv2_1.0 --formats pte --precisions fp32 int8 --output exports
+edge-sk export --arch timm:mobilenetv4_conv_small --init-from timm:mobilenetv4_conv_small.e2400_r224_in1k \
     --data imagenet --formats pte mlpackage --output exports
-python deploy/export.py --checkpoint runs/sk_shufflenetv2_1.0 --merge budget=1.10 --output exports
+edge-sk export --checkpoint runs/sk_shufflenetv2_1.0 --merge budget=1.10 --output exports
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from edge_sk.errors import InputError, script  # isort: skip (before torch: Ctrl-C)
+from edge_sk.errors import InputError, require, script  # isort: skip (before torch: Ctrl-C)
 from deploy.merging import merge_network, parse_wish
 from edge_sk.export import network as networks
 from edge_sk.export import parity
@@ -34,10 +34,10 @@ DEFAULT_PRECISIONS = {"pte": ("fp32",), "mlpackage": ("fp16",)}
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     p = argparse.ArgumentParser(
-        prog="deploy/export.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="edge-sk export", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     source = p.add_mutually_exclusive_group(required=True)
-    source.add_argument("--checkpoint", metavar="RUN", help="run folder of recipes/train.py")
+    source.add_argument("--checkpoint", metavar="RUN", help="run folder of edge-sk train")
     source.add_argument(
         "--arch",
         help="a name of the zoo, timm:NAME or torchvision:NAME, untrained (for latency) or with --init-from; "
@@ -109,6 +109,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parity.accepting(parity.SANITY, args.accept)
     wanted = artifacts(args.formats, args.precisions, args.backend)
     wish = parse_wish(args.merge) if args.merge else None
+    if wish is not None:
+        require("matplotlib", extra="deploy", needed_for="--merge")
     mlpackage.oldest_system(args.target)
     network = (
         networks.from_run(args.checkpoint, data=args.data, unfinished=args.unfinished)

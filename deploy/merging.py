@@ -1,6 +1,6 @@
 """Merge a network's units for a latency on this host: measure what they cost, merge, measure again, record.
 
-``deploy/export.py --merge`` and ``deploy/merging_study.py`` share it.
+``edge-sk export --merge`` and ``deploy/merging_study.py`` share it.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Compare networks for phones: count, export, verify and measure each; write an HTML page and Markdown.
 
-python deploy/report.py --arch shufflenetv2_1.0 sk_shufflenetv2_1.0 timm:mobilenetv4_conv_small --output reports/one
-python deploy/report.py --checkpoint runs/plain runs/sk --output reports/two --against reports/one/report.json
-python deploy/report.py --records from_phone/*.json --output reports/three
+edge-sk report --arch shufflenetv2_1.0 sk_shufflenetv2_1.0 timm:mobilenetv4_conv_small --output reports/one
+edge-sk report --checkpoint runs/plain runs/sk --output reports/two --against reports/one/report.json
+edge-sk report --records from_phone/*.json --output reports/three
 
 The same command continues after an interruption: it keeps files that are up to date. Exit codes: 0 done, 1 worse than
 --against beyond the noise, 2 bad input or a file that could not be made (the report names it).
@@ -35,10 +35,10 @@ PRECISIONS: dict[Format, tuple[Precision, ...]] = {"pte": ("fp32", "int8"), "mlp
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     p = argparse.ArgumentParser(
-        prog="deploy/report.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="edge-sk report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     p.add_argument("--arch", nargs="+", default=[], help="names of the zoo, timm:NAME or torchvision:NAME, untrained")
-    p.add_argument("--checkpoint", nargs="+", default=[], metavar="RUN", help="run folders of recipes/train.py")
+    p.add_argument("--checkpoint", nargs="+", default=[], metavar="RUN", help="run folders of edge-sk train")
     p.add_argument("--records", nargs="+", default=[], metavar="FILE", help="records or reports made elsewhere")
     p.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder for the pages and the files")
     p.add_argument("--against", metavar="OLD.json", help="an older report.json: name what got worse; exit code 1")

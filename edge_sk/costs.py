@@ -47,7 +47,9 @@ def read_costs(given: Any, units: Iterable[str], *outcomes: Outcome) -> Costs:
     """
     if isinstance(given, str | os.PathLike):
         costs = validated(
-            Costs, read_json(given, missing=f"no costs at {given}; deploy/unit_costs.py measures them"), Path(given)
+            Costs,
+            read_json(given, missing=f"no costs at {given}; the repository's deploy/unit_costs.py measures them"),
+            Path(given),
         )
     elif isinstance(given, Costs | Mapping):
         costs = validated(Costs, given, "costs")

@@ -30,7 +30,7 @@ def pt2e(module: str = "") -> Any:
         InputError: It is not installed.
     """
     with capture_stderr():
-        return require(f"torchao.quantization.pt2e{module}", extra="deploy", needed_for="int8")
+        return require(f"torchao.quantization.pt2e{module}", extra="executorch", needed_for="int8")
 
 
 def xnnpack_quantizer(activation: Any, weight: Any = None) -> Any:
@@ -39,7 +39,8 @@ def xnnpack_quantizer(activation: Any, weight: Any = None) -> Any:
     ``activation`` and ``weight`` make what observes or rounds them; ``None`` stands for the quantizer's own.
     """
     with capture_stderr():
-        xnnpack = require("executorch.backends.xnnpack.quantizer.xnnpack_quantizer", extra="deploy", needed_for="int8")
+        quantizer = "executorch.backends.xnnpack.quantizer.xnnpack_quantizer"
+        xnnpack = require(quantizer, extra="executorch", needed_for="int8")
     config = xnnpack.get_symmetric_quantization_config(is_per_channel=True)
     observed = dataclasses.replace(config.input_activation, observer_or_fake_quant_ctr=activation)
     config = dataclasses.replace(config, input_activation=observed, output_activation=observed)

@@ -1,4 +1,4 @@
-"""Evaluate a trained network: ``python recipes/evaluate.py --checkpoint runs/RUN``."""
+"""Evaluate a trained network: ``edge-sk evaluate --checkpoint runs/RUN``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ OF_TRAINING = ("batch_size", "accumulation", "train_split", "num_classes")
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(prog="edge-sk evaluate", description=__doc__)
     parser.add_argument("--checkpoint", required=True, metavar="RUN", help="folder that train.py wrote")
     parser.add_argument("--data", help="as for train.py (default: what the run was trained on)")
     parser.add_argument("--input-size", type=int, metavar="PIXELS", help="crop, for example 320 (default: the run's)")

@@ -33,12 +33,12 @@ class _Progress(Report):
         self._wandb: Any = None
         log, folder, name = trainer.recipe.log, str(trainer.folder), trainer.title
         if log.tensorboard:
-            module = require("torch.utils.tensorboard", extra="train", needed_for="log.tensorboard=true")
+            module = require("torch.utils.tensorboard", extra="tensorboard", needed_for="log.tensorboard=true")
             # Rows after the step resumed from were lost with their checkpoint: TensorBoard hides them.
             self._board = module.SummaryWriter(f"{folder}/tensorboard", purge_step=trainer.state.step)
             stack.callback(self._board.close)
         if log.wandb:
-            module = require("wandb", extra="train", needed_for="log.wandb=true")
+            module = require("wandb", extra="wandb", needed_for="log.wandb=true")
             config: dict[str, Any] = {"config": trainer.identity, "dir": folder}
             self._wandb = module.init(project="edge_sk", name=name, id=name, resume="allow", **config)
             stack.callback(self._wandb.finish)

@@ -38,7 +38,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", metavar="RUN", help="folder that train.py wrote")
     parser.add_argument("--to", required=True, metavar="DIR_OR_REPO", help="a new folder, or hf-hub:USER/NAME")
-    parser.add_argument("--files", nargs="+", default=[], metavar="DIR", help="folders that deploy/export.py wrote")
+    parser.add_argument("--files", nargs="+", default=[], metavar="DIR", help="folders that edge-sk export wrote")
     parser.add_argument("--private", action="store_true", help="make a new repository on the Hub a private one")
     parser.add_argument("--unfinished", action="store_true", help="publish a run whose training is not finished")
     return parser.parse_args(argv)
@@ -71,7 +71,7 @@ def find_files(network: networks.Network, folders: Sequence[str]) -> Iterator[tu
     for folder in map(Path, folders):
         found = [*sorted(folder.glob("*.pte.json")), *sorted(folder.glob("*.mlpackage.json"))]
         if not found:
-            raise InputError(f"--files {folder} has no file with a record; deploy/export.py writes them")
+            raise InputError(f"--files {folder} has no file with a record; edge-sk export writes them")
         for path in found:
             artifact = path.with_suffix("")
             if not artifact.exists():

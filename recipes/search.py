@@ -344,7 +344,7 @@ def plot(record: dict[str, Any], target: Path) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Search, train the finalists, write the record and the plot."""
     args = parse(argv)
-    require("optuna", extra="train", needed_for="recipes/search.py")
+    require("optuna", extra="search", needed_for="a search")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # both leave the trial to be taken up again
     start, recipe = read_space(args.space, args.arch), args.recipe or recipe_name(args.arch, args.data)
     overrides = ranking(recipe, args.set, start.space)

@@ -1,4 +1,4 @@
-"""Train a network: ``python recipes/train.py --arch sk_shufflenetv2_1.0``."""
+"""Train a network: ``edge-sk train --arch sk_shufflenetv2_1.0``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edge_sk.errors import script
+from edge_sk.errors import require, script
 
 if TYPE_CHECKING:
     from edge_sk.training.plan import Plan
@@ -30,9 +30,10 @@ KNOWN = {
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
+        prog="edge-sk train",
         description=__doc__,
         epilog=f"Recipes: {', '.join(sorted(path.stem for path in RECIPES.glob('*.yaml')))}. Everything else is a "
-        "field of the recipe: recipes/README.md explains them all, --dry-run prints those of a run.",
+        "field of the recipe: the repository's recipes/README.md explains them all, --dry-run prints those of a run.",
     )
     parser.add_argument("--arch", required=True, help="a name of the zoo, timm:NAME or torchvision:NAME")
     parser.add_argument("--recipe", help="a recipe beside this script or a .yaml file (default: by data and arch)")
@@ -73,6 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.dry_run:
         print_plan(plan)
         return 0
+    require("matplotlib", extra="train", needed_for="curves.png")  # drawn when the training ends
     with join_world(args.device) as world:
         trainer = start(plan, world, workers=args.workers, argv=None if argv is None else ["recipes/train.py", *argv])
         if world.is_main and trainer.finished:
@@ -87,15 +89,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     if stopped is not None:
         print(f"\nstopped by {signal.Signals(stopped).name} at step {trainer.state.step}; saved. Continue with:")
         resume = shlex.join(["--arch", plan.arch, "--output", str(plan.folder), "--resume"])
-        print(f"  python {_script('recipes/train.py')} {resume}")
+        print(f"  edge-sk train {resume}")
         return 128 + stopped
     last = trainer.state.history[-1]
     print(f"\ntop-1 {last['val_top1']:.2f} % on {last['val_images']:,} validation images. Run folder: {plan.folder}")
     print("Next:")
-    print(f"  python {_script('recipes/evaluate.py')} --checkpoint {folder}")
+    print(f"  edge-sk evaluate --checkpoint {folder}")
     exports = shlex.quote(os.path.join("exports", plan.folder.name))
     int8 = " --precisions int8" if plan.recipe.quantization.qat else ""
-    print(f"  python {_script('deploy/export.py')} --checkpoint {folder} --output {exports}{int8}")
+    print(f"  edge-sk export --checkpoint {folder} --output {exports}{int8}")
     return 0
 
 
@@ -125,11 +127,6 @@ def print_plan(plan: Plan) -> None:
     print(f"MACs        {cost.macs:,}")
     print(f"steps       {steps * epochs:,} ({epochs} epochs of {steps:,} steps of {batch} images)")
     print(f"run folder  {plan.folder}")
-
-
-def _script(name: str) -> str:
-    """A script's path as the user can type it from where they are."""
-    return shlex.quote(os.path.relpath(RECIPES.parent / name))
 
 
 if __name__ == "__main__":

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
+import re
 import shutil
 import subprocess
 import sys
@@ -15,6 +17,7 @@ import pytest
 
 import edge_sk
 from edge_sk.manifest import manifest
+from edge_sk_scripts import COMMANDS, main
 
 ROOT = Path(__file__).parent.parent
 HEAVY = ("timm", "torchvision", "executorch", "coremltools", "fvcore", "sklearn", "matplotlib", "plotly", "pydantic")
@@ -24,6 +27,30 @@ def test_import_is_light() -> None:
     code = f"import sys, edge_sk; edge_sk.list_models(); print([m for m in {HEAVY} if m in sys.modules])"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert loaded.strip() == "[]"
+
+
+def test_the_command_names_its_subcommands_without_torch() -> None:
+    code = (
+        "import sys\nfrom edge_sk_scripts import main\ntry: main(sys.argv[1:])\nfinally: print('torch' in sys.modules)"
+    )
+    for argument, status in (("--help", 0), ("--version", 0), ("nothing", 2)):
+        done = subprocess.run([sys.executable, "-c", code, argument], capture_output=True, text=True)
+        assert (done.returncode, done.stdout.splitlines()[-1]) == (status, "False")
+        assert "Traceback" not in done.stderr
+        if argument == "--help":
+            for name, (_, does) in COMMANDS.items():
+                assert re.search(rf"^  {name} +{re.escape(does)}$", done.stdout, re.MULTILINE)
+
+
+def test_a_subcommand_is_the_script(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--arch", "nothing", "--dry-run"]) == 2
+    assert "error: unknown model 'nothing'" in capsys.readouterr().err
+    for name, (module, _) in COMMANDS.items():
+        with pytest.raises(SystemExit, match="0"):
+            main([name, "--help"])
+        assert capsys.readouterr().out.startswith(f"usage: edge-sk {name} ")
+        if not module.startswith("edge_sk."):
+            assert (ROOT / f"{module.replace('.', '/')}.py").is_file()
 
 
 def test_public_names() -> None:
@@ -74,12 +101,13 @@ def test_the_library_never_imports_the_scripts() -> None:
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Built from the files that git knows, as from a clean clone."""
+    """Built from the source distribution, which is built from the files that git knows, as from a clean clone."""
     clone, dist = tmp_path_factory.mktemp("clone"), tmp_path_factory.mktemp("dist")
     for name in tracked("."):
         (clone / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, clone / name)
-    subprocess.run([sys.executable, "-m", "build", "--wheel", "--outdir", dist, clone], check=True, capture_output=True)
+    subprocess.run([sys.executable, "-m", "build", "--outdir", dist, clone], check=True, capture_output=True)
+    subprocess.run([sys.executable, "-m", "twine", "check", "--strict", *dist.iterdir()], check=True)
     (wheel,) = dist.glob("*.whl")
     return wheel
 
@@ -90,15 +118,13 @@ def tracked(folder: str) -> list[str]:
 
 
 @pytest.mark.slow
-def test_the_wheel_holds_the_library_and_nothing_else(wheel: Path) -> None:
+def test_the_wheel_holds_the_library_and_its_command(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     held = {name for name in names if ".dist-info/" not in name}
-    assert held == set(tracked("edge_sk"))
-    assert {
-        "edge_sk/py.typed",
-        *(f"edge_sk/export/report/page.{kind}" for kind in ("css", "html.jinja", "js", "md.jinja")),
-    } <= held
-    assert len({name.split("/")[0] for name in names} - {"edge_sk"}) == 1
+    scripts = {name for name in held if name.startswith(("edge_sk_scripts/recipes/", "edge_sk_scripts/deploy/"))}
+    assert held - scripts == {*tracked("edge_sk"), *tracked("edge_sk_scripts")}
+    assert {name.removeprefix("edge_sk_scripts/") for name in scripts} <= {*tracked("recipes"), *tracked("deploy")}
+    assert {f"edge_sk_scripts/recipes/{file.name}" for file in (ROOT / "recipes").glob("*.yaml")} <= scripts
 
 
 # Every module, then what reads files of the package: the zoo's costs and a report's page.
@@ -114,6 +140,15 @@ assert "sk_shufflenetv2_0.5" in edge_sk.list_models("sk_*")
 print(edge_sk.__file__, edge_sk.__version__, len(render_html(read_report(Path(sys.argv[1])))))
 """
 
+# Every subcommand, in one process: what the scripts import is there.
+HELP = """
+import contextlib
+from edge_sk_scripts import COMMANDS, main
+for name in COMMANDS:
+    with contextlib.suppress(SystemExit):
+        main([name, "--help"])
+"""
+
 
 @pytest.mark.slow
 def test_the_wheel_works_where_nothing_else_of_the_repository_is(wheel: Path, tmp_path: Path) -> None:
@@ -124,10 +159,24 @@ def test_the_wheel_works_where_nothing_else_of_the_repository_is(wheel: Path, tm
     (site,) = home.glob("lib/python*/site-packages")
     # The dependencies, behind the wheel; a path file in there, such as this repository's editable install, is not read.
     (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
-    command = [python, "-I", "-c", USE, ROOT / "docs" / "report" / "report.json"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    file, version, page = done.stdout.split()
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+
+    def output(*command: str | Path) -> str:
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    file, version, page = output(python, "-I", "-c", USE, ROOT / "docs" / "report" / "report.json").split()
     assert Path(file).is_relative_to(site)
     assert version == edge_sk.__version__
     assert int(page) > 10_000
+    edge = home / "bin" / "edge-sk"
+    assert output(edge, "--version") == f"{version}\n"
+    dry = output(edge, "train", "--arch", "sk_shufflenetv2_0.5", "--dry-run")
+    assert "parameters  " in dry
+    tiny = ["--set", "schedule.epochs=1", "schedule.warmup_epochs=0", "data.input_size=32"]
+    trained = output(edge, "train", "--arch", "timm:test_efficientnet", "--device", "cpu", "--output", "run", *tiny)
+    assert "edge-sk evaluate --checkpoint run" in trained
+    assert "test_efficientnet on digits" in output(edge, "evaluate", "--checkpoint", "run")
+    helped = output(python, "-I", "-c", HELP)
+    assert all(f"usage: edge-sk {name} " in helped for name in COMMANDS)

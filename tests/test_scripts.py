@@ -23,7 +23,7 @@ INTERRUPT = "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.
 
 
 def test_there_are_scripts() -> None:
-    assert len(SCRIPTS) == 32
+    assert len(SCRIPTS) == 33
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals")

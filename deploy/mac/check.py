@@ -2,7 +2,7 @@
 
 python deploy/mac/check.py exports/sk_shufflenetv2_1.0_coreml_fp16.mlpackage --checkpoint runs/sk_shufflenetv2_1.0
 
-deploy/export.py does the same by itself when it runs on a Mac; this is for packages that were made elsewhere.
+edge-sk export does the same by itself when it runs on a Mac; this is for packages that were made elsewhere.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     p = argparse.ArgumentParser(
         prog="deploy/mac/check.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    p.add_argument("packages", nargs="+", metavar="PACKAGE", help=".mlpackage of deploy/export.py")
+    p.add_argument("packages", nargs="+", metavar="PACKAGE", help=".mlpackage of edge-sk export")
     source = p.add_mutually_exclusive_group(required=True)
     source.add_argument("--checkpoint", metavar="RUN", help="the run folder that was exported")
     source.add_argument("--arch", help="the name that was exported without training")

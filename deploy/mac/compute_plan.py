@@ -20,14 +20,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     p = argparse.ArgumentParser(
         prog="deploy/mac/compute_plan.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    p.add_argument("packages", nargs="+", metavar="PACKAGE", help=".mlpackage of deploy/export.py")
+    p.add_argument("packages", nargs="+", metavar="PACKAGE", help=".mlpackage of edge-sk export")
     p.add_argument("--units", choices=measuring.COMPUTE_UNITS, default="all", help="what Core ML may use")
     args = p.parse_args(argv)
     measuring.require_macos("a compute plan")
     for package in args.packages:
         record = record_of(package)
         if record.program is None:
-            raise InputError(f"{package} is no package for Core ML; give an .mlpackage of deploy/export.py")
+            raise InputError(f"{package} is no package for Core ML; give an .mlpackage of edge-sk export")
         plan = measuring.compute_plan(package, args.units)
         counts = measuring.units(plan)
         print(f"{package}: " + ", ".join(f"{count} operators on the {unit}" for unit, count in counts.items()))

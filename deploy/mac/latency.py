@@ -21,7 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     p = argparse.ArgumentParser(
         prog="deploy/mac/latency.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    p.add_argument("packages", nargs="+", metavar="PACKAGE", help=".mlpackage of deploy/export.py")
+    p.add_argument("packages", nargs="+", metavar="PACKAGE", help=".mlpackage of edge-sk export")
     p.add_argument("--units", nargs="+", choices=measuring.COMPUTE_UNITS, default=["all"])
     p.add_argument("--iphone", action="store_true", help="on the connected iPhone; needs Xcode")
     p.add_argument("--rounds", type=int, default=3, help="loads (default: 3)")

@@ -197,7 +197,7 @@ def from_run(folder: str | Path, *, data: str | None = None, unfinished: bool = 
     """The trained network of a run folder.
 
     Args:
-        folder: What ``recipes/train.py`` wrote.
+        folder: What ``edge-sk train`` wrote.
         data: Images for parity and calibration; ``None`` takes those of the training.
         unfinished: Take a run whose training is not finished, too; the record then says how far it had come. A folder
             without ``recipe.yaml``, which says when a training is finished, is always taken, and the record says so.
@@ -213,7 +213,7 @@ def from_run(folder: str | Path, *, data: str | None = None, unfinished: bool = 
         epochs = run_folder.unfinished(folder)
         if epochs and not unfinished:
             raise InputError(
-                f"the training of {folder} is not finished ({epochs}); continue it with recipes/train.py --resume, or "
+                f"the training of {folder} is not finished ({epochs}); continue it with edge-sk train --resume, or "
                 "take it as it is with --unfinished (unfinished=True)"
             )
         training = epochs and f"not finished: {epochs}"

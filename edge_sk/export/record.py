@@ -343,5 +343,5 @@ def record_of(artifact: str | os.PathLike[str]) -> Record:
 
 def read_record(path: str | os.PathLike[str]) -> Record:
     """Read a record; an ``InputError`` names the file and what is wrong with it."""
-    content = read_json(path, missing=f"no record at {path}; deploy/export.py writes one beside each file")
+    content = read_json(path, missing=f"no record at {path}; edge-sk export writes one beside each file")
     return validated(Record, content, f"record {path}")

@@ -32,7 +32,9 @@ def affordable(sites: Sequence[Site], budget: float | None, costs: Any) -> list[
     if not isinstance(budget, int | float) or isinstance(budget, bool) or not 1 < budget < math.inf:
         raise InputError(f"budget={shown(budget)} is not a share of the plain network's latency, above 1 (1.10)")
     if costs is None:
-        raise InputError("budget= needs costs=, what each unit costs on the device: deploy/unit_costs.py measures them")
+        raise InputError(
+            "budget= needs costs=, what each unit costs on a device; the repository's deploy/unit_costs.py measures it"
+        )
     from edge_sk.costs import read_costs  # loads pydantic
 
     table = read_costs(costs, [site.name for site in sites], "select")

@@ -47,7 +47,7 @@ def merge(
         labels: Classes of the images, ``(N,)``. They do not change the order: on a few hundred images, learned ones
             above all, one image that tips would decide it.
         costs: What each unit costs on the device, by which units are taken: the file that ``deploy/unit_costs.py`` or
-            ``deploy/export.py --merge`` wrote, or its values. ``None``: all cost the same, and none is cut.
+            ``edge-sk export --merge`` wrote, or its values. ``None``: all cost the same, and none is cut.
 
     Returns:
         A merged copy, in the mode, on the device and in the type of the model; and the report.

@@ -22,7 +22,7 @@ from edge_sk.profiling.counting import fvcore
 
 def _parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
-        prog="python -m edge_sk.profiling",
+        prog="edge-sk profile",
         description="Compare what networks cost: parameters, MACs (convolutions and matrix products, batch "
         "norm folded), elementwise work, activations.",
     )

@@ -160,7 +160,7 @@ def load_run(path: str | Path) -> LoadedRun:
     """
     config, file = load_config(path), Path(path) / WEIGHTS
     if not file.is_file():
-        raise InputError(f"{path} has no {WEIGHTS} yet: finish the run with recipes/train.py --resume")
+        raise InputError(f"{path} has no {WEIGHTS} yet: finish the run with edge-sk train --resume")
     model = create_model(config.arch, num_classes=config.num_classes, in_chans=config.in_chans, **config.options)
     if config.qat:
         model = FakeQuantized(model, config.input_size, mean=config.mean, std=config.std)
@@ -211,7 +211,7 @@ def saved_manifest(folder: str | Path) -> dict[str, Any]:
 def _file(folder: str | Path, name: str) -> Path:
     """A file that every run folder has; an ``InputError`` where it has not."""
     folder = Path(folder)
-    path, remedy = folder / name, "give the folder that recipes/train.py wrote"
+    path, remedy = folder / name, "give the folder that edge-sk train wrote"
     if not path.parent.is_dir():
         problem = "is not a folder" if path.parent.exists() else "does not exist"
         raise InputError(f"--checkpoint {folder} {problem}: {remedy}")
@@ -322,7 +322,7 @@ def _read_checkpoint(path: Path) -> dict[str, Any] | str:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             damaged = archive.testzip()
     except Exception:  # a dozen types, by the place of the damage
-        return "is truncated or was not written by recipes/train.py"
+        return "is truncated or was not written by edge-sk train"
     if damaged:
         return "does not match its checksum"
     try:

@@ -179,7 +179,7 @@ def _find_split(root: Path, *names: str) -> Path:
 
 
 def _hugging_face(name: str, split: Split, options: DataRecipe) -> Images:
-    datasets = require("datasets", extra="train", needed_for=f"--data hfds/{name}")
+    datasets = require("datasets", extra="hfds", needed_for=f"--data hfds/{name}")
     from timm.data.readers.reader_hfds import ReaderHfds
 
     datasets.disable_progress_bars()

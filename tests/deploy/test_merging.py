@@ -149,7 +149,10 @@ def test_exports_within_a_budget(
         (["threads=2"], "--merge: merging stops at one of"),
         (["budget=1.1", "colour=red"], "colour"),
         (["keep=-1"], r"--merge: keep: .* greater than or equal to 0 \(got '-1'\)"),
-        (["keep=1", "costs=nowhere.json"], "no costs at nowhere.json; deploy/unit_costs.py measures them"),
+        (
+            ["keep=1", "costs=nowhere.json"],
+            "no costs at nowhere.json; the repository's deploy/unit_costs.py measures them",
+        ),
         (["keep=1", "finetune=2"], "give --checkpoint"),
         (["tolerance=0.3"], "give a trained run"),
         (["budget=0.9"], "budget=0.9 cannot be met: the smallest ratio that can is 1.000"),

@@ -242,9 +242,9 @@ def test_a_run_stopped_at_any_step_and_resumed_is_bitwise_the_uninterrupted_one(
     said = capsys.readouterr()
     assert json.loads(said.out)["unfinished"] == unfinished(run)
     assert f"warning: the training of {run} is not finished" in said.err
-    command = re.search(r"^  python (\S+)train.py (.*)$", message, re.MULTILINE)
+    command = re.search(r"^  edge-sk train (.*)$", message, re.MULTILINE)
     assert command is not None
-    assert train(shlex.split(command[2])) == 0
+    assert train(shlex.split(command[1])) == 0
     assert unfinished(run) is None
     assert_same_weights(run, reference)
     assert untimed(run) == untimed(reference)
@@ -497,7 +497,7 @@ def test_foreign_and_damaged_run_folders(
     assert "config.json is not JSON" in evaluation(run)
     (run / "config.json").write_text(config)
     (run / "model.safetensors").unlink()
-    assert "finish the run with recipes/train.py --resume" in evaluation(run)
+    assert "finish the run with edge-sk train --resume" in evaluation(run)
     for name in ("checkpoint.pt", "checkpoint.previous.pt"):
         (run / name).write_bytes(b"another program's file")
     assert "nothing to resume from" in failure(["--arch", ARCH, "--output", str(run), "--resume"], capsys)

@@ -13,4 +13,4 @@ def coremltools() -> Any:
         InputError: It is not installed.
     """
     with capture_stderr():
-        return require("coremltools", extra="deploy", needed_for="Core ML export")
+        return require("coremltools", extra="coreml", needed_for="Core ML export")

@@ -48,7 +48,7 @@ class ImageInput:
         """The one input of a package."""
         if len(features) != 1 or features[0].type.WhichOneof("Type") != "imageType":
             names = [feature.name for feature in features]
-            raise InputError(f"{path} has the inputs {names}, not one image; export it with deploy/export.py")
+            raise InputError(f"{path} has the inputs {names}, not one image; export it with edge-sk export")
         kind = features[0].type.imageType
         if kind.colorSpace not in _CHANNELS:
             raise InputError(f"{path}: input {features[0].name!r} has colour space {kind.colorSpace}: RGB or grayscale")
@@ -141,7 +141,7 @@ class MilProgram:
         path = Path(path)
         ct = coremltools()
         if not path.is_dir():
-            raise InputError(f"no package at {path}; an .mlpackage is a folder that deploy/export.py writes")
+            raise InputError(f"no package at {path}; an .mlpackage is a folder that edge-sk export writes")
         with capture_stderr():
             from coremltools.converters.mil.frontend.milproto.load import load
 

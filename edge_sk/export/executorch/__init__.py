@@ -13,4 +13,4 @@ def executorch(module: str) -> Any:
         InputError: ExecuTorch is not installed.
     """
     with capture_stderr():
-        return require(f"executorch.{module}", extra="deploy", needed_for="ExecuTorch export")
+        return require(f"executorch.{module}", extra="executorch", needed_for="ExecuTorch export")
