@@ -36,7 +36,8 @@ from edge_sk.training.data import count_classes, open_split
 from edge_sk.training.loop import Report
 from edge_sk.training.recipe import FREE, settings
 from edge_sk.training.run import MANIFEST, Row, read_csv, saved_manifest
-from recipes.experiments.comparison import markdown, verdict
+from recipes.experiments.comparison import points, verdict
+from recipes.markdown_tables import markdown_table
 from recipes.planning import file_name, load_recipe, recipe_name
 from recipes.runs import train
 from recipes.searching import Ruler, Space, Tables, default_name, front, plain_name, read_space
@@ -303,16 +304,19 @@ def test_finalists(
 
 def summary(record: dict[str, Any]) -> str:
     """The finalists as a table, with their latencies, and whether one of them beats the default network."""
-    entries, labels = record["finalists"], dict[str, str]()
+    entries, rows = record["finalists"], []
     for entry in entries:
         judged = entry["ratio_in_the_search"]
-        labels[entry["arch"]] = f"{entry['ratio']:.3f}" + (f" (search: {judged:.3f})" if judged else "")
+        ratio = f"{entry['ratio']:.3f}" + (f" (search: {judged:.3f})" if judged else "")
+        gain = points(entry) if "difference" in entry else "-"
+        rows.append([f"`{entry['arch']}`", ratio, f"{entry['top1']:.2f}", gain])
+    header = ["network", "latency", "top-1 %, mean", "to the first, points [95 % CI]"]
     better = [entry["arch"] for entry in entries[1:] if verdict(entry) == "better"]
     found = f"better than the default: {', '.join(better)}" if better else "none is shown to be better than the default"
     return (
         f"Latency as a share of {plain_name(record['arch'])}'s; test accuracy. The first network is the default.\n\n"
-        f"{markdown(entries, labels)}\nOf the networks within the budget of {record['budget']:.3f}, {found}. Intervals "
-        "are over seeds, and not corrected for the number of networks.\n"
+        f"{markdown_table(header, rows, 'lrrr')}\n\nOf the networks within the budget of {record['budget']:.3f}, {found}. "
+        "Intervals are over seeds, and not corrected for the number of networks.\n"
     )
 
 

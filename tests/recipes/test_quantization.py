@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 import json
+import statistics
 from pathlib import Path
 
 import pytest
 
 from edge_sk.training.run import saved_recipe
 from recipes import evaluate, quantization
+
+
+def test_the_table_is_what_the_record_says() -> None:
+    record = json.loads(quantization.RECORD.read_text(encoding="utf-8"))
+    page = (quantization.RECORD.parents[2] / "docs" / "training.md").read_text(encoding="utf-8")
+    for arch, rows in record["archs"].items():
+        cells = []
+        for kind in ("fp32", "int8", "qat_int8"):
+            top1 = [row[kind]["top1"] for row in rows]
+            cells.append(f"{statistics.fmean(top1):.2f} ({', '.join(f'{value:.2f}' for value in top1)})")
+        cells += [f"{statistics.fmean(row[kind]['sqnr_db'] for row in rows):.1f} dB" for kind in ("int8", "qat_int8")]
+        assert f"| `{arch}` | {' | '.join(cells)} |" in page
+        assert record["mean_top1"][arch]["qat_int8 - fp32"] >= -0.3
 
 
 @pytest.mark.slow
