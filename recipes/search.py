@@ -315,8 +315,8 @@ def summary(record: dict[str, Any]) -> str:
     found = f"better than the default: {', '.join(better)}" if better else "none is shown to be better than the default"
     return (
         f"Latency as a share of {plain_name(record['arch'])}'s; test accuracy. The first network is the default.\n\n"
-        f"{markdown_table(header, rows, 'lrrr')}\n\nOf the networks within the budget of {record['budget']:.3f}, {found}. "
-        "Intervals are over seeds, and not corrected for the number of networks.\n"
+        f"{markdown_table(header, rows, 'lrrr')}\n\n"
+        f"Of the networks within the budget of {record['budget']:.3f}, {found}. Intervals are over seeds, and not corrected for the number of networks.\n"
     )
 
 
