@@ -316,7 +316,8 @@ def summary(record: dict[str, Any]) -> str:
     return (
         f"Latency as a share of {plain_name(record['arch'])}'s; test accuracy. The first network is the default.\n\n"
         f"{markdown_table(header, rows, 'lrrr')}\n\n"
-        f"Of the networks within the budget of {record['budget']:.3f}, {found}. Intervals are over seeds, and not corrected for the number of networks.\n"
+        f"Of the networks within the budget of {record['budget']:.3f}, {found}. "
+        "Intervals are over seeds, and not corrected for the number of networks.\n"
     )
 
 
