@@ -7,6 +7,7 @@ import os
 import re
 import shlex
 import shutil
+import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -21,16 +22,16 @@ from edge_sk.export.executorch.pte import run_pte
 from edge_sk.export.network import from_run
 from edge_sk.export.parity import THRESHOLDS
 from edge_sk.export.record import record_of
-from recipes.experiments.attention_summary import direction
-from recipes.experiments.comparison import paired, verdict
+from recipes.paper.tables import TABLES
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+NETWORKS = (ROOT / "docs" / "networks.md").read_text(encoding="utf-8")
 RUN = "runs/sk_shufflenetv2_1.0-digits-seed0"
 
 
 CODE = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
-ON_FILES = [code for code in CODE if '"runs/' in code]
+ON_FILES = [code for code in CODE if '"exports/' in code]
 
 
 @pytest.mark.parametrize("code", [code for code in CODE if code not in ON_FILES])
@@ -64,41 +65,24 @@ def test_links_lead_somewhere(tmp_path: Path) -> None:
     assert dead_links(page) == ["gone.md", "lost/"]
 
 
-def test_whether_it_pays_is_what_the_records_say() -> None:
-    said = " ".join(TEXT.split("## Does it pay?")[1].split("\n## ")[0].split())
-    results = ROOT / "recipes" / "results"
-    moved, groups = list[tuple[str, str, str]](), {False: 0, True: 0}
-    for name, arch, options in (
-        ("ShuffleNetV2 0.5x", "shufflenetv2_0.5", "act=relu"),
-        ("1.0x", "shufflenetv2_1.0", "act=relu"),
-        ("MobileNetV2 0.5x", "mobilenetv2_0.5", "sk_units=all,act=relu6"),
-    ):
-        record = json.loads((results / f"compare_{arch}.json").read_text(encoding="utf-8"))
-        entries = {entry["arch"]: entry for entry in record["networks"]}
-        sk = entries[f"sk_{arch}@{options}"]
-        low, high = sk["difference_ci95"]
-        assert f"{name} {sk['difference']:+.2f} [{low:+.2f}, {high:+.2f}]" in said
-        assert verdict(paired(sk, entries[f"sk_{arch}@{options},select=false"])) != "better"
-        assert len(sk["top1_by_seed"]) == 5
-        for kernels in ("", ",kernels=3+3"):
-            key = re.sub("[@=,]", "_", f"attention_sk_{arch}@{options}{kernels}")
-            attention = json.loads((results / f"{key}.json").read_text(encoding="utf-8"))
-            groups[bool(kernels)] += len(attention["by_map"])
-            shifts = [(group, direction(group)) for group in attention["by_map"] if direction(group) != "not shown"]
-            moved += [(attention["arch"], towards, "x".join(map(str, group["map"]))) for group, towards in shifts]
-    kernels = json.loads((results / "compare_kernels.json").read_text(encoding="utf-8"))
-    ablation = {entry["arch"].removeprefix("sk_shufflenetv2_0.5@act=relu"): entry for entry in kernels["networks"]}
-    for pair in ("", ",kernels=3+3d3", ",kernels=3d2+3d3", ",kernels=3+3d2+3d3"):
-        assert verdict(paired(ablation[pair], ablation[f"{pair},select=false"])) != "better"
-    assert f"a little, in {len(moved)} of {groups[False]} groups of units" in said
-    assert moved == [
-        ("sk_shufflenetv2_1.0@act=relu", "larger", "6x6"),
-        ("sk_mobilenetv2_0.5@sk_units=all,act=relu6", "larger", "6x6"),
-        ("sk_mobilenetv2_0.5@sk_units=all,act=relu6", "larger", "3x3"),
-    ]
-    assert "on the 6x6 maps of ShuffleNetV2 1.0x and of MobileNetV2 0.5x, where" in said
-    assert "on the last 3x3 maps of MobileNetV2 0.5x, where" in said
-    assert f"Where both kernels are equal, a shift is shown in 0 of {groups[True]}" in said
+def test_the_table_of_networks_is_what_the_records_say() -> None:
+    rows = re.findall(r"^\| (\S+) \|(.*)\|$", TEXT.split("## Networks")[1].split("\nParameters")[0], re.MULTILINE)[1:]
+    assert len(rows) == 4
+    results = ROOT / "deploy" / "results"
+    latency, merging = (json.loads((results / f"{name}.json").read_text("utf-8")) for name in ("latency", "merging"))
+    ratios = {(one["file"], one["against"], one["threads"]): one["ratio"] for one in latency["claims"]}
+    errors = {row.arch: row.errors[0] for table in TABLES for row in table.rows[::-1] if row.arch and row.errors}
+    for name, cells in rows:
+        cost, plain = edge_sk.profile(edge_sk.create_model(name)), name.removeprefix("sk_")
+        seeds = merging["studies"][f"sk_{plain}"]["seeds"].values()
+        digits = statistics.fmean(row["plain" if name == plain else "sk"] for row in seeds)
+        both = [ratios.get((f"{name}_xnnpack_fp32", f"{plain}_xnnpack_fp32", threads)) for threads in (1, 2)]
+        against = "1" if name == plain else " and ".join(f"{ratio:.2f}" for ratio in both)
+        paper = errors.get(name if name == plain else f"{name}@act=relu")
+        shown = [cell.strip() for cell in cells.split("|")]
+        assert shown[:4] == [f"{cost.params / 1e6:.2f}", f"{cost.macs / 1e6:.1f}", against, f"{digits:.2f}"], name
+        assert shown[4].partition(",")[0] == (f"{100 - float(paper):.2f}" if paper else "none")
+        assert len(seeds) == 3
 
 
 # Heading of a column, its place in a profile, decimals.
@@ -112,9 +96,9 @@ COSTS = (
 
 
 def test_cost_table_is_what_the_profile_says() -> None:
-    header, _, *rows = re.findall(r"^\|(.*)\|$", TEXT.split("## What it costs")[1].split("\nFor 224")[0], re.MULTILINE)
+    header, _, *rows = re.findall(r"^\|(.*)\|$", NETWORKS.split("## Parameters")[1].split("\nFor 224")[0], re.MULTILINE)
     assert [cell.strip() for cell in header.split("|")] == ["network", *(column for column, _, _ in COSTS)]
-    (command,) = re.findall(r"^python -m edge_sk.profiling (.*)$", TEXT, re.MULTILINE)
+    (command,) = re.findall(r"^python -m edge_sk.profiling (.*)$", NETWORKS, re.MULTILINE)
     cells = [[cell.strip() for cell in row.split("|")] for row in rows]
     assert [name for name, *_ in cells] == command.split()
     for name, *written in cells:
@@ -123,7 +107,7 @@ def test_cost_table_is_what_the_profile_says() -> None:
 
 
 def test_the_demands_are_those_that_are_made() -> None:
-    words = " ".join(TEXT.split())
+    words = " ".join((ROOT / "deploy" / "README.md").read_text(encoding="utf-8").split())
     exact, rounded = THRESHOLDS["pte", "fp32"], THRESHOLDS["pte", "int8"]
     assert exact.top1_agreement == 1.0
     assert f"`fp32` within {exact.relative:.0e} of the largest output and in every class".replace("e-0", "e-") in words
@@ -149,9 +133,12 @@ def test_the_dry_run_shows_recipe_and_cost(capsys: pytest.CaptureFixture[str]) -
 
 
 def commands() -> list[str]:
-    """The README's commands in order, without the installation and the tests."""
-    found = [command.split("&&")[-1].strip() for command in re.findall(r"^(pip .*|python .*)$", TEXT, re.MULTILINE)]
-    found += re.findall(r"`(python (?:recipes|deploy)/[^`]+)`", TEXT.replace("\n", " "))
+    """The commands of the README and of docs/networks.md in order, without the installation and the tests."""
+    text = TEXT + NETWORKS
+    found = [command.split("&&")[-1].strip() for command in re.findall(r"^(pip .*|python .*)$", text, re.MULTILINE)]
+    found += re.findall(
+        r"`(python (?:recipes|deploy)/[^`]+ [^`]+|python recipes/paper_tables.py)`", text.replace("\n", " ")
+    )
     # Half an hour on a quiet machine: test_claims.py runs it with small files.
     measured_apart = "python deploy/claims.py --work DIR"
     assert measured_apart in found

@@ -60,14 +60,14 @@ def test_the_committed_claims_follow_from_the_committed_measurements() -> None:
 def test_the_documents_show_the_committed_record() -> None:
     record = json.loads(claims.RESULT.read_text(encoding="utf-8"))
     root = claims.RESULT.parents[2]
-    readme, notes = (
-        " ".join(p.read_text("utf-8").split()) for p in (root / "README.md", root / "deploy/results/NOTES.md")
+    page, notes = (
+        " ".join(p.read_text("utf-8").split()) for p in (root / "docs/networks.md", root / "deploy/results/NOTES.md")
     )
-    assert " ".join(claims.ratio_table(record).split()) in readme
+    assert " ".join(claims.ratio_table(record).split()) in page
     assert " ".join(claims.operator_table(record).split()) in notes
     host = record["manifest"]["host"]
-    assert f"({host['cpu']}, {host['cores']} cores; " in readme
-    # The sentences below the README's table.
+    assert f"({host['cpu']}, {host['cores']} cores; " in page
+    # The sentences below the table.
     ratio = {(one["file"], one["against"], one["threads"]): one["ratio"] for one in record["claims"]}
     assert all(value > 1 for (file, against, _), value in ratio.items() if against == file.removeprefix("sk_"))
     for threads in (1, 2):

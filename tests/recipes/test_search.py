@@ -153,7 +153,10 @@ def test_a_space_that_makes_no_sense_is_one_line(
         ),
         (["--storage", "oracle://host/none"], "--storage oracle://host/none cannot be opened: Failed to import DB"),
         (["--costs", "costs.json"], "--costs 'costs.json' has no auto=FILE, what units of those kernels cost"),
-        (["--costs", "auto=none.json", "3+5=none.json"], "no costs at none.json; deploy/unit_costs.py measures them"),
+        (
+            ["--costs", "auto=none.json", "3+5=none.json"],
+            "no costs at none.json; the repository's deploy/unit_costs.py measures them",
+        ),
         (["--data", "nowhere"], "--data nowhere does not exist"),
     ],
 )
