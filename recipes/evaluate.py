@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from edge_sk.errors import InputError, script
 
 # Fields of the recipe's data section that decide nothing in a test.
-OF_TRAINING = ("batch_size", "accumulation", "train_split", "num_classes")
+OF_TRAINING = ("batch_size", "accumulation", "train_split", "num_classes", "holdout")
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 RECORD = ROOT / "recipes" / "results" / "install_sizes.json"
 PAGE = ROOT / "docs" / "install.md"
 MARKS = "<!-- sizes -->\n", "\n<!-- end of sizes -->"
-EXTRAS = ("", "train", "tensorboard", "hfds", "executorch", "coreml", "deploy", "docs", "test", "all")
+EXTRAS = ("", "train", "search", "tensorboard", "hfds", "executorch", "coreml", "deploy", "docs", "test", "all")
 CUDA = ("nvidia-", "cuda-", "triton")
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr
 
 import edge_sk
 from edge_sk.attention import gated_units
@@ -76,6 +77,9 @@ class Space(BaseModel):
     precision: Precision = "fp32"  # of the files that are measured
     threads: Annotated[int, Field(ge=1, le=256)] = 1  # of the runtime
 
+    # By host and sk_units, the paths of the sites of each stage.
+    _sites: dict[tuple[str, str], dict[int, list[str]]] = PrivateAttr(default_factory=dict)
+
     def choices(self) -> Mapping[str, Sequence[Any]]:
         """Every parameter of a trial with its values."""
         stages = {f"stage{stage}": [PLAIN, *self.kernels] for stage in self.stages}
@@ -83,12 +87,17 @@ class Space(BaseModel):
 
     def name(self, params: Mapping[str, Any]) -> str:
         """The network of a trial's parameters; one network has one name."""
-        kernels = [f"{stage}:{params[f'stage{stage}']}" for stage in self.stages if params[f"stage{stage}"] != PLAIN]
-        if not kernels:
-            return plain_name(params["host"])
-        options = {"kernels": "/".join(kernels), "sk_units": params["sk_units"]}
+        host = params["host"]
+        sites = {place: self._sites[host, place] for place in self.sk_units}
+        selecting = [s for s in self.stages if params[f"stage{s}"] != PLAIN and s in sites[params["sk_units"]]]
+        if not selecting:
+            return plain_name(host)
+        chosen = [sites[params["sk_units"]][stage] for stage in selecting]
+        place = next(place for place, of in sites.items() if [of.get(stage) for stage in selecting] == chosen)
+        kernels = "/".join(f"{stage}:{params[f'stage{stage}']}" for stage in selecting)
+        options = {"kernels": kernels, "sk_units": place}
         options |= {name: params[name] for name, default in DEFAULTS.items() if params[name] != default}
-        return f"{params['host']}@{','.join(f'{name}={value}' for name, value in options.items())}"
+        return f"{host}@{','.join(f'{name}={value}' for name, value in options.items())}"
 
 
 class Start(NamedTuple):
@@ -107,24 +116,29 @@ def read_space(path: str | None, arch: str) -> Start:
     """
     space = validated(Space, ({} if path is None else read_yaml(path)) or {}, path or "space")
     hosts = space.hosts or [arch]
-    stage_of = {host: _sites(host) for host in dict.fromkeys([arch, *hosts])}
-    common = set.intersection(*(set(stage_of[host].values()) for host in hosts))
+    sites = {host: _sites(host) for host in dict.fromkeys([arch, *hosts])}
+    common = set.intersection(*({site.stage for site in sites[host]} for host in hosts))
     if missing := [stage for stage in space.stages if stage not in common]:
         raise InputError(f"{path}: stages: not every host has a site in stage {missing[0]}; all have {sorted(common)}")
     space = space.model_copy(update={"hosts": hosts, "stages": space.stages or sorted(common)})
+    for host, place in itertools.product(sites, space.sk_units):
+        found = sorted(filter(NAMED[place], sites[host]), key=lambda site: site.stage or 0)
+        by_stage = itertools.groupby(found, key=lambda site: site.stage or 0)
+        space._sites[host, place] = {stage: [site.name for site in of] for stage, of in by_stage}
+    stage_of = {site.name: site.stage for site in sites[arch]}
     first = {name: values[-1] for name, values in space.choices().items()}  # of a stage, the last is no PLAIN
     changed = [first | {name: value} for name, values in space.choices().items() for value in values]
     for name in dict.fromkeys(map(space.name, changed)):
         edge_sk.create_model(name, num_classes=2)
     by_default = units(default_name(arch))
-    places = {stage_of[arch][unit] for unit in by_default}
+    places = {stage_of[unit] for unit in by_default}
     for sk_units in space.sk_units:
         params = {f"stage{stage}": "auto" if stage in places else PLAIN for stage in space.stages} | DEFAULTS
         params |= {"host": arch, "sk_units": sk_units}
         known = all(params[name] in values for name, values in space.choices().items())
         if known and units(space.name(params)) == by_default:
-            return Start(space, params, stage_of[arch])
-    return Start(space, {}, stage_of[arch])
+            return Start(space, params, stage_of)
+    return Start(space, {}, stage_of)
 
 
 def default_name(arch: str) -> str:
@@ -138,9 +152,9 @@ def units(name: str) -> list[str]:
     return [*gated_units(model)] if "@" in name or name.startswith("sk_") else []
 
 
-def _sites(host: str) -> dict[str, int]:
+def _sites(host: str) -> list[Any]:
     found = graft_(edge_sk.create_model(plain_name(host), num_classes=2), where=NAMED["all"], init="random")
-    return {site.name: site.stage for site, _ in found if site.stage is not None}
+    return [site for site, _ in found if site.stage is not None]
 
 
 class Ruler:

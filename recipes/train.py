@@ -115,6 +115,7 @@ def print_plan(plan: Plan) -> None:
     else:
         train = open_split(plan.data, "train", options)
         images, num_classes = len(train), count_classes(plan.data, train.classes, options)
+    images -= round(options.holdout * images)
     model, preprocessing = build_model(plan, num_classes)
     cost = profile(model, input_size=(1, *preprocessing.input_size))
     batch, epochs = plan.recipe.data.batch_size, plan.recipe.schedule.epochs

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from torch import nn
 
 from edge_sk.errors import InputError, shown
-from edge_sk.grafting import NAMED, Site, Where, graft_, stages
+from edge_sk.grafting import NAMED, Site, graft_, stages
 from edge_sk.grafting.unit import Init
 from edge_sk.running import IMAGENET
 from edge_sk.selective_kernel import Kernels, UnitSpec, parse_kernels
@@ -61,20 +61,27 @@ class Graft:
             InputError: A value that makes no sense, or nothing to replace.
         """
         unit = dict(options)
-        init, place = unit.pop("init", init), unit.pop("sk_units", self.sk_units)
+        kernels, table = unit.get("kernels"), dict[Any, Kernels | None]()
+        if isinstance(kernels, str) and ":" in kernels:
+            table = _by_stage(kernels)
+        # Among the stages that are named, all sites of stride 1 and not the late ones alone.
+        default = "stride1" if table and self.sk_units == "late" else self.sk_units
+        init, place = unit.pop("init", init), unit.pop("sk_units", default)
         if not isinstance(place, str) or place not in self.places:
             raise InputError(f"sk_units={shown(place)} is not known; use {', '.join(map(repr, self.places))}")
-        kernels, where = unit.get("kernels"), self.places[place]
-        if isinstance(kernels, str) and ":" in kernels:
-            unit["kernels"], chosen = _by_stage(kernels)
-            where = chosen & where
+        where = self.places[place]
+        if table:
+            unit["kernels"], where = lambda site: table[site.stage], stages(*table) & where
         elif isinstance(kernels, str):
             unit["kernels"] = _read_kernels(kernels)
-        graft_(model, dataclasses.replace(self.unit, **unit), where=where, init=init, input_size=input_size)
+        spec = dataclasses.replace(self.unit, **unit)
+        replaced = graft_(model, spec, where=where, init=init, input_size=input_size)
+        if lacking := table.keys() - {site.stage for site, _ in replaced}:
+            raise InputError(f"kernels={shown(kernels)}: with sk_units={place!r}, stage {min(lacking)} has no site")
 
 
-def _by_stage(text: str) -> tuple[Callable[[Site], Kernels | None], Where]:
-    """``"2:3+5/3:auto"``: the kernels of a site, and which sites have any: those of the stages that are named."""
+def _by_stage(text: str) -> dict[Any, Kernels | None]:
+    """The kernels of each stage that is named: ``"2:3+5/3:auto"``."""
     table: dict[Any, Kernels | None] = {}
     for part in text.split("/"):
         stage, colon, kernels = part.partition(":")
@@ -84,7 +91,7 @@ def _by_stage(text: str) -> tuple[Callable[[Site], Kernels | None], Where]:
                 "instance 2:3+5/3:auto"
             )
         table[int(stage)] = _read_kernels(kernels)
-    return lambda site: table[site.stage], stages(*table)
+    return table
 
 
 def _read_kernels(text: str) -> Kernels | None:

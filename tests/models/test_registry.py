@@ -391,6 +391,7 @@ def test_bad_weights(tmp_path: Path) -> None:
             {},
             "'2:auto' is not STAGE:KERNELS with another stage from 0 to 9",
         ),
+        ("sk_mobilenetv2_1.0@kernels=3:auto/9:auto", {}, "with sk_units='stride1', stage 9 has no site"),
         ("sk_shufflenetv2_1.0@kernels=3+5/2:auto", {}, "'3.5' is not STAGE:KERNELS .* for instance 2:3.5/3:auto"),
         ("sk_shufflenetv2_1.0@kernels=1:3+5", {}, "nothing to graft .* not chosen by where=stages.1. & stride1"),
         ("sk_shufflenetv2_1.0", {"select": "no"}, "select='no' is neither true nor false"),

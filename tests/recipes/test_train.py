@@ -524,10 +524,9 @@ def test_the_script_runs_as_a_script_from_elsewhere(tmp_path: Path, image_folder
     args = on_folder(image_folder, Path("my runs") / "one")
     script = [sys.executable, str(ROOT / "recipes" / "train.py")]
     done = subprocess.run([*script, *args], cwd=tmp_path, capture_output=True, text=True, check=True)
-    next_commands = re.findall(r"^  python (.*)$", done.stdout, re.MULTILINE)
+    next_commands = re.findall(r"^  edge-sk (.*)$", done.stdout, re.MULTILINE)
     assert len(next_commands) == 2
-    result = subprocess.run(
-        [sys.executable, *shlex.split(next_commands[0])], cwd=tmp_path, capture_output=True, text=True, check=True
-    )
+    command = [sys.executable, "-c", "from edge_sk_scripts import main; main()", *shlex.split(next_commands[0])]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert "top-1" in result.stdout
     assert shlex.split(next_commands[1])[1:] == ["--checkpoint", "my runs/one", "--output", "exports/one"]
