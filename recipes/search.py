@@ -200,7 +200,8 @@ class Search(Report):
         try:
             if "ratio" not in trial.user_attrs:
                 trial.set_user_attr("ratio", self.ruler.ratios(name)[name])
-            trial.set_constraint("latency", trial.user_attrs["ratio"] - self.budget)
+            if "latency" not in trial.constraints:
+                trial.set_constraint("latency", trial.user_attrs["ratio"] - self.budget)
             if trial.user_attrs["ratio"] > self.budget:
                 raise TrialPruned
             self._show()

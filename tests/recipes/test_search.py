@@ -89,8 +89,9 @@ def test_a_name_says_what_its_parameters_say() -> None:
         assert unit.gate.reduce.out_channels == max(unit.out_channels // 8, 32)
 
 
-def test_different_parameters_are_different_networks_but_for_plain_ones() -> None:
-    space = Space(hosts=[HOST], stages=[2, 3], kernels=["auto", "3+5"], sk_units=["stride1", "all"])
+def test_different_parameters_are_different_networks_but_for_plain_ones(tmp_path: Path) -> None:
+    (tmp_path / "space.yaml").write_text("stages: [2, 3]\nkernels: [auto, 3+5]\nsk_units: [stride1, all]\n")
+    space = read_space(str(tmp_path / "space.yaml"), HOST).space
     choices = space.choices()
     every = [dict(zip(choices, values, strict=True)) for values in itertools.product(*choices.values())]
     names = [space.name(params) for params in every]
