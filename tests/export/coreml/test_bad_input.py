@@ -59,7 +59,7 @@ def test_five_channels_are_no_image(lived_in, tmp_path):
 
 def test_without_coremltools_the_extra_is_named(lived_in, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "coremltools", None)
-    with pytest.raises(InputError, match=r'Core ML export needs coremltools.*pip install "edge-sk\[deploy\]"'):
+    with pytest.raises(InputError, match=r'Core ML export needs coremltools.*pip install "edge-sk\[coreml\]"'):
         to_mlpackage(make_network(tiny(lived_in)), tmp_path)
 
 

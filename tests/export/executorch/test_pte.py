@@ -386,7 +386,7 @@ def test_without_executorch(
     for name in [name for name in sys.modules if name.split(".")[0] == "executorch"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "executorch", None)
-    with pytest.raises(InputError, match=r'ExecuTorch export needs .*pip install "edge-sk\[deploy\]"'):
+    with pytest.raises(InputError, match=r'ExecuTorch export needs .*pip install "edge-sk\[executorch\]"'):
         to_pte(_tiny(_small(lived_in)), tmp_path)
 
 
