@@ -297,7 +297,7 @@ def test_timm_reparameterizes_our_units(digits: Tensor, lived_in: Rewrite) -> No
 
 def test_a_grafted_block_is_not_asked_for_its_own_form(digits: Tensor, lived_in: Rewrite) -> None:
     model = lived_in(edge_sk.graft(timm.create_model("mobileone_s0", num_classes=10), input_size=64)[0])
-    form = edge_sk.reparameterize(model)
+    form = edge_sk.reparameterize(model, digits[:2])
     assert any(isinstance(m, DeploySelectiveKernel) for m in form.modules())
     with torch.no_grad():
         assert _relative(model(digits[:2]), form(digits[:2])) < 5e-6
@@ -323,7 +323,7 @@ NETWORKS = [
 def test_network(name: str, digits: Tensor, lived_in: Rewrite) -> None:
     model = lived_in(edge_sk.create_model(name, num_classes=10))
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    form = edge_sk.reparameterize(model.train())
+    form = edge_sk.reparameterize(model.train(), digits[:2])
     with torch.no_grad():
         expected = model.eval()(digits[:3])
         assert _relative(expected, form(digits[:3])) < 5e-6
