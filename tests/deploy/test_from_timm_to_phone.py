@@ -38,6 +38,6 @@ def test_from_a_checkpoint_of_timm_to_phones_and_back(tmp_path: Path, capsys: py
     assert len(answers) == 2
     assert answers[0] == answers[1]
     assert publish([str(run), "--to", str(published), "--files", str(files)]) == 0
-    assert "2 exported files" in capsys.readouterr().out
+    assert "exported files: 2" in capsys.readouterr().out
     edge_sk.register_with_timm()
     same(timm.create_model(f"local-dir:{published}", pretrained=True), from_run(run).model)
