@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import gc
 import hashlib
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.fx.traceback import NodeSource
 
 from edge_sk.errors import InputError
 from edge_sk.export.executorch import delegation, executorch
@@ -176,24 +174,6 @@ def lower(
     return Lowered(program, delegated, rewrites)
 
 
-@contextlib.contextmanager
-def _quick_passes() -> Iterator[None]:
-    """Spare the exporters' many passes what takes a quarter of int8's time.
-
-    torch.fx copies the history of every node at every pass, and garbage collection looks at all of them.
-    """
-    collecting = gc.isenabled()
-    gc.disable()
-    NodeSource.__deepcopy__ = lambda history, _: history  # type: ignore[attr-defined]
-    try:
-        yield
-    finally:
-        del NodeSource.__deepcopy__  # type: ignore[attr-defined]
-        if collecting:
-            gc.enable()
-
-
-@_quick_passes()
 def lower_module(
     model: nn.Module,
     image: Tensor,
