@@ -11,11 +11,13 @@ from typing import Any
 
 import jinja2
 
+from edge_sk.training.glyphs import IMAGES
 from recipes.experiments.attention_summary import direction
 from recipes.experiments.comparison import SCALE_EDGES, paired, points, verdict
 from recipes.experiments.confidence import mean_interval
-from recipes.experiments.plan import ATTENTION, COMPARISONS, OLD, RATES, SEEDS, Record, commands
+from recipes.experiments.plan import ATTENTION, COMPARISONS, DATA, OLD, RATES, SEEDS, Record, commands
 from recipes.markdown_tables import markdown_table
+from recipes.planning import load_recipe
 
 WORDS = {"better": "ahead of", "worse": "behind", "not shown": "not shown to differ from"}
 # What SK is compared with, and which question that answers.
@@ -55,6 +57,7 @@ def page(records: Mapping[str, Record], ratios: RATIOS) -> str:
         seeds=len(SEEDS),
         rates=" or ".join(map(str, RATES)),
         half_width=half_width,
+        images=f"{load_recipe(DATA).schedule.epochs * IMAGES['train']:,}",
         scatter=scatter,
         needed=None if scatter is None else next((n for n in range(2, 100) if half_width(n) * scatter <= 0.5), 100),
         last=["python " + " ".join(command) for command in commands()[-2:]],
