@@ -112,8 +112,10 @@ def _rewrite_whole(module: nn.Module, arguments: Sequence[Any]) -> tuple[nn.Modu
                 # alone: the variations are further from what the network is for, and can amplify rounding.
                 (dtype,) = {t.dtype for t in (*module.parameters(), *module.buffers()) if t.is_floating_point()}
                 exact = Behaviour(copy.deepcopy(module).double(), [in_double(call) for call in calls])
-                result = _rewrite_parts(exact, rewrites).to(dtype)
-                rewrites.difference = Behaviour(module, calls[:1]).check(result)
+                result = _rewrite_parts(exact, rewrites)
+                rewrites.exact = exact.check(result)
+                result = result.to(dtype)
+                rewrites.difference = Behaviour(module, calls[:1]).check(result, exact=True)
             else:
                 result = _rewrite_parts(behaviour, rewrites)
                 rewrites.difference = behaviour.check(result)

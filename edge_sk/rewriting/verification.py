@@ -35,6 +35,7 @@ class Rewrites(dict[str, int]):
         left: Modules that were skipped, by path, and why; the network itself is ``""``.
         untraced: Modules whose children were rewritten one by one, and why the whole could not be traced.
         difference: Largest relative difference of the output on the example; ``None`` if nothing was compared.
+        exact: The same in float64, before the result was rounded; ``None`` if the model does not run in it.
     """
 
     def __init__(self) -> None:
@@ -43,6 +44,7 @@ class Rewrites(dict[str, int]):
         self.left: dict[str, str] = {}
         self.untraced: dict[str, str] = {}
         self.difference: float | None = None
+        self.exact: float | None = None
 
     def add(self, step: str, count: int) -> None:
         """Count places that a step changed."""
@@ -71,8 +73,13 @@ class Behaviour:
         types = {value.dtype for value in values if isinstance(value, Tensor)} & set(ALLOWED)
         self.dtype = max(types, key=lambda dtype: torch.finfo(dtype).eps, default=torch.float32)
 
-    def check(self, rewritten: Callable[..., Any]) -> float:
+    def check(self, rewritten: Callable[..., Any], *, exact: bool = False) -> float:
         """Compare a rewritten module with the original.
+
+        Args:
+            rewritten: Takes the same calls.
+            exact: It is the same function in float64, so that any difference in proportion to the original's own
+                rounding is rounding.
 
         Returns:
             The largest relative difference of an output; of inputs, too, where the module writes into them.
@@ -87,7 +94,8 @@ class Behaviour:
         )
         allowed, most = ALLOWED[self.dtype]
         if difference > allowed:
-            allowed = max(allowed, min(most, ROUNDING * self._rounding))
+            rounding = ROUNDING * self._rounding
+            allowed = max(allowed, rounding if exact else min(most, rounding))
         if not difference <= allowed:
             raise Changed(f"the output changes by {difference:.1e} of its largest value")
         return difference
