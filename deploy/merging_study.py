@@ -104,7 +104,7 @@ def one_seed(
 ) -> Iterator[None]:
     """A seed's path, the accuracy of what is chosen from it, and files of the first seed's; yields after each part."""
     row = found["seeds"].get(seed)
-    if row is not None and not any(lacking(found, row)) and "files" in found:
+    if row is not None and not any(lacking(found, row)):
         return
     network, plain_network = networks.from_run(selective), networks.from_run(control)
     if "order" not in found:
@@ -123,7 +123,7 @@ def one_seed(
         }
     found["input_size"] = network.input_size
     yield
-    for_int8, for_finetuning = lacking(found, row)
+    for_int8, for_finetuning, for_files = lacking(found, row)
     chosen = {str(index): dataclasses.replace(network, model=point.model) for index, point in enumerate(points)}
     chosen |= {"plain": plain_network, "sk": network}
     for name in sorted(for_int8):
@@ -134,22 +134,29 @@ def one_seed(
         trained = merging.finetune(chosen[name], selective, epochs)
         row["finetuned"][name] = merging.test_top1(trained, trained.model)
         yield
-    if "files" not in found:
-        forms = {form: measuring.replaced(network.model, make) for form, make in measuring.FORMS.items()}
-        near = {i: point for i, point in enumerate(points) if MEASURED[0] <= (point.step.ratio or 0) <= MEASURED[1]}
-        models = forms | {f"step{index}": point.model for index, point in near.items()}
+    if for_files:
+        models = {f"step{index}": points[int(index)].model for index in sorted(for_files, key=int)}
+        if "files" not in found:
+            near = [i for i, point in enumerate(points) if MEASURED[0] <= (point.step.ratio or 0) <= MEASURED[1]]
+            models |= {f"step{index}": points[index].model for index in near}
+            models |= {form: measuring.replaced(network.model, make) for form, make in measuring.FORMS.items()}
         for precision in PRECISIONS:
             _say(f"{network.arch}: {len(models)} files, {precision}")
             measuring.write_files(network, models, precision=precision, work=work)
-        found["files"] = [*models]
+        found["files"] = [*found.get("files", ()), *models]
         yield
 
 
-def lacking(found: dict[str, Any], row: dict[str, Any]) -> tuple[set[str], set[str]]:
-    """What a seed lacks: networks to test in int8, and those to train on, which are the choices of fp32 on a thread."""
+def lacking(found: dict[str, Any], row: dict[str, Any]) -> tuple[set[str], set[str], set[str]]:
+    """What a seed lacks, as steps of its path: tests in int8, trainings on (the choices of fp32 on one thread), files.
+
+    Files are those of the first seed.
+    """
     chosen = {key: {str(choice(found, row, key, budget)) for budget in BUDGETS} for key in KEYS}
     int8 = {name for key in KEYS if key.startswith("int8") for name in {*chosen[key], "plain", "sk"}}
-    return int8 - row["int8"].keys(), chosen[KEYS[0]] - row["finetuned"].keys()
+    first = row is next(iter(found["seeds"].values()))
+    files = {name for name in set().union(*chosen.values()) if first and f"step{name}" not in found.get("files", ())}
+    return int8 - row["int8"].keys(), chosen[KEYS[0]] - row["finetuned"].keys(), files
 
 
 def costs(found: dict[str, Any], key: str) -> Costs:
@@ -183,18 +190,19 @@ def ratios_by_costs(found: dict[str, Any], row: dict[str, Any], key: str) -> lis
 
 
 def measure(found: dict[str, Any], work: Path) -> None:
-    """Measure the files of every precision and number of threads."""
-    found["latency"] = {}
+    """Measure the files that were not, for every precision and number of threads, each time with the plain one."""
     for key in KEYS:
         precision, threads = key.split()
+        known = found.setdefault("latency", {}).setdefault(key, {"ratios": {}, "calls": []})
+        names = ["plain", *(name for name in found["files"] if name != "plain" and name not in known["ratios"])]
+        if len(names) == 1:
+            continue
         _say(f"{work.name}: latency, {key}")
-        files = {name: work / f"{name}-{precision}.pte" for name in found["files"]}
+        files = {name: work / f"{name}-{precision}.pte" for name in names}
         measured = measuring.measure_together(files, threads=int(threads))
-        found["latency"][key] = {
-            "ratios": measuring.ratios(measured),
-            "round_p50_ms": {name: one.round_p50_ms for name, one in measured.items()},
-            "where": measured["plain"].where,
-        }
+        known["ratios"] |= measuring.ratios(measured)
+        rounds = {name: one.round_p50_ms for name, one in measured.items()}
+        known["calls"].append({"round_p50_ms": rounds, "where": measured["plain"].where})
 
 
 def int8_top1(network: Network, work: Path) -> float | None:
@@ -384,10 +392,10 @@ def noise(record: dict[str, Any]) -> str:
     spreads = []
     for found in record["studies"].values():
         for measured in found.get("latency", {}).values():
-            rounds = measured["round_p50_ms"]
-            for times in rounds.values():
-                each = [time / base for time, base in zip(times, rounds["plain"], strict=True)]
-                spreads.append(max(each) - min(each))
+            for rounds in (call["round_p50_ms"] for call in measured["calls"]):
+                for times in rounds.values():
+                    each = [time / base for time, base in zip(times, rounds["plain"], strict=True)]
+                    spreads.append(max(each) - min(each))
     if not spreads:
         return ""
     return (
