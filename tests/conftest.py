@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor, nn
+
+# Started in the background, pytest and with it the scripts that it tests would ignore Ctrl-C.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
