@@ -11,7 +11,7 @@ from PIL import Image
 
 from edge_sk.errors import script
 from edge_sk.files import atomic_write
-from edge_sk.training.glyphs import CANVAS, ScaledGlyphs
+from edge_sk.training.glyphs import CANVAS, EASY_EPOCHS, ScaledGlyphs
 
 COLUMNS, ROWS = 16, 4
 
@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     sheet = Image.new("L", (COLUMNS * (CANVAS + 2), ROWS * (CANVAS + 2)))
     for position in range(COLUMNS * ROWS):
         row, column = divmod(position, COLUMNS)
-        image, _ = ScaledGlyphs("train" if row < ROWS / 2 else "test").draw(position)
+        image, _ = ScaledGlyphs("train" if row < ROWS / 2 else "test").draw(position, epoch=EASY_EPOCHS)
         sheet.paste(image, (column * (CANVAS + 2), row * (CANVAS + 2)))
     with atomic_write(output) as temporary:
         sheet.save(temporary, format="PNG", optimize=True)

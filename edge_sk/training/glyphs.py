@@ -22,18 +22,19 @@ TYPEFACES = {
     "validation": ("DejaVuSansMono-Oblique", "DejaVuSerif-BoldItalic", "STIXGeneralBolIta"),
     "test": ("DejaVuSans-BoldOblique", "DejaVuSansMono", "DejaVuSerif-Italic", "STIXGeneralBol", "cmss10", "cmti10"),
 }
-IMAGES = {
-    "train": 40_000,
-    "validation": 3_000,
-    "test": 5_000,
-}  # of an epoch; another epoch's and another seed's training images are others
+# Of an epoch; another epoch's and another seed's training images are others.
+IMAGES = {"train": 20_000, "validation": 3_000, "test": 5_000}
+# Epochs in which training images become as hard as test images: from large glyphs on plain grey to small ones on
+# photographs. Without them networks guess for more than 60,000 images.
+EASY_EPOCHS = 2
+EASY_SCALE = 0.45  # the smallest in the first epoch
 CANVAS = 96
 SCALES = (0.15, 0.95)
 ANGLE = 12.0  # degrees, at most
 PHOTOGRAPHS = ("china.jpg", "flower.jpg")
 TRAIN_SHARE = 0.7  # of a photograph's width
 CROPS = (64, 192)  # pixels per side of what is cut from a photograph
-CLUTTER_PIECES = 4
+CLUTTER_PIECES = 2
 CLUTTER_SCALES = (0.1, 0.4)
 LEAST_CONTRAST = 60  # grey levels between ink and what lies under it
 MASK = 192  # pixels of the larger side of a glyph before it is drawn
@@ -67,14 +68,14 @@ class ScaledGlyphs:
 
     def glyph(self, index: int, *, seed: int = 0, epoch: int = 0) -> Glyph:
         """What an image shows, without drawing it."""
-        return self._choose(self._generator(index, seed, epoch))
+        return self._choose(self._generator(index, seed, epoch), self._hardness(epoch))
 
     def draw(self, index: int, *, seed: int = 0, epoch: int = 0) -> tuple[Image.Image, int]:
         """A grey image of 96 x 96 pixels, and its label."""
-        random = self._generator(index, seed, epoch)
-        glyph = self._choose(random)
-        image = _background(self.split, random)
-        for _ in range(CLUTTER_PIECES):
+        random, hardness = self._generator(index, seed, epoch), self._hardness(epoch)
+        glyph = self._choose(random, hardness)
+        image = _background(self.split, random, hardness)
+        for _ in range(round(CLUTTER_PIECES * hardness)):
             _ink(image, self._piece(random), random)
         mask = _resized(_mask(glyph.typeface, CLASSES[glyph.label]), glyph.scale)
         mask = mask.rotate(random.uniform(-ANGLE, ANGLE), Image.Resampling.BILINEAR, expand=True)
@@ -86,9 +87,13 @@ class ScaledGlyphs:
         drawn = (seed, epoch) if self.split == "train" else ()
         return np.random.default_rng(derive_seed("scaled glyphs", self.split, *drawn, index))
 
-    def _choose(self, random: np.random.Generator) -> Glyph:
+    def _hardness(self, epoch: int) -> float:
+        return min(1.0, epoch / EASY_EPOCHS) if self.split == "train" else 1.0
+
+    def _choose(self, random: np.random.Generator, hardness: float) -> Glyph:
         label, typeface = random.integers(len(CLASSES)), random.choice(TYPEFACES[self.split])
-        scale = np.exp(random.uniform(*np.log(SCALES)))
+        smallest = EASY_SCALE + hardness * (SCALES[0] - EASY_SCALE)
+        scale = np.exp(random.uniform(*np.log((smallest, SCALES[1]))))
         return Glyph(int(label), str(typeface), float(scale) if self.scale is None else self.scale)
 
     def _piece(self, random: np.random.Generator) -> Image.Image:
@@ -123,14 +128,14 @@ def _photographs(split: str) -> list[Image.Image]:
     return parts
 
 
-def _background(split: str, random: np.random.Generator) -> np.ndarray:
-    """A piece of a photograph, of random contrast, as float32 grey levels ``(CANVAS, CANVAS)``."""
+def _background(split: str, random: np.random.Generator, hardness: float) -> np.ndarray:
+    """A piece of a photograph, of random contrast, as float32 grey levels ``(CANVAS, CANVAS)``; plain grey if easy."""
     photograph = _photographs(split)[random.integers(len(PHOTOGRAPHS))]
     side = int(random.integers(*CROPS))
     left, top = (int(random.integers(photograph.width - side)), int(random.integers(photograph.height - side)))
     piece = photograph.resize((CANVAS, CANVAS), Image.Resampling.BILINEAR, (left, top, left + side, top + side))
     levels = np.asarray(piece, dtype=np.float32)[:, :: random.choice((-1, 1))]
-    return levels.mean() + random.uniform(0.3, 1.0) * (levels - levels.mean())
+    return levels.mean() + hardness * random.uniform(0.3, 1.0) * (levels - levels.mean())
 
 
 def _ink(image: np.ndarray, mask: Image.Image, random: np.random.Generator) -> None:

@@ -9,7 +9,7 @@ import torch
 from edge_sk.errors import InputError
 from edge_sk.training import glyphs
 from edge_sk.training.data import Batch, open_split, training_batches
-from edge_sk.training.glyphs import CANVAS, CLASSES, SCALES, TYPEFACES, ScaledGlyphs
+from edge_sk.training.glyphs import CANVAS, CLASSES, EASY_EPOCHS, EASY_SCALE, SCALES, TYPEFACES, ScaledGlyphs
 from edge_sk.training.recipe import AugmentRecipe, DataRecipe
 from edge_sk.training.sources import Shard
 from edge_sk.training.transforms import training_transform
@@ -44,12 +44,20 @@ def test_the_validation_part_is_neither_seen_in_training_nor_the_test() -> None:
 def test_typefaces_and_photographs_of_the_test_are_unseen() -> None:
     assert len({face for faces in TYPEFACES.values() for face in faces}) == sum(map(len, TYPEFACES.values()))
     for split, faces in TYPEFACES.items():
-        drawn = [ScaledGlyphs(split).glyph(index) for index in range(400)]
+        drawn = [ScaledGlyphs(split).glyph(index, epoch=EASY_EPOCHS) for index in range(400)]
         assert {glyph.typeface for glyph in drawn} == {*faces}
         assert min(glyph.scale for glyph in drawn) < 0.2 < 0.8 < max(glyph.scale for glyph in drawn) <= SCALES[1]
         assert abs(np.log([glyph.scale for glyph in drawn]).mean() - np.log(SCALES).mean()) < 0.1  # log-uniform
     for left, right in zip(glyphs._photographs("train"), glyphs._photographs("test"), strict=True):
         assert left.width + right.width == 640
+
+
+def test_training_begins_with_large_glyphs_on_plain_grey() -> None:
+    smallest = [min(TRAIN.glyph(index, epoch=epoch).scale for index in range(200)) for epoch in range(EASY_EPOCHS + 2)]
+    assert smallest[0] >= EASY_SCALE > smallest[1] > smallest[EASY_EPOCHS]
+    greys = [np.median([len(np.unique(pixels(TRAIN, index, epoch=epoch))) for index in range(20)]) for epoch in (0, 2)]
+    assert greys[0] < 100 < greys[1]
+    assert ScaledGlyphs("test")._hardness(0) == TRAIN._hardness(EASY_EPOCHS) == TRAIN._hardness(99) == 1
 
 
 def test_every_class_looks_like_no_other_in_its_typeface() -> None:
