@@ -93,7 +93,7 @@ def test_the_wider_plain_networks_are_as_large_as_sk() -> None:
 def test_ratios_are_medians_of_rounds(tmp_path: Path) -> None:
     assert read_ratios(tmp_path) == {}
     key = "glyphs_shufflenetv2_0.5"
-    plain, sk, wide, _ = COMPARISONS[key].archs
+    plain, sk, wide = COMPARISONS[key].archs
     # The machine is twice as slow in the last round, for all files alike.
     times = {plain: [1.0, 1.0, 2.0], sk: [1.1, 1.2, 2.4], wide: [1.1, 1.1, 2.2]}
     files = {arch: re.sub("[@=]", "-", arch) for arch in times}
