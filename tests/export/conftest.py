@@ -14,6 +14,8 @@ from edge_sk.export.network import UNTRAINED, Network
 from edge_sk.training.digits import CLASSES
 
 SIZE = 40
+# Three units: lowering int8 takes seconds for every unit.
+ARCH = "sk_shufflenetv2_0.5@sk_units=early"
 
 
 def learn(model: nn.Module, images: torch.Tensor, labels: torch.Tensor, *, steps: int) -> None:
@@ -35,10 +37,10 @@ def learn(model: nn.Module, images: torch.Tensor, labels: torch.Tensor, *, steps
 def knows_digits() -> Network:
     """A selective-kernel ShuffleNetV2 that reads digits, though too unsurely for the threshold of int8."""
     torch.manual_seed(0)
-    model = edge_sk.create_model("sk_shufflenetv2_0.5", num_classes=10)
+    model = edge_sk.create_model(ARCH, num_classes=10)
     mean, std = (0.5, 0.45, 0.4), (0.3, 0.25, 0.2)
     network = Network(
-        arch="sk_shufflenetv2_0.5", model=model, weights=UNTRAINED, input_size=(3, SIZE, SIZE), mean=mean, std=std,
+        arch=ARCH, model=model, weights=UNTRAINED, input_size=(3, SIZE, SIZE), mean=mean, std=std,
         crop_pct=1.0, labels=list(CLASSES), knows_data=True,
     )  # fmt: skip
     batches = list(network.images(split="train", limit=1024))

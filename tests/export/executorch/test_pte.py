@@ -58,7 +58,7 @@ def _small(lived_in: Callable[[nn.Module], nn.Module]) -> nn.Module:
 
 def test_one_delegate_and_the_same_answers(exported: Exported) -> None:
     path, record = exported["fp32"]
-    assert path.name == "sk_shufflenetv2_0.5_xnnpack_fp32.pte"
+    assert path.name == "sk_shufflenetv2_0.5-sk_units-early_xnnpack_fp32.pte"
     assert (record.delegation.delegates, record.delegation.left) == (1, [])
     assert record.parity.images == 360
     assert record.parity.relative < 1e-4
@@ -73,7 +73,7 @@ def test_one_delegate_and_the_same_answers(exported: Exported) -> None:
 def test_int8_keeps_the_accuracy(exported: Exported) -> None:
     path, record = exported["int8"]
     assert (record.delegation.delegates, record.delegation.left) == (1, [])
-    assert record.delegation.in_float == ["sigmoid x13"]
+    assert record.delegation.in_float == ["sigmoid x3"]
     assert record.parity.arithmetic == "int8, in part fp32"
     assert record.accuracy.top1 > record.accuracy.eager_top1 - 0.05  # of a network that is unsure
     # What the network learns depends on the processor: 86 to 89 % by its vector instructions. Chance is 10 %.
@@ -94,13 +94,13 @@ def test_the_file_tells_how_to_use_it(exported: Exported) -> None:
     assert told["std"] == pytest.approx([0.3, 0.25, 0.2])
     assert told["num_classes"] == [10]
     assert told["softmax"] == [False]
-    assert told["arch"] == ["sk_shufflenetv2_0.5"]
+    assert told["arch"] == ["sk_shufflenetv2_0.5@sk_units=early"]
 
 
 def test_bundle_verifies(exported: Exported) -> None:
     from executorch.extension.pybindings import portable_lib
 
-    path = exported["fp32"][0].parent / "sk_shufflenetv2_0.5_xnnpack_fp32.bpte"
+    path = exported["fp32"][0].with_suffix(".bpte")
     bundled: Any = portable_lib._load_bundled_program_from_buffer(path.read_bytes())
     for case in range(4):
         bundled.verify_result_with_bundled_expected_output("forward", case, 1e-4, 1e-4)
