@@ -19,7 +19,7 @@ DATA = "scaled_glyphs"  # the data set and its recipe
 RUNS = "runs/glyphs"
 EXPORTS = "exports/glyphs"
 SEEDS = (0, 1, 2, 3, 4)
-RATES = (0.002, 0.004)
+RATES = (0.004, 0.008)
 SCALES = (0.2, 0.4, 0.8)  # that attention is recorded at
 LATENCY = "glyphs_latency"
 
