@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field
 
 from edge_sk.errors import InputError
 from edge_sk.models._entry import timm_name
-from edge_sk.models._registry import FOLDERS, PREFIXES, did_you_mean, entries, parse_name, todays_name
+from edge_sk.models._registry import ANY, FOLDERS, PREFIXES, did_you_mean, entries, parse_name, todays_name
 from edge_sk.reading import read_json, validated
 from edge_sk.running import first_line
 
@@ -115,29 +115,30 @@ def saved_network(folder: str) -> tuple[str, dict[str, Any]]:
 
 
 def for_timm(arch: str, cfg: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
-    """What timm needs in a ``config.json`` to build a network; nothing where its registry does not know it.
+    """What timm needs in a ``config.json`` to build a network, if ``edge_sk.register_with_timm()`` was called.
 
     Args:
         arch: A name, with its options.
         cfg: ``num_classes``, ``label_names``, ``input_size``, ``mean``, ``std``, ``crop_pct``, ``interpolation``.
         options: Further options.
     """
-    name, spelled = parse_name(arch)
-    if name.startswith("timm:") and "kernels" not in spelled | options:
-        name = name.removeprefix("timm:").partition(".")[0]
-    elif name.startswith(PREFIXES + FOLDERS):
-        return {}
     import timm
 
-    name = timm_name(name)
+    name, arguments = parse_name(arch)
+    arguments |= options
+    of_timm = name.startswith("timm:")
+    plain = name.removeprefix("timm:").partition(".")[0] if of_timm else timm_name(name)
+    if name.startswith(PREFIXES + FOLDERS) and ("kernels" in arguments or not of_timm):
+        name, arguments = ANY, {"arch": arch} | options
+    else:
+        name = plain
     # With other classes than the weights', timm starts the classifier anew: it must know which layer that is.
-    known = timm.get_pretrained_cfg(name, allow_unregistered=True) if timm.is_model(name) else None
+    known = timm.get_pretrained_cfg(plain, allow_unregistered=True) if timm.is_model(plain) else None
     layers = {key: getattr(known, key) for key in ("classifier", "first_conv") if known is not None}
     names = {"label_names": cfg["label_names"]} if cfg["label_names"] else {}
-    arguments = {"num_classes": cfg["num_classes"], "in_chans": cfg["input_size"][0]}
     return {
         "architecture": name,
-        "model_args": spelled | options | arguments,
+        "model_args": arguments | {"num_classes": cfg["num_classes"], "in_chans": cfg["input_size"][0]},
         "pretrained_cfg": layers | {key: value for key, value in cfg.items() if key != "label_names"},
         **names,
     }

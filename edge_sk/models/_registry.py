@@ -18,6 +18,7 @@ from edge_sk.models._entry import Entry
 PREFIXES = ("timm:", "torchvision:")
 # Networks with their weights: a run folder or one that timm saved, and the same on the Hugging Face Hub.
 FOLDERS = ("local-dir:", "hf-hub:")
+ANY = "edge_sk"  # in timm's registry: networks that have no name of their own there
 # Their families that are made for phones, by a part of their names.
 MOBILE = ("mobilenet", "mobileone", "shufflenet", "mnasnet", "efficientnet_lite", "lcnet", "ghostnet", "fbnet")
 MOBILE += ("tinynet", "hardcorenas")

@@ -9,7 +9,7 @@ from torch import nn
 
 from edge_sk.errors import InputError
 from edge_sk.models._entry import Entry, Graft, timm_name
-from edge_sk.models._registry import entries
+from edge_sk.models._registry import ANY, entries
 
 # timm's registry looks these two up in the module that defines an entry point.
 __all__: list[str] = []
@@ -19,13 +19,17 @@ default_cfgs: dict[str, Any] = {}
 def register_with_timm() -> list[str]:
     """Make ``timm.create_model`` know the zoo; calling it again changes nothing.
 
-    Names that timm already has (its own MobileNets) stay timm's.
+    Names that timm already has (its own MobileNets) stay timm's. ``timm.create_model("edge_sk", arch=NAME)`` is any
+    network of :func:`edge_sk.create_model`: run folders of grafts are loaded so.
 
     Returns:
-        The names registered, in timm's spelling.
+        The names of the zoo that are registered, in timm's spelling.
     """
     import timm
     from timm.models import generate_default_cfgs, register_model
+
+    if not timm.is_model(ANY):
+        register_model(_any())
 
     registered: list[str] = []
     for entry in entries().values():
@@ -36,6 +40,33 @@ def register_with_timm() -> list[str]:
         if timm.model_entrypoint(name).__module__ == __name__:
             registered.append(name)
     return registered
+
+
+def _any() -> Any:
+    def build(pretrained: bool = False, *, arch: str, **kwargs: Any) -> nn.Module:
+        from timm.models import load_pretrained
+
+        from edge_sk.models._create import create_model
+
+        given = kwargs.get("pretrained_cfg")
+        options = {key: kwargs[key] for key in kwargs if not key.startswith(("pretrained_", "cache_dir"))}
+        if pretrained and not isinstance(given, dict):
+            raise InputError(f"{ANY} has no trained weights to download; timm takes local-dir:RUN")
+        model: Any = create_model(arch, **options)
+        model.default_cfg = model.pretrained_cfg = dict(model.default_cfg) | (given or {})
+        if pretrained:
+            load_pretrained(model, model.default_cfg, options.get("num_classes"), options.get("in_chans", 3))
+        return model
+
+    return _registered(build, ANY, "Any network of edge_sk, by the name that edge_sk.create_model takes.")
+
+
+def _registered(build: Any, name: str, doc: str) -> Any:
+    """An entry point as timm's registry wants it: a function of this module, of its name."""
+    build.__name__ = build.__qualname__ = name
+    build.__doc__, build.__module__ = doc, __name__
+    setattr(sys.modules[__name__], name, build)
+    return build
 
 
 def _entry_point(entry: Entry, name: str) -> Any:
@@ -76,8 +107,4 @@ def _entry_point(entry: Entry, name: str) -> Any:
             load_pretrained(model, theirs, model.num_classes, kwargs.get("in_chans", 3))
         return model
 
-    build.__name__ = build.__qualname__ = name
-    build.__doc__ = f"{entry.name} of edge_sk."
-    build.__module__ = __name__
-    setattr(sys.modules[__name__], name, build)
-    return build
+    return _registered(build, name, f"{entry.name} of edge_sk.")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import dataclasses
+import gc
 import itertools
 import os
 import signal
@@ -50,6 +52,10 @@ class Batch(NamedTuple):
 
 def make_loader(dataset: Dataset[Sample], shard: Shard, **options: Any) -> Any:
     """A ``DataLoader`` of a process's batches, which keeps its workers from one epoch to the next."""
+    # Torch stops workers that persist when their loader is collected. Left to the exit of the process, they are killed,
+    # which torch reports as an error.
+    atexit.unregister(gc.collect)
+    atexit.register(gc.collect)
     return DataLoader(
         dataset,
         num_workers=shard.workers,

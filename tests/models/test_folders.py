@@ -39,7 +39,11 @@ def same(one: nn.Module, other: nn.Module) -> None:
 
 
 @pytest.mark.parametrize(
-    "arch", ["sk_shufflenetv2_0.5@kernels=3+5,select=false", "sk_mobilenetv2_0.5", "timm:mobilenetv2_050"]
+    "arch",
+    [
+        *("sk_shufflenetv2_0.5@kernels=3+5,select=false", "sk_mobilenetv2_0.5", "timm:mobilenetv2_050"),
+        "timm:mobilenetv2_050@kernels=auto",
+    ],
 )
 def test_a_run_folder_is_a_network_of_ours_and_of_timm(arch: str, tmp_path: Path) -> None:
     edge_sk.register_with_timm()
@@ -58,10 +62,16 @@ def test_a_run_folder_is_a_network_of_ours_and_of_timm(arch: str, tmp_path: Path
         assert torch.equal(first, before)
 
 
-def test_a_graft_on_a_network_of_timm_is_ours_alone(tmp_path: Path) -> None:
-    model = run_folder(tmp_path, "timm:mobilenetv2_050@kernels=auto")
-    assert "architecture" not in json.loads((tmp_path / "config.json").read_text())
-    same(edge_sk.create_model(f"local-dir:{tmp_path}"), model)
+def test_a_network_of_torchvision_is_timms_too(tmp_path: Path) -> None:
+    edge_sk.register_with_timm()
+    model = run_folder(tmp_path, "torchvision:shufflenet_v2_x0_5@kernels=3+5")
+    same(timm.create_model(f"local-dir:{tmp_path}", pretrained=True), model)
+    with pytest.raises(InputError, match="edge_sk has no trained weights to download"):
+        timm.create_model("edge_sk", pretrained=True, arch="shufflenetv2_0.5")
+    assert timm.create_model("edge_sk", arch="shufflenetv2_0.5", num_classes=5)(torch.rand(1, 3, 64, 64)).shape == (
+        1,
+        5,
+    )
 
 
 def test_a_folder_that_timm_saved(tmp_path: Path) -> None:

@@ -81,15 +81,15 @@ def test_what_is_published_is_the_run(run: Path, tmp_path: Path, capsys: pytest.
     same(names["model"], model)
 
 
-def test_what_only_we_can_build_is_not_called_timms(tmp_path: Path) -> None:
+def test_a_graft_is_timms_after_registration(tmp_path: Path) -> None:
     run = tmp_path / "run"
     run.mkdir()
-    run_folder(run, "timm:mobilenetv2_050@kernels=auto")
+    model = run_folder(run, "timm:mobilenetv2_050@kernels=auto")
     assert main([str(run), "--to", str(tmp_path / "out")]) == 0
     card = (tmp_path / "out" / "README.md").read_text()
-    assert card.startswith("---\nlibrary_name: edge_sk\n")
-    assert "timm.create_model" not in card
     assert "not known to be finished" in card
+    edge_sk.register_with_timm()
+    same(timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True), model)
 
 
 def test_nothing_is_overwritten_and_bad_input_is_one_line(
