@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from edge_sk.errors import InputError
-from edge_sk.models import default_recipe
+from edge_sk.models import _folders, default_recipe
+from edge_sk.models._registry import FOLDERS
 from edge_sk.training.plan import Plan
 from edge_sk.training.recipe import Recipe, read_recipe
 from edge_sk.training.run import RECIPE, load_config, saved_manifest, saved_recipe
@@ -42,6 +43,9 @@ def make_plan(
     The defaults: the digits, :func:`recipe_name`, ``runs/`` and :func:`run_name`, seed 0. An ``InputError`` says that
     the recipe is wrong, or that there is nothing to resume.
     """
+    if arch.startswith(FOLDERS):
+        weights, name = f"checkpoint.init_from={arch}", _folders.saved_network(_folders.local(arch))[0]
+        raise InputError(f"--arch {arch} brings its weights; to train on: --arch {name} --set {weights}")
     wanted = data or "digits"
     name = recipe or recipe_name(arch, wanted)
     folder = Path(output or os.path.join("runs", run_name(arch, name, wanted, seed or 0)))

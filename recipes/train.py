@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import shlex
 import signal
@@ -56,6 +57,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Train; returns the exit code."""
     args = parse(argv)
+    from edge_sk.export.parity import MIN_IMAGES
     from edge_sk.training.distributed import join_world
     from edge_sk.training.plan import start
     from recipes.curves import plot_curves
@@ -71,6 +73,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         seed=args.seed,
         resume=args.resume,
     )
+    # The library tells which weights a network starts from, and what of it starts fresh.
+    logging.basicConfig(format="%(message)s")
+    if os.environ.get("RANK", "0") == "0":
+        logging.getLogger("edge_sk.models").setLevel(logging.INFO)
     if args.dry_run:
         print_plan(plan)
         return 0
@@ -98,6 +104,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     exports = shlex.quote(os.path.join("exports", plan.folder.name))
     int8 = " --precisions int8" if plan.recipe.quantization.qat else ""
     print(f"  edge-sk export --checkpoint {folder} --output {exports}{int8}")
+    if last["val_images"] < MIN_IMAGES:
+        print(f"An export is proven on at least {MIN_IMAGES} validation images: give it others with --data.")
     return 0
 
 

@@ -368,7 +368,8 @@ class Trainer:
         ):
             self._report.say(
                 "note: this validation loss is above a guess's. In the first epochs that is usual: the weights change "
-                "faster than the batch norms' running statistics, which the validation uses, can follow"
+                "faster than the batch norms' running statistics, which the validation uses, can follow. "
+                "If it stays so, lower optim.lr"
             )
 
     def _evaluate(self) -> Row:
