@@ -139,7 +139,7 @@ def read(source: str | Path) -> Weights:
         path = next((path / name for name in WEIGHTS if (path / name).is_file()), path / WEIGHTS[0])
     if not os.path.isfile(path):
         raise InputError(
-            f"no weights at {path}; give a run folder, a .safetensors or .pt file, timm:NAME.TAG, "
+            f"no weights at {path}; give a run folder, one that timm saved, a .safetensors or .pt file, timm:NAME.TAG, "
             "torchvision:NAME.WEIGHTS or hf-hub:USER/NAME"
         )
     has_config = path.suffix == ".safetensors" or path.name in WEIGHTS
