@@ -375,11 +375,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     study = open_study(url, args.output.resolve().name, described)
     default = default_name(args.arch)
     if "budget" not in study.user_attrs:
-        study.set_user_attr("budget", args.budget or judge.ratios(default)[default])
-        if start.default:
-            # Measured again, noise might put it beyond a budget that is its own latency.
-            measured = {} if args.budget else {"ratio": study.user_attrs["budget"]}
-            study.enqueue_trial(start.default, user_attrs=measured)
+        budget = args.budget or judge.ratios(default)[default]
+        if "budget" not in study.user_attrs:  # another process may have measured it in this minute
+            study.set_user_attr("budget", budget)
+            if start.default:
+                # Measured again, noise might put it beyond a budget that is its own latency.
+                study.enqueue_trial(start.default, user_attrs={} if args.budget else {"ratio": budget})
     command = ["recipes/search.py", *(sys.argv[1:] if argv is None else argv)]
     if args.storage:  # it may hold a password
         command = [part.replace(args.storage, "URL") for part in command]
