@@ -58,7 +58,7 @@ def parse_wish(words: Sequence[str]) -> Wish:
     Raises:
         InputError: A word is not of this form, is unknown, or its value makes no sense; or there is not one goal.
     """
-    if wrong := [word for word in words if "=" not in word]:
+    if wrong := [word for word in words if "=" not in word or word.split("=")[0] not in Wish.model_fields]:
         known = ", ".join(Wish.model_fields)
         raise InputError(f"--merge {shown(wrong[0])} is not NAME=VALUE, for instance budget=1.10; names: {known}")
     return validated(Wish, dict(word.split("=", 1) for word in words), "--merge")

@@ -27,6 +27,7 @@ RECIPES = Path(__file__).resolve().parent
 SECONDS_BETWEEN_LOOKS = 0.2
 # Of the trials that choose a learning rate; no run that is compared should have it.
 TRIAL_SEED = 1000
+HELD_OUT = 0.2  # of the training images, where a data set has no part to validate on beside the test
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -48,8 +49,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         type=float,
         nargs="+",
         metavar="LR",
-        help="learning rates to choose from for each architecture, by the validation images of scaled_glyphs after one "
-        "training with each",
+        help="learning rates to choose from for each architecture, by held-out training images (scaled_glyphs: its "
+        "validation images) after one training with each",
     )
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at once (default: 1)")
     parser.add_argument("--device", help="as for train.py")
@@ -172,9 +173,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name, value, least in (("--jobs", args.jobs, 1), ("--workers", args.workers, 0)):
         if value is not None and not least <= value <= MOST_WORKERS:
             raise InputError(f"{name} {value} must be from {least} to {MOST_WORKERS}")
-    if args.rates and (args.data != "scaled_glyphs" or min(args.rates) <= 0 or len(set(args.rates)) < len(args.rates)):
-        given = " ".join(f"{rate:g}" for rate in args.rates)
-        raise InputError(f"--rates {given}: give different rates above 0, and --data scaled_glyphs to choose by")
+    if args.rates and (min(args.rates) <= 0 or len(set(args.rates)) < len(args.rates)):
+        raise InputError(f"--rates {' '.join(f'{rate:g}' for rate in args.rates)}: give different rates above 0")
     pick_device(args.device)
     if args.recipe is None:
         names = sorted({recipe_name(arch, args.data) for arch in args.arch})
@@ -212,13 +212,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         check_output(output)
         if args.record:
             check_output(Path(args.record).parent)
+    print(
+        f"recipe {args.recipe}: {recipe.schedule.epochs} epochs in batches of {recipe.data.batch_size}; "
+        "train.py --dry-run has the rest",
+        file=sys.stderr,
+    )
     rates: dict[str, dict[str, float]] = {arch: {} for arch in args.arch}
     chosen: dict[str, tuple[str, ...]] = dict.fromkeys(args.arch, ())
     if args.rates:
+        held_out = "data.val_split=validation" if args.data == "scaled_glyphs" else f"data.holdout={HELD_OUT}"
         trials = []
         for arch in args.arch:
             for rate in args.rates:
-                settings = ("data.val_split=validation", f"optim.lr={rate:g}")
+                settings = (held_out, f"optim.lr={rate:g}")
                 folder = run_folder(output / f"lr{rate:g}", arch, TRIAL_SEED)
                 trials.append(Run(arch, TRIAL_SEED, folder, settings))
         for trial, result in train_missing(trials, "trials of learning rates").items():

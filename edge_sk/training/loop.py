@@ -363,9 +363,12 @@ class Trainer:
         if self.world.is_main and epoch < epochs:
             write_csv(self.folder, self.state.history)
         self._report.epoch(row)
-        if row.get("val_loss", 0) > self._chance and not any(
-            earlier.get("val_loss", 0) > self._chance for earlier in state.history
-        ):
+        above = [earlier.get("val_loss", 0) > self._chance for earlier in self.state.history]
+        if above[-1] and epoch == epochs > 1:
+            self._report.say(
+                "warning: the training ends with a validation loss above a guess's: it learnt nothing. Lower optim.lr"
+            )
+        elif above[-1] and not any(above[:-1]):
             self._report.say(
                 "note: this validation loss is above a guess's. In the first epochs that is usual: the weights change "
                 "faster than the batch norms' running statistics, which the validation uses, can follow. "

@@ -144,6 +144,7 @@ def test_exports_within_a_budget(
     ("given", "message"),
     [
         (["1.1"], "--merge '1.1' is not NAME=VALUE, for instance budget=1.10"),
+        (["budjet=1.1"], "--merge 'budjet=1.1' is not NAME=VALUE.*; names: .*budget"),
         (["budget=fast"], "--merge: budget: .*number"),
         (["budget=1.1", "keep=3"], "--merge: merging stops at one of"),
         (["threads=2"], "--merge: merging stops at one of"),

@@ -356,8 +356,8 @@ def test_a_run_that_fails_is_named_with_its_log(tmp_path: Path, capsys: pytest.C
         (["--arch", "shufflenetv2_0.5", "--jobs", "0"], "--jobs 0 must be from 1 to 256"),
         (["--arch", "shufflenetv2_0.5", "--set", "optim.speed=1"], "unknown key optim.speed"),
         (
-            ["--arch", "shufflenetv2_0.5", "--rates", "0.1"],
-            "--rates 0.1: give different rates above 0, and --data scaled",
+            ["--arch", "shufflenetv2_0.5", "--rates", "0.1", "0.1"],
+            "--rates 0.1 0.1: give different rates above 0",
         ),
         (
             ["--arch", "shufflenetv2_0.5", "--data", "scaled_glyphs", "--rates", "0.1", "0"],
