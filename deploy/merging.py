@@ -40,7 +40,7 @@ PIXELS = 2**23
 # Of the recipe's: what is merged has been trained already.
 FINETUNE_RATE = 0.1
 # How often a network that turned out slower than its units' costs said is merged further.
-ATTEMPTS = 3
+ATTEMPTS = 8
 
 
 class Wish(Goal):
@@ -223,7 +223,10 @@ def _fit(
             return index, together
         if index + 1 == len(steps):
             break
-        print(f"measured {ratio:.3f} of the plain network's latency, budget {wish.budget:g}: merging further")
+        print(
+            f"with {steps[index].count('select')} of {len(steps[0].outcomes)} units selecting, measured {ratio:.3f} of "
+            f"the plain network's latency, budget {wish.budget:g}: merging further"
+        )
         goal = Goal.model_construct(budget=min(wish.budget - (ratio - expected), expected - 1e-9))
     raise InputError(
         f"--merge budget={wish.budget:g} cannot be met on this host: the last ratio measured is {ratio:.3f}; "

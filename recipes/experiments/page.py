@@ -21,7 +21,7 @@ from recipes.planning import load_recipe
 
 WORDS = {"better": "ahead of", "worse": "behind", "not shown": "not shown to differ from"}
 # What SK is compared with, and which question that answers.
-WIDER = ("plain, as large and as fast as SK", "plain, as large as SK", "plain, 0.75x")
+WIDER = ("plain, as large as SK", "plain, 0.75x")
 QUESTIONS = {
     "Does SK help?": ("plain",),
     "More than a wider plain network?": WIDER,

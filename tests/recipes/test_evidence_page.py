@@ -59,7 +59,7 @@ def test_the_answers_follow_the_intervals(gain: float, shown: str, said: str, ad
     text = page({KEY: record({PLAIN: 0.0, SK: gain, WIDE: 0.0})}, RATIOS)
     assert f"- **In short:** ShuffleNetV2 0.5x: {advice}." in text
     assert f"- **Does SK help?** ShuffleNetV2 0.5x: {said} the network *plain* ({shown}" in text
-    assert f"wider plain network?** ShuffleNetV2 0.5x: {said} the network *plain, as large and as fast as SK*" in text
+    assert f"wider plain network?** ShuffleNetV2 0.5x: {said} the network *plain, as large as SK*" in text
     assert "two kernels?** Not run yet." in text
     row = next(line for line in text.splitlines() if line.startswith("| ShuffleNetV2 0.5x: SK |"))
     cells = [cell.strip() for cell in row.strip("|").split("|")]

@@ -210,7 +210,7 @@ def test_a_run_is_evaluated_every_few_epochs_and_at_its_end(tmp_path: Path, vali
     assert unfinished(tmp_path) is None
 
 
-def test_a_validation_loss_worse_than_a_guess_is_explained_once_and_at_the_end(tmp_path: Path, validate: Callable[..., None]) -> None:
+def test_a_validation_loss_worse_than_a_guess_is_explained(tmp_path: Path, validate: Callable[..., None]) -> None:
     validate((10.0, 40.0), (10.0, 3.0), (60.0, 1.0))
     notes = Notes()
     trainer(tmp_path / "a").run(notes)
