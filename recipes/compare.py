@@ -200,7 +200,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     def train_missing(runs: Sequence[Run], what: str) -> dict[Run, Finished]:
         """Train what is not finished, unless asked not to; the results of what is finished."""
         missing = [run for run in runs if finished(run) is None]
-        print(f"{len(runs)} {what}, {len(runs) - len(missing)} finished, {len(missing)} to train", file=sys.stderr)
+        counts = f"{len(runs) - len(missing)} finished, {len(missing)} to train"
+        each = f"{recipe.schedule.epochs} epochs by the recipe {args.recipe}"
+        print(f"{len(runs)} {what} of {each}: {counts}", file=sys.stderr)
         if args.dry_run:
             for run in runs:
                 print(f"{'to train' if run in missing else 'finished'}  {run.folder}")
@@ -212,11 +214,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         check_output(output)
         if args.record:
             check_output(Path(args.record).parent)
-    print(
-        f"recipe {args.recipe}: {recipe.schedule.epochs} epochs in batches of {recipe.data.batch_size}; "
-        "train.py --dry-run has the rest",
-        file=sys.stderr,
-    )
     rates: dict[str, dict[str, float]] = {arch: {} for arch in args.arch}
     chosen: dict[str, tuple[str, ...]] = dict.fromkeys(args.arch, ())
     if args.rates:

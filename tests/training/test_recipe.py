@@ -86,7 +86,7 @@ def test_a_wrong_field_is_blamed_on_where_it_stands() -> None:
 
 
 def test_unknown_recipe_names_the_known_ones() -> None:
-    with pytest.raises(InputError, match="no recipe 'lihgt': known are cifar, digits, large, light"):
+    with pytest.raises(InputError, match="no recipe 'lihgt': known are cifar, digits, finetune, large, light"):
         load_recipe("lihgt")
 
 
