@@ -55,7 +55,7 @@ def _any() -> Any:
         model: Any = create_model(arch, **options)
         model.default_cfg = model.pretrained_cfg = dict(model.default_cfg) | (given or {})
         if pretrained:
-            load_pretrained(model, model.default_cfg, options.get("num_classes"), options.get("in_chans", 3))
+            load_pretrained(model, model.default_cfg, options.get("num_classes", 1000), options.get("in_chans", 3))
         return model
 
     return _registered(build, ANY, "Any network of edge_sk, by the name that edge_sk.create_model takes.")
