@@ -190,11 +190,9 @@ class Search(Report):
         params = {key: trial.suggest_categorical(key, values) for key, values in self.space.choices().items()}
         name = self.space.name(params)
         trial.set_user_attr("name", name)
-        for other in self.study.get_trials(deepcopy=False):
-            taken = _ended(other) or (other.state.name == "RUNNING" and other.number < trial.number)
-            if taken and other.number != trial.number and other.user_attrs.get("name") == name:
-                self._repeats += 1
-                raise TrialPruned
+        if self._taken(name, trial.number):
+            self._repeats += 1
+            raise TrialPruned
         self._repeats, self._seen, self._trial = 0, set(), trial
         folder = self.args.output / "trials" / file_name(name)
         try:
@@ -217,6 +215,18 @@ class Search(Report):
                 raise
             trial.set_user_attr("diverged", str(error))
             raise TrialPruned from None
+
+    def _taken(self, name: str, number: int) -> bool:
+        """Whether another trial has tried the network, or tries it: of two under way, the earlier one does."""
+        for _ in range(10 * GRACE):
+            others = [one for one in self.study.get_trials(deepcopy=False) if one.number != number]
+            earlier = [one for one in others if one.state.name == "RUNNING" and one.number < number]
+            if any(one.user_attrs.get("name") == name for one in (*filter(_ended, others), *earlier)):
+                return True
+            if all("name" in one.user_attrs for one in earlier):
+                break
+            time.sleep(0.1)  # another process is about to name its network
+        return False
 
     def epoch(self, row: Row) -> None:
         """Judge the learning curve behind an epoch."""
