@@ -27,7 +27,7 @@ from typing import Any
 from edge_sk.errors import InputError, require, script  # isort: skip (before torch: Ctrl-C)
 from rich.console import Console
 from rich.live import Live
-from rich.table import Table
+from rich.table import Column, Table
 
 from edge_sk.files import atomic_write, check_output, write_text
 from edge_sk.manifest import manifest
@@ -253,7 +253,8 @@ class Search(Report):
                 self._console.print(f"{len(tried)}/{self.args.trials}  {'  '.join(line)}", markup=False)
             return
         title = f"{len(tried)} of {self.args.trials} networks, latency at most {self.budget:.3f} of the plain one's"
-        table = Table("network", "latency", "top-1 %", "epochs", "", title=title)
+        # Folded, a long name can still be copied.
+        table = Table(Column("network", overflow="fold"), "latency", "top-1 %", "epochs", "", title=title)
         for trial in [*(one for one in trials if one.state.name == "RUNNING"), *tried][:ROWS]:
             table.add_row(*self._cells(trial))
         self._live.update(table, refresh=True)
