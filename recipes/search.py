@@ -20,7 +20,7 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +51,10 @@ RETRIES = 5
 ATTEMPTS = 3
 # A learning curve is compared with those of so many networks, from this epoch on: the first say little.
 PRUNE_FROM_TRIALS, PRUNE_FROM_EPOCH = 5, 2
-# Networks proposed in a row that were tried before, after which the space counts as searched.
-REPEATS = 30
+# Networks proposed in a row that were tried before or are too slow, after which the space counts as searched.
+SKIPPED = 100
+# Of the budget: added up from single stages, latencies are a few per cent wrong.
+MARGIN = 1.05
 ROWS = 15  # of the live table
 
 
@@ -167,14 +169,14 @@ class Search(Report):
     command: list[str]  # for the record
 
     def __post_init__(self) -> None:
-        self._repeats, self._seen, self._trial = 0, set[int](), None
+        self._skipped, self._seen, self._trial = 0, set[int](), None
         self._console = Console(file=sys.stderr, highlight=False, soft_wrap=True)
         self._live = Live(console=self._console, auto_refresh=False, transient=True)
 
     def run(self) -> None:
         """Try networks until the study has as many as asked for, or the space no more."""
         with self._live if self._console.is_terminal else contextlib.nullcontext():
-            while len(self.tried()) < self.args.trials and self._repeats < REPEATS:
+            while len(self.tried()) < self.args.trials and self._skipped < SKIPPED:
                 self.study.optimize(self, n_trials=1, gc_after_trial=True)
                 self._show(ended=True)
                 write_text(self.args.output / "search.json", json.dumps(self.record(), indent=1) + "\n")
@@ -190,10 +192,18 @@ class Search(Report):
         params = {key: trial.suggest_categorical(key, values) for key, values in self.space.choices().items()}
         name = self.space.name(params)
         trial.set_user_attr("name", name)
-        if self._taken(name, trial.number):
-            self._repeats += 1
-            raise TrialPruned
-        self._repeats, self._seen, self._trial = 0, set(), trial
+        estimate = self._estimate(params)
+        if estimate > MARGIN * self.budget and "ratio" not in trial.user_attrs:
+            trial.set_constraint("latency", estimate - self.budget)
+        elif not self._taken(name, trial.number):
+            return self._try(trial, name)
+        self._skipped += 1
+        raise TrialPruned
+
+    def _try(self, trial: Any, name: str) -> float:
+        from optuna import TrialPruned
+
+        self._skipped, self._seen, self._trial = 0, set(), trial
         folder = self.args.output / "trials" / file_name(name)
         try:
             if "ratio" not in trial.user_attrs:
@@ -215,6 +225,15 @@ class Search(Report):
                 raise
             trial.set_user_attr("diverged", str(error))
             raise TrialPruned from None
+
+    def _estimate(self, params: Mapping[str, Any]) -> float:
+        """Latency by what single stages were measured to add to the plain network's."""
+        if self.space.hosts != [self.args.arch]:
+            return 1.0
+        known = {trial.user_attrs["name"]: trial.user_attrs["ratio"] for trial in self.tried()}
+        singles = self.space.singles()
+        added = (known.get(self.space.name(singles[chosen]), 1.0) - 1 for chosen in params.items() if chosen in singles)
+        return 1 + sum(added)
 
     def _taken(self, name: str, number: int) -> bool:
         """Whether another trial has tried the network, or tries it: of two under way, the earlier one does."""
@@ -248,7 +267,7 @@ class Search(Report):
         trials = [trial for trial in self.study.get_trials(deepcopy=False) if "ratio" in trial.user_attrs]
         tried = sorted(filter(_ended, trials), key=lambda trial: -(_top1(trial) or 0))
         if not self._console.is_terminal:
-            if ended and self._trial is not None and not self._repeats:
+            if ended and self._trial is not None and not self._skipped:
                 line = self._cells(trials[[one.number for one in trials].index(self._trial.number)])
                 self._console.print(f"{len(tried)}/{self.args.trials}  {'  '.join(line)}", markup=False)
             return
@@ -392,6 +411,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             if start.default:
                 # Measured again, noise might put it beyond a budget that is its own latency.
                 study.enqueue_trial(start.default, user_attrs={} if args.budget else {"ratio": budget})
+            singles = [*start.space.singles().values()] if start.space.hosts == [args.arch] else []
+            for params in singles if len(singles) <= args.trials / 2 else []:
+                study.enqueue_trial(params)
     command = ["recipes/search.py", *(sys.argv[1:] if argv is None else argv)]
     if args.storage:  # it may hold a password
         command = [part.replace(args.storage, "URL") for part in command]

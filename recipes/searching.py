@@ -85,6 +85,12 @@ class Space(BaseModel):
         stages = {f"stage{stage}": [PLAIN, *self.kernels] for stage in self.stages}
         return {"host": self.hosts, **stages} | {name: getattr(self, name) for name in ("sk_units", *DEFAULTS)}
 
+    def singles(self) -> dict[tuple[str, str], dict[str, Any]]:
+        """By stage and kernels, networks of which one stage selects; other parameters have their first value."""
+        plain = {name: values[0] for name, values in self.choices().items()}
+        stages = itertools.product([f"stage{stage}" for stage in self.stages], self.kernels)
+        return {(stage, kernels): plain | {stage: kernels} for stage, kernels in stages}
+
     def name(self, params: Mapping[str, Any]) -> str:
         """The network of a trial's parameters; one network has one name."""
         host = params["host"]
