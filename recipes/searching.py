@@ -72,7 +72,7 @@ class Space(BaseModel):
     reduction: Choices[Size] = [16, 8]  # the unit's r
     min_width: Choices[Size] = [32, 16]  # the unit's L
     act: Choices[str] = ["none"]  # activation in every branch
-    epochs: Annotated[int, Field(ge=1, le=10_000)] = 5  # of the trainings that rank
+    epochs: Annotated[int, Field(ge=1, le=10_000)] = 10  # of the trainings that rank
     holdout: Annotated[float, Field(gt=0, le=0.9)] = 0.2  # share of the training images that ranks
     precision: Precision = "fp32"  # of the files that are measured
     threads: Annotated[int, Field(ge=1, le=256)] = 1  # of the runtime
