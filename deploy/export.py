@@ -136,8 +136,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
     failures: list[InputError] = []
     for file_format, precision in wanted:
-        if sys.stderr.isatty():
-            print(f"{network.stem} {file_format} {precision}: a minute or more", file=sys.stderr)
+        print(f"{network.stem} {file_format} {precision}: a minute or more", file=sys.stderr)
         try:
             with show_stderr(args.verbose):
                 record = _export(network, file_format, precision, args, command)

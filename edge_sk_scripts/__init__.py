@@ -33,13 +33,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         description="Selective-kernel networks for phones.",
         epilog="commands:\n"
         + "".join(f"  {name:<11}{does}\n" for name, (_, does) in COMMANDS.items())
-        + "\nedge-sk COMMAND --help explains a command.",
+        + "\nedge-sk COMMAND --help explains a command. compare, attention, publish and others are scripts of the "
+        "repository:\npython recipes/compare.py --help",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=importlib.metadata.version("edge-sk"))
-    parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help="one of those below")
+    parser.add_argument("command", metavar="COMMAND", help="one of those below")
     parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...", help="the command's own arguments")
     args = parser.parse_args(argv)
+    if args.command not in COMMANDS:
+        parser.error(
+            f"no command {args.command!r}; there are {', '.join(COMMANDS)}. In the repository there are more scripts: "
+            "python recipes/compare.py, ..."
+        )
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # until the command's `main`, as in edge_sk.errors
     here = Path(__file__).resolve().parent

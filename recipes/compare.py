@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -232,6 +233,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     runs = [Run(arch, seed, run_folder(output, arch, seed), chosen[arch]) for seed in args.seeds for arch in args.arch]
     done = train_missing(runs, "runs")
     if args.dry_run:
+        words = ["--arch", args.arch[0], "--recipe", args.recipe, "--data", args.data]
+        words += ["--set", *args.set] if args.set else []
+        print(f"the recipe and the cost of one: python recipes/train.py {shlex.join(words)} --dry-run", file=sys.stderr)
         return 0
     results: dict[str, dict[int, Finished]] = {arch: {} for arch in args.arch}
     for run, result in done.items():
@@ -267,6 +271,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         write_text(path, text)
     write_text(output / "compare.md", markdown(entries))
     print(markdown(entries))
+    if 1 < len(args.seeds) < 4:
+        print(f"Intervals over {len(args.seeds)} seeds are wide: take five or more (--seeds 0 1 2 3 4).")
     print(f"{output}: compare.json, compare.md")
     return 0
 

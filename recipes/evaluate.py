@@ -108,9 +108,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(json.dumps(result, allow_nan=False))
     else:
         size = " x ".join(map(str, preprocessing.input_size[1:]))
+        top5 = f"top-5 {metrics.top5:.2f} %, " if config.num_classes > 5 else ""
         print(
             f"{config.arch} on {data} at {size}, crop {preprocessing.crop_pct:g}: top-1 {metrics.top1:.2f} %, "
-            f"top-5 {metrics.top5:.2f} %, loss {metrics.loss:.4f}, {metrics.images:,} images"
+            f"{top5}loss {metrics.loss:.4f}, {metrics.images:,} images"
         )
     return 0
 

@@ -130,7 +130,8 @@ def open_study(url: str, name: str, described: dict[str, Any]) -> Any:
                 grace_period=GRACE,
                 heartbeat_stale_trial_callback=_try_again(),
             )
-            pruner = optuna.pruners.MedianPruner(n_startup_trials=PRUNE_FROM_TRIALS, n_warmup_steps=PRUNE_FROM_EPOCH)
+            half = max(PRUNE_FROM_EPOCH, described["space"]["epochs"] // 2)
+            pruner = optuna.pruners.MedianPruner(n_startup_trials=PRUNE_FROM_TRIALS, n_warmup_steps=half)
             study = optuna.create_study(
                 storage=storage, study_name=name, direction="maximize", pruner=pruner, load_if_exists=True
             )

@@ -77,6 +77,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(format="%(message)s")
     if os.environ.get("RANK", "0") == "0":
         logging.getLogger("edge_sk.models").setLevel(logging.INFO)
+    schedule = plan.recipe.schedule
+    if schedule.milestones and schedule.milestones[0] >= schedule.epochs and os.environ.get("RANK", "0") == "0":
+        print(
+            f"warning: the learning rate never falls, schedule.milestones begin at epoch {schedule.milestones[0]} of "
+            f"{schedule.epochs}; for instance --set schedule.name=cosine schedule.milestones=[]",
+            file=sys.stderr,
+        )
     if args.dry_run:
         print_plan(plan)
         return 0
@@ -85,6 +92,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         trainer = start(plan, world, workers=args.workers, argv=None if argv is None else ["recipes/train.py", *argv])
         if world.is_main and trainer.finished:
             print(f"{plan.folder} is finished: all {len(trainer.state.history)} epochs were trained before")
+        elif world.is_main and trainer.state.step:
+            print(f"{plan.folder} goes on behind step {trainer.state.step:,}")
         with progress(trainer) as report:
             stopped = trainer.run(report)
         if not world.is_main:
@@ -119,10 +128,13 @@ def print_plan(plan: Plan) -> None:
     options, name = plan.recipe.data, plan.data.removeprefix("torch/").lower()
     if plan.data.startswith("torch/") and name in KNOWN:
         images, classes = KNOWN[name]
-        num_classes = options.num_classes or classes
+        num_classes, validation = options.num_classes or classes, ""
     else:
         train = open_split(plan.data, "train", options)
         images, num_classes = len(train), count_classes(plan.data, train.classes, options)
+        held_out = round(options.holdout * images)
+        tested = held_out or len(open_split(plan.data, "test", options, expected_classes=train.classes))
+        validation = f", {tested:,} validation images"
     images -= round(options.holdout * images)
     model, preprocessing = build_model(plan, num_classes)
     cost = profile(model, input_size=(1, *preprocessing.input_size))
@@ -130,11 +142,12 @@ def print_plan(plan: Plan) -> None:
     steps = steps_per_epoch(images, batch)
     print(recipe_to_yaml(plan.recipe))
     print(f"arch        {plan.arch}")
-    print(f"data        {plan.data}: {images:,} training images, {num_classes:,} classes")
+    print(f"data        {plan.data}: {images:,} training images{validation}, {num_classes:,} classes")
     print(f"input       {' x '.join(map(str, preprocessing.input_size))}")
     print(f"parameters  {cost.params:,}")
     print(f"MACs        {cost.macs:,}")
-    print(f"steps       {steps * epochs:,} ({epochs} epochs of {steps:,} steps of {batch} images)")
+    left = f", {images % batch} left over" if images % batch else ""
+    print(f"steps       {steps * epochs:,} ({epochs} epochs of {steps:,} steps of {batch} images{left})")
     print(f"run folder  {plan.folder}")
 
 

@@ -37,6 +37,8 @@ def test_the_command_names_its_subcommands_without_torch() -> None:
         done = subprocess.run([sys.executable, "-c", code, argument], capture_output=True, text=True)
         assert (done.returncode, done.stdout.splitlines()[-1]) == (status, "False")
         assert "Traceback" not in done.stderr
+        if status:
+            assert "no command 'nothing'; there are train, evaluate" in done.stderr
         if argument == "--help":
             for name, (_, does) in COMMANDS.items():
                 assert re.search(rf"^  {name} +{re.escape(does)}$", done.stdout, re.MULTILINE)

@@ -31,6 +31,7 @@ def _parser() -> argparse.ArgumentParser:
     depth = "also the modules of each network, DEPTH levels deep (default 1)"
     p.add_argument("--by-module", nargs="?", type=int, const=1, metavar="DEPTH", help=depth)
     p.add_argument("--input-size", metavar="SIDE", help="side, or HEIGHTxWIDTH, of the image (default: each network's)")
+    p.add_argument("--num-classes", type=int, metavar="N", help="(default: each network's own, mostly 1000)")
     p.add_argument("--json", action="store_true", help="print one JSON object instead")
     return p
 
@@ -44,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise InputError(f"--by-module {args.by_module} is negative; 1 shows the network's children")
     profiles, entries = [], []
     for name in args.names:
-        model = create_model(name)
+        model = create_model(name, num_classes=args.num_classes)
         cost = dataclasses.replace(profile(model, size), name=name)
         profiles.append(cost)
         if args.json:

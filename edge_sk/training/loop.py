@@ -6,6 +6,7 @@ import contextlib
 import copy
 import dataclasses
 import math
+import os
 import signal
 import threading
 import time
@@ -363,16 +364,17 @@ class Trainer:
         if self.world.is_main and epoch < epochs:
             write_csv(self.folder, self.state.history)
         self._report.epoch(row)
-        above = [earlier.get("val_loss", 0) > self._chance for earlier in self.state.history]
+        above = [earlier.get("val_loss", 0) > 1.02 * self._chance for earlier in self.state.history]
         if above[-1] and epoch == epochs > 1:
             self._report.say(
-                "warning: the training ends with a validation loss above a guess's: it learnt nothing. Lower optim.lr"
+                f"warning: the training ends with a validation loss above that of guessing, {self._chance:.3f}: "
+                "it learnt nothing. Lower optim.lr"
             )
         elif above[-1] and not any(above[:-1]):
             self._report.say(
-                "note: this validation loss is above a guess's. In the first epochs that is usual: the weights change "
-                "faster than the batch norms' running statistics, which the validation uses, can follow. "
-                "If it stays so, lower optim.lr"
+                f"note: this validation loss is above that of guessing, {self._chance:.3f}. In the first epochs that "
+                "is usual: the weights change faster than the batch norms' running statistics, which the validation "
+                "uses, can follow. If it stays so, lower optim.lr"
             )
 
     def _evaluate(self) -> Row:
@@ -450,6 +452,8 @@ def stop_signals() -> Iterator[list[int]]:
         if received and number == signal.SIGINT:
             raise KeyboardInterrupt
         received.append(number)
+        if os.environ.get("RANK", "0") == "0":  # not by print, which the signal may have interrupted
+            os.write(2, b"\nstopping: this step ends, then the run is saved\n")
 
     # Python lets only the main thread set handlers; elsewhere the program keeps its own.
     is_main = threading.current_thread() is threading.main_thread()

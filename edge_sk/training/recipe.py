@@ -108,7 +108,7 @@ class ScheduleRecipe(_Section):
     @model_validator(mode="after")
     def _milestones(self) -> ScheduleRecipe:
         if (self.name == "step") != bool(self.milestones):
-            raise ValueError("milestones goes with name=step, and must not be empty there")
+            raise ValueError("milestones belong to name=step: set some with it, and [] with another name")
         if list(self.milestones) != sorted(set(self.milestones)):
             raise ValueError(f"milestones must rise, got {list(self.milestones)}")
         if self.warmup_epochs >= self.epochs:

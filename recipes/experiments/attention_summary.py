@@ -121,8 +121,8 @@ def markdown(summary: Mapping[str, Any]) -> str:
                 f"`{unit['name']}`",
                 "x".join(map(str, unit["map"])),
                 f"{unit['larger']} - {unit['smaller']}",
-                *(f"{value:+.3f}" for value in unit["difference"]),
-                f"{unit['shift']:+.3f} [{low:+.3f}, {high:+.3f}]",
+                *map(_signed, unit["difference"]),
+                f"{_signed(unit['shift'])} [{_signed(low)}, {_signed(high)}]",
                 direction(unit),
             ]
         )
@@ -131,12 +131,16 @@ def markdown(summary: Mapping[str, Any]) -> str:
     return f"{table}\n\nShift: from scale {scales[0]:g} to {scales[-1]:g}; intervals over {over}.\n"
 
 
+def _signed(value: float | None) -> str:
+    return "-" if value is None else f"{round(value, 3) + 0.0:+.3f}"  # no -0.000
+
+
 def direction(unit: Mapping[str, Any]) -> str:
     """Return ``larger`` or ``smaller``, the kernel that gained, or ``not shown`` if the interval contains zero.
 
-    Between kernels of equal extent, return ``last`` or ``first``.
+    An interval that the page shows as zero contains it. Between kernels of equal extent, return ``last`` or ``first``.
     """
-    low, high = unit["shift_ci95"]
+    low, high = (round(bound, 3) for bound in unit["shift_ci95"])
     names = ("first", "last") if same_extent(unit) else ("smaller", "larger")
     return names[1] if low > 0 else names[0] if high < 0 else "not shown"
 

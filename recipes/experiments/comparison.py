@@ -81,7 +81,10 @@ def read_finished(folder: Path, recipe: Recipe, *, arch: str, data: str) -> Fini
         if saved != wanted:
             differences.append(f"{name}: {saved} -> {wanted}")
     if differences:
-        raise InputError(f"{folder} is of another comparison ({'; '.join(differences)}): give another --output")
+        raise InputError(
+            f"{folder} is of another comparison ({'; '.join(differences)}): give another --output, or the --set and "
+            "--recipe that it was trained with"
+        )
     return _result(folder, recipe)
 
 

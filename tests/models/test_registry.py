@@ -403,6 +403,7 @@ def test_bad_weights(tmp_path: Path) -> None:
         ("sk_shufflenetv2_1.0", {"drop_path_rate": 0.1}, "sk_shufflenetv2_1.0 has no option 'drop_path_rate'; it has"),
         ("shufflenetv2_0.5@width=0", {}, "width=0 must be a number from 0.1 to 10"),
         ("sk_shufflenetv2_0.5", {"width": "wide"}, "width='wide' must be a number from 0.1 to 10"),
+        ("sknet29@num_classes=4", {}, "'num_classes' is no option of a name, but an argument of create_model"),
         ("sknet29", {"drop_path_rate": 0.1}, "sknet29 has no option 'drop_path_rate'; it has drop_rate, kernels"),
         ("sk_mobilenetv2_0.5", {"act_layer": "relu"}, "sk_mobilenetv2_0.5 has no option 'act_layer'; it has"),
         ("sk_shufflenetv2_1.0", {"kernels": 3}, "needs at least 2 kernels, got 1"),

@@ -94,6 +94,8 @@ def test_of_equal_kernels_none_is_larger() -> None:
     assert direction(up | {"smaller": "3", "larger": "3d2"}) == "larger"
     assert direction(up | {"smaller": "3", "larger": "3"}) == "last"
     assert direction({"shift_ci95": [-0.2, -0.1], "smaller": "5", "larger": "3d2"}) == "first"
+    # What the table shows as zero has no direction.
+    assert direction({"shift_ci95": [0.0001, 0.0004], "smaller": "3", "larger": "3d2"}) == "not shown"
 
 
 def test_one_image_of_one_network_has_no_interval() -> None:

@@ -229,8 +229,8 @@ def test_costs_add_up(tmp_path: Path) -> None:
 def test_what_is_beyond_the_budget_is_never_trained(tmp_path: Path, space: str, trained: list[str]) -> None:
     assert search.main(arguments(tmp_path / "out", space, "--trials", "9")) == 0
     record = record_of(tmp_path / "out")
-    # Each is tried once; the budget is the default network's latency. Where both stages select, what each was measured to
-    # cost adds up to far more: of 3 x 3 choices these four are not measured.
+    # Each is tried once; the budget is the default network's latency. Where both stages select, what each was measured
+    # to cost adds up to far more: of 3 x 3 choices these four are not measured.
     assert len({one["name"] for one in record["trials"]}) == len(record["trials"]) == 5
     assert not [one for one in record["trials"] if "/" in one["name"]]
     assert record["budget"] == ratio(HOST) == 1.06

@@ -245,6 +245,7 @@ def test_a_run_stopped_at_any_step_and_resumed_is_bitwise_the_uninterrupted_one(
     command = re.search(r"^  edge-sk train (.*)$", message, re.MULTILINE)
     assert command is not None
     assert train(shlex.split(command[1])) == 0
+    assert f"{run} goes on behind step {step}\n" in capsys.readouterr().out
     assert unfinished(run) is None
     assert_same_weights(run, reference)
     assert untimed(run) == untimed(reference)
@@ -282,7 +283,7 @@ def test_dry_run_of_sknet29_on_cifar_needs_no_data(tmp_path: Path, capsys: pytes
     out = capsys.readouterr().out
     assert "50,000 training images, 10 classes" in out
     assert "parameters  27,813,450" in out
-    assert "117,000 (300 epochs of 390 steps of 128 images)" in out
+    assert "117,000 (300 epochs of 390 steps of 128 images, 80 left over)" in out
     assert "MACs" in out
     assert not list(tmp_path.iterdir())
 
@@ -302,8 +303,17 @@ def test_the_default_recipe_is_the_familys_with_data(image_folder: Path, capsys:
     assert train(args) == 0
     out = capsys.readouterr().out
     assert "weight_decay: 4.0e-05" in out
-    assert "36 training images, 3 classes" in out
+    assert "36 training images, 12 validation images, 3 classes" in out
+    assert "epochs of 4 steps of 8 images, 4 left over)" in out
     assert f"runs/{ARCH}-light-{image_folder.name}-seed0" in out
+
+
+def test_a_learning_rate_that_would_never_fall_is_noted(capsys: pytest.CaptureFixture[str]) -> None:
+    args = ["--arch", ARCH, "--recipe", "large", "--dry-run", "--set", "data.batch_size=8", "schedule.warmup_epochs=0"]
+    assert train([*args, "schedule.epochs=30"]) == 0
+    assert "milestones begin at epoch 30 of 30; for instance --set schedule.name=cosine" in capsys.readouterr().err
+    assert train([*args, "schedule.epochs=31"]) == 0
+    assert "milestones" not in capsys.readouterr().err
 
 
 def failure(args: list[str], capsys: pytest.CaptureFixture[str], *, code: int = 2) -> str:
@@ -383,6 +393,8 @@ def test_a_bad_data_folder_is_explained(
 ) -> None:
     shutil.copytree(image_folder, tmp_path / "good")
     make(tmp_path / "data")  # type: ignore[operator]
+    assert re.search(message, failure(on_folder(tmp_path / "data", tmp_path / "dry", "--dry-run"), capsys))
+    assert not (tmp_path / "dry").exists()
     assert re.search(message, failure(on_folder(tmp_path / "data", tmp_path / "run"), capsys))
     # The list of a good training folder is kept for the next try.
     assert {path.name for path in (tmp_path / "run").glob("*")} <= {"index"}

@@ -67,7 +67,7 @@ def test_exponents_without_a_dot_are_numbers(text: str, value: float) -> None:
         ("augment.scale=[0.5, 0.2]", "augment: scale must be .low, high."),
         ("augment.scale=[0.2, 2.0]", "at most 1"),
         ("augment.scale=[a, b]", "augment.scale: Input should be a valid number"),
-        ("schedule.name=step", "schedule: milestones goes with name=step"),
+        ("schedule.name=step", "schedule: milestones belong to name=step"),
         ("schedule.warmup_epochs=100", "leaves nothing of epochs=100"),
         ("optim.lr=[", "--set optim.lr is not YAML"),
     ],
