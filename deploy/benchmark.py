@@ -82,6 +82,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 _write(args.output, rows)
             _add_to_record(file, measured)
             _print(row, noise_ms(measured))
+    if packages := [package.name for name in args.files for package in sorted(Path(name).glob("*.mlpackage"))]:
+        print(f"not measured, as that takes a Mac (deploy/mac/latency.py): {', '.join(packages)}", file=sys.stderr)
     return 0
 
 

@@ -56,6 +56,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the likeliest classes of each photograph."""
     args = parser().parse_args(argv)
+    _check_kind(args.file)
     if record_path(args.file).is_file() and Path(args.file).exists():
         record_of(args.file)  # refuses a file that is not the one described
     classifier = open_pte(args.file) if args.file.endswith(".pte") else open_package(args.file)
@@ -72,6 +73,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         for share, index in zip(best.values.tolist(), best.indices.tolist(), strict=True):
             print(f"  {share:6.1%}  {short(classifier.labels[index]) if classifier.labels else f'class {index}'}")
     return 2 if failures else 0
+
+
+def _check_kind(path: str) -> None:
+    """Refuse what is no exported file by its name: a folder of files, or a photograph."""
+    if not path.endswith((".pte", ".mlpackage")):
+        folder = Path(path)
+        inside = sorted(one.name for one in (*folder.glob("*.pte"), *folder.glob("*.mlpackage")))
+        hint = f"; it holds {', '.join(inside)}" if inside else ", and photographs come behind it"
+        raise InputError(f"{path} is not a .pte or .mlpackage: name the exported file first{hint}")
 
 
 def open_pte(path: str) -> Classifier:

@@ -219,7 +219,7 @@ def summary(record: Record) -> str:
         lines.append(f"  {record.program.target} and later; operators: {kinds}")
     if (proof := record.parity) is not None:
         lines.append(
-            f"  parity on {proof.images} images (arithmetic: {proof.arithmetic or 'unknown'}): " + _measured(proof)
+            f"  passed on {proof.images} images (computed in {proof.arithmetic or 'unknown'}): " + _measured(proof)
         )
         lines += [f"    {name}: {_measured(one)}" for name, one in proof.outputs.items()]
         if proof.threshold_accuracy_loss is not None and record.accuracy is None:

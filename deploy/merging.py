@@ -90,7 +90,11 @@ def walk(network: Network, *, costs: Costs | None) -> tuple[list[Point], Report]
     images, labels = training_images(network, max(1, min(IMAGES, PIXELS // (height * width))))
     points, report = list[Point](), None
     for model, report in path(network.model, images, labels=labels if network.knows_data else None, costs=costs):
-        points.append(Point(running.copied(model), report.steps[-1], test_top1(network, model)))
+        step = report.steps[-1]
+        points.append(Point(running.copied(model), step, test_top1(network, model)))
+        print(
+            f"  {step.count('select')} of {len(step.outcomes)} units select, output changed by {step.effect.change:.2%}"
+        )
     assert report is not None
     return points, report
 
@@ -155,7 +159,7 @@ def merge_network(
     with tempfile.TemporaryDirectory(prefix="edge_sk_merge_") as folder:
         work = Path(folder)
         if given is None:
-            print(f"measuring what {len(units)} units cost, {precision}, threads={wish.threads}")
+            print(f"measuring what {len(units)} units cost, {precision}, threads={wish.threads}: some minutes")
         costs = given or measure_costs(network, precision=precision, threads=wish.threads, work=work)
         wish.check(units, costs)
         print("merging, one unit after another")

@@ -167,8 +167,7 @@ def run_as_written(chosen: list[str], folder: Path) -> dict[str, str]:
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
     }
     for command in chosen:
-        written_by_report = "deploy/report.py" in command
-        places = {"RUN": RUN, "DIR": "report" if written_by_report else "exports"}
+        places = {"RUN": RUN, "DIR": "exports"}
         words = [places.get(word, word) for word in shlex.split(command)]
         done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
@@ -179,10 +178,10 @@ def run_as_written(chosen: list[str], folder: Path) -> dict[str, str]:
 def as_written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the repository in which the commands were run: train, export, evaluate, measure; not the report's."""
     folder = tmp_path_factory.mktemp("repository")
-    assert len(commands()) == 8
+    assert len(commands()) == 7
     chosen = [command for command in commands() if "deploy/report.py" not in command]
     ran = {shlex.split(command)[1] for command in chosen}
-    assert {"recipes/train.py", "deploy/export.py", "deploy/benchmark.py"} <= ran
+    assert {"recipes/train.py", "recipes/evaluate.py", "deploy/export.py"} <= ran
     environment = run_as_written(chosen, folder)
     (code,) = ON_FILES
     done = subprocess.run([sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, text=True)

@@ -370,11 +370,10 @@ class Trainer:
                 f"warning: the training ends with a validation loss above that of guessing, {self._chance:.3f}: "
                 "it learnt nothing. Lower optim.lr"
             )
-        elif above[-1] and not any(above[:-1]):
+        elif above == [True] * 3:
             self._report.say(
-                f"note: this validation loss is above that of guessing, {self._chance:.3f}. In the first epochs that "
-                "is usual: the weights change faster than the batch norms' running statistics, which the validation "
-                "uses, can follow. If it stays so, lower optim.lr"
+                f"note: three validation losses are above that of guessing, {self._chance:.3f}. At first the running "
+                "statistics of batch norms, which the validation uses, lag behind; if it stays so, lower optim.lr"
             )
 
     def _evaluate(self) -> Row:

@@ -157,7 +157,9 @@ def test_files_of_other_networks_are_refused(small_network: Network, tmp_path: P
             opened(str(tmp_path / record.file))
 
 
-def test_files_that_are_not_ours(small_network: Network, files: dict[str, Path], tmp_path: Path) -> None:
+def test_files_that_are_not_ours(
+    small_network: Network, files: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     from edge_sk.export.coreml import coremltools
 
     with pytest.raises(InputError, match=r"nowhere\.pte is not a file"):
@@ -167,6 +169,14 @@ def test_files_that_are_not_ours(small_network: Network, files: dict[str, Path],
         open_pte(str(tmp_path / "torn.pte"))
     with pytest.raises(InputError, match="no package at nowhere"):
         open_package("nowhere")
+    photo = tmp_path / "photo.jpg"
+    photo.touch()
+    assert main([str(photo), str(files["pte"])]) == 2
+    assert (
+        f"{photo} is not a .pte or .mlpackage: name the exported file first, and photographs" in capsys.readouterr().err
+    )
+    assert main([str(files["pte"].parent), str(photo)]) == 2
+    assert f"name the exported file first; it holds {files['pte'].name}" in capsys.readouterr().err
     model = coremltools().models.MLModel(str(files["package"]), skip_model_load=True)
     del model.user_defined_metadata["edge_sk.crop_pct"]
     model.save(str(tmp_path / "foreign.mlpackage"))
