@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     _check_kind(args.file)
     if record_path(args.file).is_file() and Path(args.file).exists():
         record_of(args.file)  # refuses a file that is not the one described
-    classifier = open_pte(args.file) if args.file.endswith(".pte") else open_package(args.file)
+    classifier = open_pte(args.file) if Path(args.file).suffix == ".pte" else open_package(args.file)
     failures = 0
     for photo in args.photos:
         try:
@@ -77,10 +77,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _check_kind(path: str) -> None:
     """Refuse what is no exported file by its name: a folder of files, or a photograph."""
-    if not path.endswith((".pte", ".mlpackage")):
-        folder = Path(path)
+    folder = Path(path)
+    if folder.suffix not in (".pte", ".mlpackage"):
         inside = sorted(one.name for one in (*folder.glob("*.pte"), *folder.glob("*.mlpackage")))
-        hint = f"; it holds {', '.join(inside)}" if inside else ", and photographs come behind it"
+        hint = f"; it holds {', '.join(inside)}" if inside else ", the photographs after it"
         raise InputError(f"{path} is not a .pte or .mlpackage: name the exported file first{hint}")
 
 

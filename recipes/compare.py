@@ -271,7 +271,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         write_text(path, text)
     write_text(output / "compare.md", markdown(entries))
     print(markdown(entries))
-    if 1 < len(args.seeds) < 4:
+    if 1 < len(args.seeds) < 5:
         print(f"Intervals over {len(args.seeds)} seeds are wide: take five or more (--seeds 0 1 2 3 4).")
     print(f"{output}: compare.json, compare.md")
     return 0

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import datetime
 import json
 import signal
 import subprocess
@@ -49,7 +50,7 @@ HEARTBEAT, GRACE = 15, 60
 RETRIES = 5
 # To open the storage: processes that start together may both make its tables, and one of them fails.
 ATTEMPTS = 3
-# A learning curve is compared with those of so many networks, from this epoch on: the first say little.
+# A learning curve is compared with those of so many networks, in its second half but not before this epoch.
 PRUNE_FROM_TRIALS, PRUNE_FROM_EPOCH = 5, 2
 # Networks proposed in a row that were tried before or are too slow, after which the space counts as searched.
 SKIPPED = 100
@@ -130,8 +131,8 @@ def open_study(url: str, name: str, described: dict[str, Any]) -> Any:
                 grace_period=GRACE,
                 heartbeat_stale_trial_callback=_try_again(),
             )
-            half = max(PRUNE_FROM_EPOCH, described["space"]["epochs"] // 2)
-            pruner = optuna.pruners.MedianPruner(n_startup_trials=PRUNE_FROM_TRIALS, n_warmup_steps=half)
+            warmup = max(PRUNE_FROM_EPOCH, described["space"]["epochs"] // 2)
+            pruner = optuna.pruners.MedianPruner(n_startup_trials=PRUNE_FROM_TRIALS, n_warmup_steps=warmup)
             study = optuna.create_study(
                 storage=storage, study_name=name, direction="maximize", pruner=pruner, load_if_exists=True
             )
@@ -181,6 +182,8 @@ class Search(Report):
                 self.study.optimize(self, n_trials=1, gc_after_trial=True)
                 self._show(ended=True)
                 write_text(self.args.output / "search.json", json.dumps(self.record(), indent=1) + "\n")
+        if self._skipped == SKIPPED:
+            self._console.print(f"the last {SKIPPED} networks proposed were tried before or are too slow: it ends here")
 
     def tried(self) -> list[Any]:
         """Trials that ended, without repetitions."""
@@ -188,22 +191,25 @@ class Search(Report):
 
     def __call__(self, trial: Any) -> float:
         """Measure a network, and train it if it keeps the budget: accuracy on held-out training images, in per cent."""
+        try:
+            return self._try(trial)
+        except KeyboardInterrupt:
+            _try_again()(self.study, self.study.get_trials(deepcopy=False)[trial.number])
+            raise
+
+    def _try(self, trial: Any) -> float:
         from optuna import TrialPruned
 
         params = {key: trial.suggest_categorical(key, values) for key, values in self.space.choices().items()}
         name = self.space.name(params)
         trial.set_user_attr("name", name)
         estimate = self._estimate(params)
-        if estimate > MARGIN * self.budget and "ratio" not in trial.user_attrs:
+        too_slow = estimate > MARGIN * self.budget and "ratio" not in trial.user_attrs
+        if too_slow and "latency" not in trial.constraints:
             trial.set_constraint("latency", estimate - self.budget)
-        elif not self._taken(name, trial.number):
-            return self._try(trial, name)
-        self._skipped += 1
-        raise TrialPruned
-
-    def _try(self, trial: Any, name: str) -> float:
-        from optuna import TrialPruned
-
+        if too_slow or self._taken(name, trial.number):
+            self._skipped += 1
+            raise TrialPruned
         self._skipped, self._seen, self._trial = 0, set(), trial
         folder = self.args.output / "trials" / file_name(name)
         try:
@@ -218,9 +224,6 @@ class Search(Report):
                 self._note(row)
             data = {"recipe": self.recipe, "data": self.args.data}
             return train(name, folder, 0, self.overrides, **data, device=None, report=self)["val_top1"]
-        except KeyboardInterrupt:
-            _try_again()(self.study, self.study.get_trials(deepcopy=False)[trial.number])
-            raise
         except InputError as error:
             if not (folder / MANIFEST).is_file() or not saved_manifest(folder)["diverged"]:
                 raise
@@ -228,8 +231,9 @@ class Search(Report):
             raise TrialPruned from None
 
     def _estimate(self, params: Mapping[str, Any]) -> float:
-        """Latency by what single stages were measured to add to the plain network's."""
-        if self.space.hosts != [self.args.arch]:
+        """Latency by what single stages were measured to add to the plain network's; the gate's width counts little."""
+        measured = {"host": self.args.arch, "sk_units": self.space.sk_units[0], "act": self.space.act[0]}
+        if params != {**params, **measured}:
             return 1.0
         known = {trial.user_attrs["name"]: trial.user_attrs["ratio"] for trial in self.tried()}
         singles = self.space.singles()
@@ -243,7 +247,9 @@ class Search(Report):
             earlier = [one for one in others if one.state.name == "RUNNING" and one.number < number]
             if any(one.user_attrs.get("name") == name for one in (*filter(_ended, others), *earlier)):
                 return True
-            if all("name" in one.user_attrs for one in earlier):
+            now = datetime.datetime.now()
+            unnamed = [one.datetime_start for one in earlier if "name" not in one.user_attrs and one.datetime_start]
+            if all((now - began).total_seconds() > GRACE for began in unnamed):  # killed, if there is one
                 break
             time.sleep(0.1)  # another process is about to name its network
         return False
@@ -360,22 +366,28 @@ def summary(record: dict[str, Any]) -> str:
 
 
 def plot(record: dict[str, Any], target: Path) -> None:
-    """Draw accuracy on held-out images against latency, with the front and the budget."""
+    """Draw accuracy on held-out images against latency, with the front and the budget; marks for the untrained."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
-    for outcome, marker in (("trained", "o"), ("stopped", "x"), ("diverged", "+")):
-        some = [one for one in record["trials"] if one["outcome"] == outcome and one["top1"] is not None]
-        axes.plot([one["ratio"] for one in some], [one["top1"] for one in some], marker, label=outcome, alpha=0.7)
+    by_outcome = {one["outcome"]: [] for one in record["trials"]}
+    for one in record["trials"]:
+        by_outcome[one["outcome"]].append(one)
+    trained = by_outcome.pop("trained", [])
+    axes.plot([one["ratio"] for one in trained], [one["top1"] for one in trained], "o", label="trained", alpha=0.7)
     best = [one for name in record["front"] for one in record["trials"] if one["name"] == name]
     axes.step([one["ratio"] for one in best], [one["top1"] for one in best], where="post", label="front")
     axes.axvline(record["budget"], color="grey", linestyle="--", label="budget")
-    beyond = [one["ratio"] for one in record["trials"] if one["outcome"] == "beyond the budget"]
-    axes.plot(
-        beyond, [0.02] * len(beyond), "|", color="grey", transform=axes.get_xaxis_transform(), label="not trained"
-    )
+    left, right = min([1.0, *(one["ratio"] for one in trained)]), 1.2 * record["budget"]
+    for (outcome, some), marker in zip(sorted(by_outcome.items()), "|x+", strict=False):
+        shown = [one["ratio"] for one in some if one["ratio"] <= right]
+        far = f", {len(some) - len(shown)} of them out of the picture" if len(shown) < len(some) else ""
+        place = {"transform": axes.get_xaxis_transform(), "label": f"{outcome}: {len(some)}{far}"}
+        axes.plot(shown, [0.03] * len(shown), marker, color="grey", **place)
     axes.set(xlabel="latency, of the plain network's", ylabel="top-1 on held-out training images (%)")
+    axes.set_xlim(left - 0.02, right)
+    axes.margins(y=0.15)
     axes.set_title(f"{record['arch']} on {record['data']}", fontsize=10)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
@@ -408,13 +420,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     if "budget" not in study.user_attrs:
         budget = args.budget or judge.ratios(default)[default]
         if "budget" not in study.user_attrs:  # another process may have measured it in this minute
-            study.set_user_attr("budget", budget)
             if start.default:
                 # Measured again, noise might put it beyond a budget that is its own latency.
-                study.enqueue_trial(start.default, user_attrs={} if args.budget else {"ratio": budget})
+                attributes = {} if args.budget else {"ratio": budget}
+                study.enqueue_trial(start.default, user_attrs=attributes, skip_if_exists=True)
             singles = [*start.space.singles().values()] if start.space.hosts == [args.arch] else []
             for params in singles if len(singles) <= args.trials / 2 else []:
-                study.enqueue_trial(params)
+                study.enqueue_trial(params, skip_if_exists=True)
+            study.set_user_attr("budget", budget)  # last: a process that was killed before it begins anew
     command = ["recipes/search.py", *(sys.argv[1:] if argv is None else argv)]
     if args.storage:  # it may hold a password
         command = [part.replace(args.storage, "URL") for part in command]

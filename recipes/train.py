@@ -80,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     schedule = plan.recipe.schedule
     if schedule.milestones and schedule.milestones[0] >= schedule.epochs and os.environ.get("RANK", "0") == "0":
         print(
-            f"warning: the learning rate never falls, schedule.milestones begin at epoch {schedule.milestones[0]} of "
+            f"warning: the learning rate never falls: schedule.milestones begin at epoch {schedule.milestones[0]} of "
             f"{schedule.epochs}; for instance --set schedule.name=cosine schedule.milestones=[]",
             file=sys.stderr,
         )
@@ -93,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if world.is_main and trainer.finished:
             print(f"{plan.folder} is finished: all {len(trainer.state.history)} epochs were trained before")
         elif world.is_main and trainer.state.step:
-            print(f"{plan.folder} goes on behind step {trainer.state.step:,}")
+            print(f"{plan.folder} continues after step {trainer.state.step:,}")
         with progress(trainer) as report:
             stopped = trainer.run(report)
         if not world.is_main:
@@ -121,21 +121,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 def print_plan(plan: Plan) -> None:
     """What the run would be: recipe, parameters, MACs, steps."""
     from edge_sk.profiling import profile
-    from edge_sk.training.data import count_classes, open_split, steps_per_epoch
+    from edge_sk.training.data import count_classes, open_both, steps_per_epoch
     from edge_sk.training.plan import build_model
     from edge_sk.training.recipe import recipe_to_yaml
 
     options, name = plan.recipe.data, plan.data.removeprefix("torch/").lower()
     if plan.data.startswith("torch/") and name in KNOWN:
         images, classes = KNOWN[name]
+        images -= round(options.holdout * images)
         num_classes, validation = options.num_classes or classes, ""
     else:
-        train = open_split(plan.data, "train", options)
+        train, test = open_both(plan.data, options)
         images, num_classes = len(train), count_classes(plan.data, train.classes, options)
-        held_out = round(options.holdout * images)
-        tested = held_out or len(open_split(plan.data, "test", options, expected_classes=train.classes))
-        validation = f", {tested:,} validation images"
-    images -= round(options.holdout * images)
+        validation = f", {len(test):,} validation images"
     model, preprocessing = build_model(plan, num_classes)
     cost = profile(model, input_size=(1, *preprocessing.input_size))
     batch, epochs = plan.recipe.data.batch_size, plan.recipe.schedule.epochs
@@ -146,7 +144,7 @@ def print_plan(plan: Plan) -> None:
     print(f"input       {' x '.join(map(str, preprocessing.input_size))}")
     print(f"parameters  {cost.params:,}")
     print(f"MACs        {cost.macs:,}")
-    left = f", {images % batch} left over" if images % batch else ""
+    left = f"; {images % batch} of each epoch's images unused" if images % batch else ""
     print(f"steps       {steps * epochs:,} ({epochs} epochs of {steps:,} steps of {batch} images{left})")
     print(f"run folder  {plan.folder}")
 

@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from edge_sk_scripts import COMMANDS
+
 ROOT = Path(__file__).parents[1]
 # A script, the profile or `edge-sk`, up to the comment, the pipe or the end of the line.
 COMMAND = re.compile(
@@ -36,7 +38,7 @@ class Understood(BaseException):
     """The arguments are parsed."""
 
 
-@pytest.mark.parametrize(("script", "words"), [one for one in commands() if one[1] not in ("", "...")])
+@pytest.mark.parametrize(("script", "words"), [one for one in commands() if one[1] and not one[1].endswith("...")])
 def test_arguments_are_understood(script: str, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
     parse = argparse.ArgumentParser.parse_args
 
@@ -45,10 +47,13 @@ def test_arguments_are_understood(script: str, words: str, monkeypatch: pytest.M
         raise Understood
 
     monkeypatch.setattr(argparse.ArgumentParser, "parse_args", understood)
-    names = {"edge-sk": "edge_sk_scripts", "-m edge_sk.profiling": "edge_sk.profiling.__main__"}
-    module = importlib.import_module(names.get(script) or script.removesuffix(".py").replace("/", "."))
+    arguments = shlex.split(words.replace("$IMAGENET", "imagenet"))
+    if script == "edge-sk":
+        name = COMMANDS[arguments.pop(0)][0]
+    else:
+        name = {"-m edge_sk.profiling": "edge_sk.profiling.__main__"}.get(script, script[:-3].replace("/", "."))
     with pytest.raises(Understood):
-        module.main(shlex.split(words.replace("$IMAGENET", "imagenet")))
+        importlib.import_module(name).main(arguments)
 
 
 def test_commands_are_found() -> None:

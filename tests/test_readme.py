@@ -178,7 +178,7 @@ def run_as_written(chosen: list[str], folder: Path) -> dict[str, str]:
 def as_written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the repository in which the commands were run: train, export, evaluate, measure; not the report's."""
     folder = tmp_path_factory.mktemp("repository")
-    assert len(commands()) == 7
+    assert len(commands()) == 8
     chosen = [command for command in commands() if "deploy/report.py" not in command]
     ran = {shlex.split(command)[1] for command in chosen}
     assert {"recipes/train.py", "recipes/evaluate.py", "deploy/export.py"} <= ran

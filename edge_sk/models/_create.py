@@ -94,8 +94,8 @@ def create_model(
         graft = entry.graft
         known = entry.options + (Graft.OPTIONS if graft else ())
         unknown = [key for key in (*options, *units) if key not in known]
-        if not {"num_classes", "in_chans"}.isdisjoint(unknown):
-            raise InputError(f"{name}: {shown(unknown[0])} is no option of a name, but an argument of create_model")
+        if arguments := [key for key in unknown if key in ("num_classes", "in_chans")]:
+            raise InputError(f"{name}: {shown(arguments[0])} is no option of a name, but an argument of create_model")
         if unknown:
             known = (*known, "num_classes", "in_chans")
             hint = "" if graft else " (it has no selective kernels)"

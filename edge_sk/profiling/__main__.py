@@ -31,7 +31,9 @@ def _parser() -> argparse.ArgumentParser:
     depth = "also the modules of each network, DEPTH levels deep (default 1)"
     p.add_argument("--by-module", nargs="?", type=int, const=1, metavar="DEPTH", help=depth)
     p.add_argument("--input-size", metavar="SIDE", help="side, or HEIGHTxWIDTH, of the image (default: each network's)")
-    p.add_argument("--num-classes", type=int, metavar="N", help="(default: each network's own, mostly 1000)")
+    p.add_argument(
+        "--num-classes", type=int, metavar="N", help="classes of every network (default: its own, mostly 1000)"
+    )
     p.add_argument("--json", action="store_true", help="print one JSON object instead")
     return p
 

@@ -143,6 +143,14 @@ def open_split(
     return images
 
 
+def open_both(data: str, options: DataRecipe, *, indexes: Sequence[Path] = ()) -> tuple[Images | Tars, Images | Tars]:
+    """The images to train on and those to validate on; errors as in :func:`open_split` and :func:`hold_out`."""
+    train = open_split(data, "train", options, indexes=indexes)
+    if options.holdout:
+        return hold_out(train, options.holdout)
+    return train, open_split(data, "test", options, expected_classes=train.classes, indexes=indexes)
+
+
 def hold_out(train: Images | Tars, share: float) -> tuple[Images, Images]:
     """Split the training images at random into those to train on and a ``share`` to validate on, for every run alike.
 

@@ -364,13 +364,14 @@ class Trainer:
         if self.world.is_main and epoch < epochs:
             write_csv(self.folder, self.state.history)
         self._report.epoch(row)
-        above = [earlier.get("val_loss", 0) > 1.02 * self._chance for earlier in self.state.history]
-        if above[-1] and epoch == epochs > 1:
+        losses = [earlier["val_loss"] for earlier in self.state.history if "val_loss" in earlier]
+        above = [loss > 1.02 * self._chance for loss in losses]  # two per cent are noise
+        if "val_loss" in row and above[-1] and epoch == epochs > 1:
             self._report.say(
                 f"warning: the training ends with a validation loss above that of guessing, {self._chance:.3f}: "
-                "it learnt nothing. Lower optim.lr"
+                "it learnt nothing, or is sure where it is wrong. Lower optim.lr"
             )
-        elif above == [True] * 3:
+        elif "val_loss" in row and above == [True] * 3:
             self._report.say(
                 f"note: three validation losses are above that of guessing, {self._chance:.3f}. At first the running "
                 "statistics of batch norms, which the validation uses, lag behind; if it stays so, lower optim.lr"
@@ -450,9 +451,10 @@ def stop_signals() -> Iterator[list[int]]:
     def remember(number: int, _: FrameType | None) -> None:
         if received and number == signal.SIGINT:
             raise KeyboardInterrupt
+        if not received and os.environ.get("RANK", "0") == "0":
+            with contextlib.suppress(OSError):  # not by print, which the signal may have interrupted
+                os.write(2, b"\nstopping: the run is saved first; Ctrl-C again ends it at once\n")
         received.append(number)
-        if os.environ.get("RANK", "0") == "0":  # not by print, which the signal may have interrupted
-            os.write(2, b"\nstopping: this step ends, then the run is saved\n")
 
     # Python lets only the main thread set handlers; elsewhere the program keeps its own.
     is_main = threading.current_thread() is threading.main_thread()

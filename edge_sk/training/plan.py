@@ -84,11 +84,7 @@ def start(
     # Another node reads the main one's index where they share their disks; else it keeps its own.
     indexes = [plan.folder / INDEX, *([plan.folder / INDEX / f"node{world.node}"] if world.node else [])]
     with world.in_turn():
-        train = data.open_split(plan.data, "train", options, indexes=indexes)
-        if options.holdout:
-            train, test = data.hold_out(train, options.holdout)
-        else:
-            test = data.open_split(plan.data, "test", options, expected_classes=train.classes, indexes=indexes)
+        train, test = data.open_both(plan.data, options, indexes=indexes)
     num_classes = data.count_classes(plan.data, train.classes, options)
     if model is None:
         model, images = build_model(plan, num_classes)

@@ -173,7 +173,7 @@ def test_files_that_are_not_ours(
     photo.touch()
     assert main([str(photo), str(files["pte"])]) == 2
     assert (
-        f"{photo} is not a .pte or .mlpackage: name the exported file first, and photographs" in capsys.readouterr().err
+        f"{photo} is not a .pte or .mlpackage: name the exported file first, the photographs" in capsys.readouterr().err
     )
     assert main([str(files["pte"].parent), str(photo)]) == 2
     assert f"name the exported file first; it holds {files['pte'].name}" in capsys.readouterr().err

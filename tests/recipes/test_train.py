@@ -245,7 +245,7 @@ def test_a_run_stopped_at_any_step_and_resumed_is_bitwise_the_uninterrupted_one(
     command = re.search(r"^  edge-sk train (.*)$", message, re.MULTILINE)
     assert command is not None
     assert train(shlex.split(command[1])) == 0
-    assert f"{run} goes on behind step {step}\n" in capsys.readouterr().out
+    assert f"{run} continues after step {step}\n" in capsys.readouterr().out
     assert unfinished(run) is None
     assert_same_weights(run, reference)
     assert untimed(run) == untimed(reference)
@@ -283,7 +283,7 @@ def test_dry_run_of_sknet29_on_cifar_needs_no_data(tmp_path: Path, capsys: pytes
     out = capsys.readouterr().out
     assert "50,000 training images, 10 classes" in out
     assert "parameters  27,813,450" in out
-    assert "117,000 (300 epochs of 390 steps of 128 images, 80 left over)" in out
+    assert "117,000 (300 epochs of 390 steps of 128 images; 80 of each epoch's images unused)" in out
     assert "MACs" in out
     assert not list(tmp_path.iterdir())
 
@@ -304,7 +304,7 @@ def test_the_default_recipe_is_the_familys_with_data(image_folder: Path, capsys:
     out = capsys.readouterr().out
     assert "weight_decay: 4.0e-05" in out
     assert "36 training images, 12 validation images, 3 classes" in out
-    assert "epochs of 4 steps of 8 images, 4 left over)" in out
+    assert "epochs of 4 steps of 8 images; 4 of each epoch's images unused)" in out
     assert f"runs/{ARCH}-light-{image_folder.name}-seed0" in out
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -224,6 +225,16 @@ def test_a_validation_loss_worse_than_a_guess_is_explained(tmp_path: Path, valid
     notes = Notes()
     trainer(tmp_path / "b").run(notes)
     assert not notes.said
+
+
+def test_a_stop_is_noted_though_nobody_reads_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise BrokenPipeError  # as of `train ... | head`
+
+    monkeypatch.setattr("os.write", broken)
+    with loop.stop_signals() as received:
+        signal.raise_signal(signal.SIGTERM)
+    assert received == [signal.SIGTERM]
 
 
 def diverge_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
