@@ -78,6 +78,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     p.add_argument(
         "--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4], metavar="N", help="of those (default: 0 to 4)"
     )
+    p.add_argument("--jobs", type=int, default=1, metavar="N", help="finalists' runs at once (default: 1)")
     p.add_argument(
         "--storage", metavar="URL", help="of the study, postgresql+psycopg://HOST/NAME (default: in --output)"
     )
@@ -85,7 +86,11 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     args = p.parse_args(argv)
     if args.budget is not None and not 0 < args.budget < 100:
         raise InputError(f"--budget {args.budget:g} is not a share of the plain network's latency, for instance 1.15")
-    for name, value, least in (("--trials", args.trials, 1), ("--finalists", args.finalists, 0)):
+    for name, value, least in (
+        ("--trials", args.trials, 1),
+        ("--finalists", args.finalists, 0),
+        ("--jobs", args.jobs, 1),
+    ):
         if not least <= value <= 100_000:
             raise InputError(f"{name} {value} must be at least {least} and at most 100000")
     return args
@@ -331,7 +336,7 @@ def test_finalists(
     """Train networks in full, compare them with the first, measure their files together, and add it to the record."""
     folder = args.output / "finalists"
     command = [sys.executable, str(RECIPES / "compare.py"), "--arch", *names, "--seeds", *map(str, args.seeds)]
-    command += ["--recipe", recipe, "--data", args.data, "--output", str(folder)]
+    command += ["--recipe", recipe, "--data", args.data, "--output", str(folder), "--jobs", str(args.jobs)]
     process = subprocess.Popen([*command, "--set", *args.set] if args.set else command, stdout=subprocess.DEVNULL)
     try:
         if code := process.wait():

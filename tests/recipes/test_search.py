@@ -405,7 +405,7 @@ def test_a_killed_search_goes_on_and_tests_its_finalists(
     """Nothing is made up here: files are exported and measured, networks trained, killed and tested."""
     output = tmp_path / "out"
     command = ["--arch", HOST, "--space", space, "--output", str(output), "--budget", "9", "--trials", "2"]
-    command += ["--finalists", "1", "--seeds", "0", "--set", *QUICK, "checkpoint.every_minutes=0"]
+    command += ["--finalists", "1", "--seeds", "0", "--jobs", "2", "--set", *QUICK, "checkpoint.every_minutes=0"]
     process = subprocess.Popen([sys.executable, ROOT / "recipes" / "search.py", *command], stderr=subprocess.PIPE)
     while not (checkpoints := [*output.glob("trials/*/checkpoint.pt")]):
         assert process.poll() is None
