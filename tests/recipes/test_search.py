@@ -354,6 +354,18 @@ sys.exit(search.main(sys.argv[2:]))
 """
 
 
+def test_the_page_has_what_the_record_has() -> None:
+    record = json.loads((ROOT / "recipes" / "results" / "search_sk_mobilenetv2_1.0.json").read_text())
+    page = (ROOT / "docs" / "search.md").read_text()
+    for entry in record["finalists"]:
+        assert f" | {entry['ratio']:.2f} | {entry['top1']:.2f} | " in page
+        low, high = entry.get("difference_ci95", (0.0, 0.0))
+        assert f"[{low:+.2f}, {high:+.2f}] |" in page or "difference" not in entry
+    for outcome in ("beyond the budget", "stopped", "trained"):
+        count = sum(one["outcome"] == outcome for one in record["trials"])
+        assert re.search(rf"\b{count} were {outcome}", page)
+
+
 @pytest.fixture(scope="module")
 def postgres() -> Iterator[str]:
     """The URL of a database of this test alone, reached through a socket in its own folder."""
