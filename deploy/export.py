@@ -136,7 +136,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
     failures: list[InputError] = []
     for file_format, precision in wanted:
-        print(f"{network.stem} {file_format} {precision}: a minute or more", file=sys.stderr)
+        print(f"{network.stem} {file_format} {precision}: a minute or more", flush=True)
         try:
             with show_stderr(args.verbose):
                 record = _export(network, file_format, precision, args, command)

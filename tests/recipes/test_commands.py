@@ -91,13 +91,13 @@ def test_the_command_resolves(command: str, imagenet: Path, capsys: pytest.Captu
         command.split()[2] if command.startswith("torchrun") else "", ("cifar", 300, 128)
     )
     assert f"({epochs} epochs of " in printed
-    assert f" steps of {batch} images)" in printed
+    assert f" steps of {batch} images" in printed
     arch = arguments[arguments.index("--arch") + 1]
     data = arguments[arguments.index("--data") + 1]
     # Of the data set too: CIFAR-10's and CIFAR-100's run would be one otherwise.
     assert f"run folder  runs/{arch.replace(':', '-')}-{recipe}-{Path(data).name}-seed0" in printed
     classes = {"torch/cifar10": "10", "torch/cifar100": "100"}.get(data, "1,000")
-    assert f"training images, {classes} classes" in printed
+    assert f" images, {classes} classes" in printed
     if recipe != "cifar":
         assert edge_sk.models.default_recipe(arch) == recipe
         assert ("input       3 x 299 x 299" in printed) == ("inception" in arch)
