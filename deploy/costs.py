@@ -86,6 +86,7 @@ def write_files(
     files = {name: artifact_path(work, f"{name}-{precision}", ".pte") for name in models}
     for name, file in files.items():
         if not file.exists():
+            print(f"  lowering the network: {name}", flush=True)
             _write(lower(dataclasses.replace(network, model=models[name]), precision=precision).program, file)
     return files
 
@@ -120,6 +121,7 @@ def _traced(network: Network, *, precision: Precision, threads: int, work: Path)
         if kind in known:
             continue  # units of one kind cost the same
         stem, known[kind] = f"unit{len(known)}", {}
+        print(f"  measuring the unit {name}", flush=True)
         for form, make in FORMS.items():
             file = artifact_path(work, f"{stem}-{form}-{precision}", ".pte")
             if not file.exists():

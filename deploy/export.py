@@ -1,10 +1,10 @@
 r"""Export a trained network for phones: files for ExecuTorch and Core ML, each proven equal, with a record beside it.
 
-edge-sk export --checkpoint runs/sk_shufflenetv2_1.0 --output exports
+edge-sk export --checkpoint runs/sk_shufflenetv2_1.0-digits-seed0 --output exports
 edge-sk export --arch sk_shufflenetv2_1.0 --formats pte --precisions fp32 int8 --output exports
 edge-sk export --arch timm:mobilenetv4_conv_small --init-from timm:mobilenetv4_conv_small.e2400_r224_in1k \
     --data imagenet --formats pte mlpackage --output exports
-edge-sk export --checkpoint runs/sk_shufflenetv2_1.0 --merge budget=1.10 --output exports
+edge-sk export --checkpoint runs/sk_shufflenetv2_1.0-digits-seed0 --merge budget=1.10 --output exports
 """
 
 from __future__ import annotations

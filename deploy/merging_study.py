@@ -306,9 +306,10 @@ python deploy/export.py --checkpoint runs/sk_shufflenetv2_1.0-digits-seed0 --mer
   so what it loses on new images can be more: look at the test accuracy in the record.
 - A unit is kept, merged exactly (3x3 and 3x3 dilated: one 5x5), or cut to the host's own kernel by a least-squares fit.
 - What is merged can be undone only from the checkpoint.
-- A call takes some minutes. With both formats and `budget=1.10 plain=RUN` it kept 6 of the 13 units: 1.10 of the plain
-  network's latency on one thread and 1.17 on two, where all 13 take 1.17 and 1.29. Test accuracy went from 99.44 to
-  99.17 % ([record](../deploy/results/merged_1.10.json)).
+- A call takes some minutes, five on two quiet cores; on busy ones it takes longer and measures worse. With both formats
+  and `budget=1.10 plain=RUN` it kept 6 of the 13 units: 1.10 of the plain network's latency on one thread and 1.17 on
+  two, where all 13 take 1.17 and 1.29. Test accuracy went from 99.44 to 99.17 %
+  ([record](../deploy/results/merged_1.10.json)).
 
 From Python, with the costs that a file holds:
 
