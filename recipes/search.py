@@ -432,7 +432,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             singles = [*start.space.singles().values()] if start.space.hosts == [args.arch] else []
             for params in singles if len(singles) <= args.trials / 2 else []:
                 study.enqueue_trial(params, skip_if_exists=True)
-            study.set_user_attr("budget", budget)  # last: a process that was killed before it begins anew
+            # Last, so that a process that was killed before it begins anew; another may have settled it meanwhile.
+            if "budget" not in study.user_attrs:
+                study.set_user_attr("budget", budget)
     command = ["recipes/search.py", *(sys.argv[1:] if argv is None else argv)]
     if args.storage:  # it may hold a password
         command = [part.replace(args.storage, "URL") for part in command]

@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -237,6 +238,25 @@ def test_what_is_beyond_the_budget_is_never_trained(tmp_path: Path, space: str, 
     within = {one["name"] for one in record["trials"] if one["ratio"] <= 1.06}
     assert sorted(trained) == sorted(within)
     assert within == {"shufflenetv2_0.5", *(f"{HOST}@kernels=4:{one},sk_units=stride1" for one in ("auto", "3+5"))}
+
+
+def test_costs_of_stages_add_up_where_they_were_measured_alike(tmp_path: Path) -> None:
+    (tmp_path / "space.yaml").write_text(SPACE + "sk_units: [all, stride1]\nact: [none, relu]\n")
+    start = read_space(str(tmp_path / "space.yaml"), HOST)
+    singles = start.space.singles()
+    ratios = {start.space.name(one): 1.2 for one in singles.values()}
+    tried = [
+        SimpleNamespace(state=SimpleNamespace(name="PRUNED"), user_attrs={"name": name, "ratio": ratio})
+        for name, ratio in ratios.items()
+    ]
+    study = SimpleNamespace(get_trials=lambda deepcopy: tried)
+    args = search.parse(arguments(tmp_path / "out", "space.yaml"))
+    one = search.Search(study, start.space, None, 1.1, "digits", [], args, [])  # type: ignore[arg-type]
+    both = singles["stage2", "auto"] | {"stage4": "3+5", "min_width": 16}
+    assert one._estimate(both) == pytest.approx(1.4)
+    assert one._estimate(singles["stage2", "auto"]) == pytest.approx(1.2)
+    # Fewer sites, or another activation, cost something else.
+    assert one._estimate(both | {"sk_units": "stride1"}) == one._estimate(both | {"act": "relu"}) == 1.0
 
 
 def test_a_curve_that_falls_behind_is_stopped(
